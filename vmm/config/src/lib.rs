@@ -1,0 +1,1 @@
+//! The configuration of a guest: guest.toml, its checks and its reference.

@@ -1,0 +1,21 @@
+//! The launch plan: everything that enters a guest's memory before its first instruction, in
+//! order, with the initial state of every vCPU and the launch policy.
+//!
+//! Measuring, launching, exporting and explaining a guest all read the same [`LaunchPlan`], so
+//! that what is predicted and what is launched cannot differ.
+//!
+//! This crate is pure: no KVM, no files, no clock, no `unsafe`. It builds on any OS, so that a
+//! verifier can use it as well as a launcher.
+
+#![forbid(unsafe_code)]
+
+mod gpa;
+mod plan;
+mod vcpu;
+
+pub use gpa::{Gpa, GpaError, GpaRange, PAGE_SIZE, PageCount};
+pub use plan::{
+    Contents, IdBlock, Import, LaunchPlan, PageKind, PlatformKind, Policy, SnpIdentity, SnpPolicy,
+    TdxPolicy,
+};
+pub use vcpu::{InitialVcpu, Segment};

@@ -1,0 +1,142 @@
+//! The plan itself.
+
+use std::sync::Arc;
+
+use crate::{GpaRange, InitialVcpu};
+
+/// What a guest is launched on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PlatformKind {
+    /// KVM without memory encryption. Nothing is measured.
+    Plain,
+    /// AMD SEV-SNP.
+    Snp,
+    /// Intel TDX.
+    Tdx,
+}
+
+/// How a page enters guest memory, and what of it is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum PageKind {
+    /// Contents and address are measured. SNP: NORMAL; TDX: PAGE.ADD and 16 MR.EXTEND.
+    Normal,
+    /// Only the address is measured. SNP: UNMEASURED; TDX: PAGE.ADD alone.
+    Unmeasured,
+    /// A page of zeroes, known to be so. SNP: ZERO; TDX: PAGE.ADD alone.
+    Zero,
+    /// The platform writes its secrets here (SNP only).
+    Secrets,
+    /// The CPUID table, checked by the platform rather than measured (SNP only).
+    Cpuid,
+    /// Not encrypted and not measured: the host's to write, at any time.
+    Shared,
+}
+
+/// The bytes of an import.
+#[derive(Clone)]
+pub enum Contents {
+    /// Zeroes, as many as the range has bytes.
+    Zeroes,
+    /// These bytes; zeroes follow up to the end of the range.
+    Bytes(Arc<[u8]>),
+}
+
+/// Pages that enter guest memory in one piece.
+#[derive(Clone)]
+pub struct Import {
+    /// Where.
+    pub range: GpaRange,
+    /// How, and what of it is measured.
+    pub kind: PageKind,
+    /// Which bytes. At most as many as the range has.
+    pub contents: Contents,
+    /// Why, in words: "firmware", "OVMF SEC_MEM section", "kernel hashes". Appears in manifests,
+    /// logs and errors.
+    pub tag: &'static str,
+}
+
+/// The policy of a launch: what the platform enforces and, where it does, reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// None to enforce.
+    Plain,
+    /// SEV-SNP.
+    Snp(SnpPolicy),
+    /// TDX.
+    Tdx(TdxPolicy),
+}
+
+/// What KVM_SEV_INIT2 and SNP_LAUNCH_START are given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnpPolicy {
+    /// Guest policy (SEV-SNP firmware ABI, table "Guest Policy Structure").
+    pub guest_policy: u64,
+    /// SEV_FEATURES of every VMSA; bit 0 (SNP active) is always set.
+    pub vmsa_features: u64,
+}
+
+/// What KVM_TDX_INIT_VM is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TdxPolicy {
+    /// TD attributes (Intel TDX module ABI, "ATTRIBUTES").
+    pub attributes: u64,
+    /// Extended features available mask.
+    pub xfam: u64,
+    /// MRCONFIGID: identity of the configuration, chosen by the host.
+    pub mrconfigid: [u8; 48],
+    /// MROWNER.
+    pub mrowner: [u8; 48],
+    /// MROWNERCONFIG.
+    pub mrownerconfig: [u8; 48],
+}
+
+/// The ID block and its signatures (SEV-SNP firmware ABI, sections "ID Block" and "ID
+/// Authentication Information").
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdBlock {
+    /// The ID block as the firmware reads it.
+    pub block: Box<[u8; 96]>,
+    /// The ID authentication page.
+    pub authentication: Box<[u8; 4096]>,
+    /// Whether the page names an author key.
+    pub author_key: bool,
+}
+
+/// What SNP_LAUNCH_FINISH is given; reported beside the measurement, not part of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnpIdentity {
+    /// HOST_DATA of the attestation report.
+    pub host_data: [u8; 32],
+    /// Who vouches for the measurement, if anyone.
+    pub id_block: Option<IdBlock>,
+    /// Whether the guest may not have reports signed by the VCEK.
+    pub vcek_disabled: bool,
+}
+
+/// A guest, before it runs.
+///
+/// The order of `imports` is the order in which pages enter memory, and so part of the
+/// measurement.
+#[derive(Clone)]
+pub struct LaunchPlan {
+    /// The pages, in order.
+    pub imports: Vec<Import>,
+    /// The vCPUs, in the order of their creation; index 0 is the boot processor.
+    pub vcpus: Vec<InitialVcpu>,
+    /// The policy; it also says which platform the plan is for.
+    pub policy: Policy,
+    /// ID block, HOST_DATA and their like (SNP; default elsewhere).
+    pub identity: SnpIdentity,
+}
+
+impl LaunchPlan {
+    /// The platform that the plan is for.
+    #[must_use]
+    pub const fn platform(&self) -> PlatformKind {
+        match self.policy {
+            Policy::Plain => PlatformKind::Plain,
+            Policy::Snp(_) => PlatformKind::Snp,
+            Policy::Tdx(_) => PlatformKind::Tdx,
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! A guest's life: board, memory, launch, vCPUs, devices, end.
