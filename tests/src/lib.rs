@@ -1,1 +1,3 @@
 //! What integration tests share: the files they need, guests, the emulated host.
+
+pub mod evidence;

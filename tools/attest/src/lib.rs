@@ -1,1 +1,31 @@
-//! Judges SEV-SNP reports and TDX quotes against a policy, offline, at a given time.
+//! Judges SEV-SNP reports against a policy, offline, at a given time.
+//!
+//! [`snp::verify`] takes evidence, a policy, and a [`Timestamp`], and returns a
+//! [`Judgement`]: a verdict, every check by name with what it found, and the claims of the evidence.
+//! It reads no clock, file or network, and panics on no input.
+//!
+//! The verdict is [`Verdict::Accept`] only when every check of the evidence's kind, and every
+//! check that the policy asks for, was done and passed. A check that could not be done is in the
+//! list as [`Outcome::NotDone`] with the reason. A condition that the policy does not set is no
+//! check: it is not in the list but in [`Judgement::unset`].
+
+#![forbid(unsafe_code)]
+
+mod hex;
+mod judgement;
+mod names;
+mod policy;
+pub mod snp;
+mod time;
+mod x509;
+
+pub use hex::{Hex, OneOrMany};
+pub use judgement::{Check, Claims, Judgement, Outcome, Verdict};
+pub use names::CheckName;
+pub use policy::{MinimumTcb, PolicyError, SnpPolicy, TcbStatus, TdxPolicy};
+pub use time::{TimeError, Timestamp};
+
+/// The longest report, certificate or revocation list that is read, in bytes.
+pub const MAX_CERTIFICATE: usize = 64 * 1024;
+/// The longest quote, event log, collateral or policy that is read, in bytes.
+pub const MAX_INPUT: usize = 4 * 1024 * 1024;

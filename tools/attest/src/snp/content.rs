@@ -1,0 +1,299 @@
+//! The report against its endorsement key and against the policy.
+
+use ring::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
+
+use crate::judgement::Ledger;
+use crate::names::CheckName;
+use crate::policy::{MinimumTcb, SnpPolicy};
+use crate::x509::{Certificate, SECP384R1};
+
+use super::chain::{Certificates, issuers_fit};
+use super::claims::GuestPolicy;
+use super::product::{Product, Tcb};
+use super::report::{Report, SIGNED_LEN};
+use super::{SigningKey, vek};
+
+/// The versions that are understood: 2 (ABI 1.51 to 1.54), 3 (from 1.55) and 5 (from 1.56).
+const VERSIONS: [u32; 3] = [2, 3, 5];
+
+/// The product by the certificate, or by the report when that says it.
+pub(crate) fn product(report: &Report, certificates: Option<&Certificates>) -> Option<Product> {
+    let by_report = || {
+        let known = VERSIONS.contains(&report.version.get()) && report.version.get() >= 3;
+        known.then(|| Product::from_cpuid(report.cpuid)).flatten()
+    };
+    certificates.and_then(|all| vek::product(&all.vek)).or_else(by_report)
+}
+
+/// Checks what a report must look like, whoever signed it.
+pub(crate) fn check_format(
+    ledger: &mut Ledger,
+    report: &Report,
+    policy: &SnpPolicy,
+    product: Option<Product>,
+) {
+    let version = report.version.get();
+    ledger.record(
+        CheckName::Version,
+        match &policy.versions {
+            _ if !VERSIONS.contains(&version) => {
+                Err(format!("version {version} is not one of {VERSIONS:?}: nothing is guessed"))
+            }
+            Some(listed) if !listed.contains(&version) => {
+                Err(format!("version {version} is not one of the policy's {listed:?}"))
+            }
+            _ => Ok(format!("version {version}")),
+        },
+    );
+    let algorithm = report.signature_algo.get();
+    ledger.record(
+        CheckName::SigAlgo,
+        match algorithm {
+            1 => Ok("ECDSA P-384 with SHA-384".into()),
+            other => Err(format!("signature algorithm {other} is not 1 (ECDSA P-384, SHA-384)")),
+        },
+    );
+    ledger.record(
+        CheckName::SignatureEncoding,
+        report.signature().map(|_| "padded with zeros".into()),
+    );
+    ledger.record(CheckName::PolicyReserved, GuestPolicy::of(report).check_reserved());
+    if VERSIONS.contains(&version) {
+        ledger.record(
+            CheckName::ReservedNonzero,
+            match report.reserved_nonzero(product) {
+                None => Ok("all zero".into()),
+                Some(offset) => Err(format!("the reserved bytes at {offset} are not zero")),
+            },
+        );
+    }
+}
+
+/// Checks that the certificate's key signed the report, and that both are of the same chip.
+pub(crate) fn check_endorsement(
+    ledger: &mut Ledger,
+    report: &Report,
+    bytes: &[u8],
+    certificates: &Certificates,
+    product: Option<Product>,
+) {
+    let vek = &certificates.vek;
+    if let (Some(signed), Ok(signature), Some(point)) =
+        (bytes.get(..SIGNED_LEN), report.signature(), vek.ec_point(SECP384R1))
+    {
+        let valid = UnparsedPublicKey::new(&ECDSA_P384_SHA384_FIXED, point)
+            .verify(signed, &signature)
+            .map(|()| "the endorsement key signed this report".into())
+            .map_err(|_| "the endorsement key did not sign this report".into());
+        ledger.record(CheckName::Signature, valid);
+    }
+    ledger.record(CheckName::ProductMismatch, check_product(report, certificates));
+    if let Some(product) = product {
+        ledger.record(CheckName::HwidMismatch, check_hwid(report, vek, product));
+    }
+}
+
+fn check_product(report: &Report, certificates: &Certificates) -> Result<String, String> {
+    let name = vek::product_name(&certificates.vek).unwrap_or_default();
+    let product = vek::product(&certificates.vek)
+        .ok_or_else(|| format!("the endorsement key is for an unknown product \"{name}\""))?;
+    issuers_fit(certificates, product)
+        .map_err(|why| format!("the endorsement key is for {name}, but {why}"))?;
+    match report.version.get() {
+        0..3 => match product {
+            Product::Milan | Product::Genoa => Ok(format!("{name} (the report does not say)")),
+            Product::Turin => Err("Turin does not make reports of version 2".into()),
+        },
+        _ if Product::from_cpuid(report.cpuid) == Some(product) => Ok(name),
+        _ => {
+            let [family, model, stepping] = report.cpuid;
+            Err(format!(
+                "the endorsement key is for {name}, the report comes from family {family:#x} \
+                 model {model:#x} stepping {stepping:#x}"
+            ))
+        }
+    }
+}
+
+fn check_hwid(report: &Report, vek: &Certificate, product: Product) -> Result<String, String> {
+    match (vek::kind(vek), vek::hwid(vek)) {
+        (Some(SigningKey::Vlek), None) => Ok("a VLEK is not bound to a chip".into()),
+        (Some(SigningKey::Vlek), Some(_)) => Err("a VLEK certificate must not name a chip".into()),
+        (Some(SigningKey::Vcek), Some(hwid)) => {
+            let (used, rest) = report.chip_id.split_at(product.chip_id_len());
+            if used == hwid && rest.iter().all(|byte| *byte == 0) {
+                Ok(format!("chip {}", crate::hex::text(hwid)))
+            } else {
+                Err(format!(
+                    "the certificate is for chip {}, the report is from chip {}",
+                    crate::hex::text(hwid),
+                    crate::hex::text(used)
+                ))
+            }
+        }
+        (Some(SigningKey::Vcek), None) => Err("the VCEK certificate names no chip".into()),
+        (None, _) => Err("the certificate is neither of a VCEK nor of a VLEK".into()),
+    }
+}
+
+/// Checks the report's TCB versions: among themselves, with the certificate, with the policy.
+pub(crate) fn check_tcb(
+    ledger: &mut Ledger,
+    report: &Report,
+    policy: &SnpPolicy,
+    certificates: Option<&Certificates>,
+    product: Option<Product>,
+) {
+    if policy.min_reported_tcb.is_none() {
+        ledger.unset(CheckName::TcbMinimum);
+    }
+    let Some(product) = product else { return };
+    let reported = Tcb::from_bytes(report.reported_tcb, product);
+    let committed = Tcb::from_bytes(report.committed_tcb, product);
+    let current = Tcb::from_bytes(report.current_tcb, product);
+    let order = match (reported.first_above(committed), committed.first_above(current)) {
+        (None, None) => Ok("reported <= committed <= current".into()),
+        (Some(name), _) => {
+            Err(format!("{name}: reported {reported} is above committed {committed}"))
+        }
+        (_, Some(name)) => Err(format!("{name}: committed {committed} is above current {current}")),
+    };
+    ledger.record(CheckName::TcbOrder, order);
+    if let Some(certificates) = certificates {
+        let matches = vek::tcb(&certificates.vek, product).and_then(|certified| {
+            if certified == reported {
+                Ok(format!("{certified}"))
+            } else {
+                Err(format!("the certificate is for {certified}, the report says {reported}"))
+            }
+        });
+        ledger.record(CheckName::TcbMismatch, matches);
+    }
+    if let Some(minimum) = &policy.min_reported_tcb {
+        ledger.record(CheckName::TcbMinimum, check_minimum(reported, minimum));
+    }
+}
+
+fn check_minimum(reported: Tcb, minimum: &MinimumTcb) -> Result<String, String> {
+    let pairs = [
+        ("bl", Some(reported.bl), minimum.bl),
+        ("tee", Some(reported.tee), minimum.tee),
+        ("snp", Some(reported.snp), minimum.snp),
+        ("ucode", Some(reported.ucode), minimum.ucode),
+        ("fmc", reported.fmc, minimum.fmc),
+    ];
+    for (name, found, wanted) in pairs {
+        match (found, wanted) {
+            (Some(found), Some(wanted)) if found < wanted => {
+                return Err(format!("{name} is {found}, the policy wants at least {wanted}"));
+            }
+            (None, Some(_)) => {
+                return Err(format!("the policy sets a minimum for {name}, this product has none"));
+            }
+            _ => {}
+        }
+    }
+    Ok(format!("reported {reported}"))
+}
+
+/// Checks which kind of key signed.
+pub(crate) fn check_signing_key(
+    ledger: &mut Ledger,
+    report: &Report,
+    policy: &SnpPolicy,
+    certificates: Option<&Certificates>,
+) {
+    let claimed = match report.key_info.get() >> 2 & 0b111 {
+        0 => Ok(SigningKey::Vcek),
+        1 => Ok(SigningKey::Vlek),
+        7 => Err("the report says that it is not signed".to_owned()),
+        other => Err(format!("the report names an unknown signing key {other}")),
+    };
+    let listed = claimed.and_then(|claimed| match &policy.signing_keys {
+        Some(list) if !list.contains(&claimed) => {
+            Err(format!("{claimed:?} is not one of the policy's {list:?}"))
+        }
+        _ => Ok(claimed),
+    });
+    match (listed, certificates.map(|all| vek::kind(&all.vek))) {
+        (Err(why), _) => ledger.record(CheckName::SigningKey, Err(why)),
+        (Ok(claimed), Some(found)) if found == Some(claimed) => {
+            ledger.record(CheckName::SigningKey, Ok(format!("{claimed:?}").to_uppercase()));
+        }
+        (Ok(claimed), Some(found)) => ledger.record(
+            CheckName::SigningKey,
+            Err(format!("the report names {claimed:?}, the certificate is of {found:?}")),
+        ),
+        (Ok(_), None) => ledger.not_done(CheckName::SigningKey, "there is no certificate"),
+    }
+}
+
+/// Checks what the policy asks of the guest.
+pub(crate) fn check_policy(ledger: &mut Ledger, report: &Report, policy: &SnpPolicy) {
+    check_guest_policy(ledger, &GuestPolicy::of(report), policy);
+    let vmpl = report.vmpl.get();
+    ledger.record(
+        CheckName::Vmpl,
+        match &policy.vmpl {
+            _ if vmpl > 3 => Err(format!("{vmpl:#x} is no privilege level of a guest")),
+            Some(listed) if !listed.contains(&vmpl) => {
+                Err(format!("VMPL {vmpl} is not one of the policy's {listed:?}"))
+            }
+            _ => Ok(format!("VMPL {vmpl}")),
+        },
+    );
+    ledger.condition(CheckName::Measurement, policy.measurements.as_ref(), |list| {
+        list.check("MEASUREMENT", &report.measurement)
+    });
+    ledger.condition(CheckName::ReportData, policy.report_data.as_ref(), |list| {
+        list.check("REPORT_DATA", &report.report_data)
+    });
+    ledger.condition(CheckName::HostData, policy.host_data.as_ref(), |list| {
+        list.check("HOST_DATA", &report.host_data)
+    });
+    ledger.condition(CheckName::GuestSvn, policy.min_guest_svn, |least| {
+        let found = report.guest_svn.get();
+        if found >= least {
+            Ok(format!("{found}, at least {least}"))
+        } else {
+            Err(format!("the guest's security version is {found}, the policy wants {least}"))
+        }
+    });
+    ledger.condition(CheckName::IdKey, policy.id_key_digests.as_ref(), |list| {
+        list.check("ID_KEY_DIGEST", &report.id_key_digest)
+    });
+    ledger.condition(CheckName::AuthorKey, policy.author_key_digests.as_ref(), |list| {
+        if report.key_info.get() & 1 == 0 {
+            return Err("the guest was launched without an author key".into());
+        }
+        list.check("AUTHOR_KEY_DIGEST", &report.author_key_digest)
+    });
+}
+
+fn check_guest_policy(ledger: &mut Ledger, guest: &GuestPolicy, policy: &SnpPolicy) {
+    let forbids = |allowed: Option<bool>| (allowed == Some(false)).then_some(());
+    let absent = |present: bool, what: &str| {
+        if present {
+            Err(format!("the guest's policy allows {what}"))
+        } else {
+            Ok(format!("the guest's policy forbids {what}"))
+        }
+    };
+    ledger.condition(CheckName::PolicyDebug, forbids(policy.allow_debug), |()| {
+        absent(guest.debug_allowed, "debugging by the host")
+    });
+    ledger.condition(CheckName::PolicySmt, forbids(policy.allow_smt), |()| {
+        absent(guest.smt_allowed, "simultaneous multithreading")
+    });
+    ledger.condition(CheckName::PolicyMigrateMa, forbids(policy.allow_migration_agent), |()| {
+        absent(guest.migration_agent_allowed, "a migration agent")
+    });
+    let single = (policy.require_single_socket == Some(true)).then_some(());
+    ledger.condition(CheckName::PolicySingleSocket, single, |()| {
+        if guest.single_socket_required {
+            Ok("the guest's policy asks for one socket".into())
+        } else {
+            Err("the guest's policy does not ask for one socket".into())
+        }
+    });
+}
