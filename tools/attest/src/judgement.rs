@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::names::CheckName;
 use crate::snp::SnpClaims;
+use crate::tdx::TdxClaims;
 
 /// The end of a verification.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
@@ -46,6 +47,8 @@ pub struct Check {
 pub enum Claims {
     /// Of an SEV-SNP report.
     Snp(Box<SnpClaims>),
+    /// Of a TDX quote.
+    Tdx(Box<TdxClaims>),
     /// The evidence could not be read.
     None {},
 }
@@ -137,6 +140,13 @@ impl Ledger {
             None => self.checks.push(check),
             Some(earlier) => merge(earlier, check),
         }
+    }
+
+    /// Whether every one of `names` was done and passed.
+    pub(crate) fn all_passed(&self, names: &[CheckName]) -> bool {
+        names.iter().all(|name| {
+            self.checks.iter().any(|check| check.name == *name && check.result == Outcome::Passed)
+        })
     }
 
     /// Closes the ledger. `why_not_done` explains the checks that were announced but not recorded.

@@ -1,8 +1,8 @@
-//! Judges SEV-SNP reports against a policy, offline, at a given time.
+//! Judges SEV-SNP reports and TDX quotes against a policy, offline, at a given time.
 //!
-//! [`snp::verify`] takes evidence, a policy, and a [`Timestamp`], and returns a
+//! [`snp::verify`] and [`tdx::verify`] take evidence, a policy, and a [`Timestamp`], and return a
 //! [`Judgement`]: a verdict, every check by name with what it found, and the claims of the evidence.
-//! It reads no clock, file or network, and panics on no input.
+//! Neither reads a clock, a file or the network, and neither panics on any input.
 //!
 //! The verdict is [`Verdict::Accept`] only when every check of the evidence's kind, and every
 //! check that the policy asks for, was done and passed. A check that could not be done is in the
@@ -15,7 +15,9 @@ mod hex;
 mod judgement;
 mod names;
 mod policy;
+pub mod rtmr;
 pub mod snp;
+pub mod tdx;
 mod time;
 mod x509;
 

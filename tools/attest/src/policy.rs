@@ -101,7 +101,7 @@ impl SnpPolicy {
 pub struct TdxPolicy {
     /// `false`: the TD must not be under debug.
     pub allow_debug: Option<bool>,
-    /// The TCB statuses that are accepted. Absent: `UpToDate` alone, for a status must be judged.
+    /// The TCB statuses that are accepted. Absent: any but `Revoked`, which is never accepted.
     #[serde(alias = "accepted_tcb_statuses", alias = "tcb_status")]
     pub tcb_statuses: Option<Vec<TcbStatus>>,
     /// How long after the date of the platform's TCB level an `OutOfDate` status is still accepted.
@@ -129,7 +129,11 @@ impl TdxPolicy {
     /// What holds when nobody gives a policy: no debugging, TCB status `UpToDate`.
     #[must_use]
     pub fn strict() -> Self {
-        TdxPolicy { allow_debug: Some(false), ..TdxPolicy::default() }
+        TdxPolicy {
+            allow_debug: Some(false),
+            tcb_statuses: Some(vec![TcbStatus::UpToDate]),
+            ..TdxPolicy::default()
+        }
     }
 
     /// Reads a policy from JSON.

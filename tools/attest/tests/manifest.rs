@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
 use casemate_attest::snp::{self, SnpEvidence};
-use casemate_attest::{CheckName, Judgement, Outcome, SnpPolicy, Timestamp, Verdict};
+use casemate_attest::tdx::{self, TdxEvidence};
+use casemate_attest::{CheckName, Judgement, Outcome, SnpPolicy, TdxPolicy, Timestamp, Verdict};
 use casemate_tests::evidence::{Case, Inputs, cases};
 use serde_json::Value;
 
@@ -16,7 +17,7 @@ fn time(case: &Case) -> Timestamp {
     }
 }
 
-fn judge(case: &Case) -> Option<Judgement> {
+fn judge(case: &Case) -> Judgement {
     match &case.inputs {
         Inputs::Snp(snp) => {
             let policy = case.policy.as_ref().map_or_else(SnpPolicy::strict, |policy| {
@@ -30,9 +31,17 @@ fn judge(case: &Case) -> Option<Judgement> {
                 crl: snp.crl.as_deref(),
             };
             let test_root = snp.test_root.then_some(&snp.ark[..]);
-            Some(snp::verify(&evidence, &policy, test_root, time(case)))
+            snp::verify(&evidence, &policy, test_root, time(case))
         }
-        Inputs::Tdx { .. } => None,
+        Inputs::Tdx { quote, collateral } => {
+            let collateral = collateral.as_ref().map(ToString::to_string);
+            let evidence = TdxEvidence {
+                quote,
+                collateral: collateral.as_deref().map(str::as_bytes),
+                event_log: None,
+            };
+            tdx::verify(&evidence, &TdxPolicy::strict(), time(case))
+        }
     }
 }
 
@@ -57,10 +66,35 @@ fn check(case: &Case, judgement: &Judgement) -> Result<(), String> {
 fn every_case_gets_its_verdict() {
     let cases = cases().unwrap();
     assert!(cases.len() > 120, "only {} cases", cases.len());
-    let wrong: Vec<String> = cases
-        .iter()
-        .filter_map(|case| judge(case).map(|judgement| check(case, &judgement)))
-        .filter_map(Result::err)
-        .collect();
+    let wrong: Vec<String> =
+        cases.iter().filter_map(|case| check(case, &judge(case)).err()).collect();
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn collateral_that_has_ended_accepts_nothing() {
+    for id in ["tdx-qvl-v4", "tdx-flashbots-gcp"] {
+        let mut case = casemate_tests::evidence::case(id).unwrap();
+        let good = time(&case).0;
+        case.at = Some((good + 90 * 86400).into());
+        case.verdict = "reject".into();
+        case.failing = vec!["collateral-expired".into()];
+        check(&case, &judge(&case)).unwrap();
+    }
+}
+
+#[test]
+fn event_logs_give_the_registers_of_genuine_quotes() {
+    for (folder, log, registers) in [
+        ("gotdx-cos113", "ccel_data.dat", 4),
+        ("dstack-64g", "eventlog.json", 3),
+        ("dstack-2g", "eventlog.json", 3),
+    ] {
+        let quote = casemate_tests::evidence::file(&format!("tdx/{folder}/quote.bin")).unwrap();
+        let log = casemate_tests::evidence::file(&format!("tdx/{folder}/{log}")).unwrap();
+        let replayed = casemate_attest::rtmr::replay(&log).unwrap();
+        // Version 4: the TD report begins at 48, its registers at 328.
+        let in_quote: Vec<&[u8]> = quote[48 + 328..].chunks(48).take(registers).collect();
+        assert_eq!(in_quote, replayed.iter().take(registers).collect::<Vec<_>>(), "{folder}");
+    }
 }

@@ -1,0 +1,138 @@
+//! The TD report against the policy, and against an event log.
+
+use crate::hex::Hex;
+use crate::judgement::Ledger;
+use crate::names::CheckName;
+use crate::policy::TdxPolicy;
+use crate::rtmr::{self, Registers};
+
+use super::quote::TdReport;
+
+/// TD attributes that the TDX module ABI specification (table "TD Attributes") reserves as zero.
+const RESERVED: u64 = 0b1110 | 0xff80 | 0x0780_0000 | 0x3fff_ffff_0000_0000;
+/// TUD: the TD is under debug or profiled.
+const UNDER_DEBUG: u64 = 0x71;
+const SERVTD_EXT: u64 = 1 << 17;
+const SEPT_VE_DISABLE: u64 = 1 << 28;
+const MIGRATABLE: u64 = 1 << 29;
+
+/// Records the checks of the TD report's fields; gives the registers that the event log leads to.
+pub(crate) fn check(
+    ledger: &mut Ledger,
+    report: &TdReport,
+    event_log: Option<&[u8]>,
+    policy: &TdxPolicy,
+) -> Option<Registers> {
+    check_attributes(ledger, report, policy);
+    ledger.condition(CheckName::Measurement, policy.mrtd.as_ref(), |list| {
+        list.check("MRTD", &report.mrtd)
+    });
+    ledger.condition(CheckName::Mrconfigid, policy.mrconfigid.as_ref(), |list| {
+        list.check("MRCONFIGID", &report.mrconfigid)
+    });
+    ledger.condition(CheckName::Mrowner, policy.mrowner.as_ref(), |list| {
+        list.check("MROWNER", &report.mrowner)
+    });
+    ledger.condition(CheckName::Mrownerconfig, policy.mrownerconfig.as_ref(), |list| {
+        list.check("MROWNERCONFIG", &report.mrownerconfig)
+    });
+    ledger
+        .condition(CheckName::Xfam, policy.xfam.as_ref(), |list| list.check("XFAM", &report.xfam));
+    ledger.condition(CheckName::ReportData, policy.report_data.as_ref(), |list| {
+        list.check("REPORTDATA", &report.report_data)
+    });
+    check_registers(ledger, report, event_log, policy)
+}
+
+fn check_attributes(ledger: &mut Ledger, report: &TdReport, policy: &TdxPolicy) {
+    let attributes = u64::from_le_bytes(report.td_attributes);
+    ledger.record(
+        CheckName::PolicyReserved,
+        if attributes & RESERVED == 0 {
+            Ok(format!("{attributes:#x}"))
+        } else {
+            Err(format!("the TD's attributes {attributes:#x} have reserved bits"))
+        },
+    );
+    let forbidden = (policy.allow_debug == Some(false)).then_some(());
+    ledger.condition(CheckName::TdDebug, forbidden, |()| {
+        if attributes & UNDER_DEBUG == 0 {
+            Ok("the TD is not under debug".into())
+        } else {
+            Err(format!("the TD is under debug or profiled (attributes {attributes:#x})"))
+        }
+    });
+    // The quoting rules hold without a policy: such a TD can be changed from outside.
+    let unsafe_bits = [
+        (attributes & MIGRATABLE != 0, "the TD can be migrated"),
+        (attributes & SERVTD_EXT != 0, "the TD is bound to service TDs"),
+        (
+            attributes & SEPT_VE_DISABLE == 0,
+            "the host can take pages away unnoticed (SEPT_VE_DISABLE)",
+        ),
+    ];
+    let unsafe_bit = unsafe_bits.iter().find(|(found, _)| *found);
+    let listed = policy
+        .td_attributes
+        .as_ref()
+        .map(|list| list.check("TD attributes", &report.td_attributes));
+    ledger.record(
+        CheckName::TdAttributes,
+        match (unsafe_bit, listed) {
+            (Some((_, why)), _) => Err((*why).to_owned()),
+            (None, Some(listed)) => listed,
+            (None, None) => Ok(Hex(report.td_attributes).to_string()),
+        },
+    );
+}
+
+fn check_registers(
+    ledger: &mut Ledger,
+    report: &TdReport,
+    event_log: Option<&[u8]>,
+    policy: &TdxPolicy,
+) -> Option<Registers> {
+    let Some(log) = event_log else {
+        ledger.condition(CheckName::Rtmr, policy.rtmr.as_ref(), |wanted| {
+            check_wanted(report, wanted)
+        });
+        return None;
+    };
+    let registers = match rtmr::replay(log) {
+        Ok(registers) => registers,
+        Err(error) => {
+            ledger.malformed(CheckName::Rtmr, error.to_string());
+            return None;
+        }
+    };
+    let different =
+        (0..).zip(registers.iter().zip(&report.rtmr)).find(|(_, (log, rtmr))| log != rtmr);
+    ledger.record(
+        CheckName::Rtmr,
+        match different {
+            None => Ok("the event log gives all four registers".into()),
+            Some((number, (log, rtmr))) => {
+                Err(format!("RTMR{number} is {}, the event log gives {}", Hex(*rtmr), Hex(*log)))
+            }
+        },
+    );
+    if let Some(wanted) = &policy.rtmr {
+        ledger.record(CheckName::Rtmr, check_wanted(report, wanted));
+    }
+    Some(registers)
+}
+
+fn check_wanted(
+    report: &TdReport,
+    wanted: &[Option<crate::hex::OneOrMany<Hex<48>>>],
+) -> Result<String, String> {
+    if wanted.is_empty() {
+        return Err("the policy's list of registers is empty and allows nothing".into());
+    }
+    for (number, (wanted, found)) in wanted.iter().zip(&report.rtmr).enumerate() {
+        if let Some(list) = wanted {
+            list.check(&format!("RTMR{number}"), found)?;
+        }
+    }
+    Ok("the registers are what the policy names".into())
+}

@@ -1,0 +1,244 @@
+//! TDX quotes.
+
+mod claims;
+mod collateral;
+mod content;
+mod platform;
+mod quote;
+mod tcb;
+
+use crate::judgement::{Claims, Judgement, Ledger, Verdict};
+use crate::names::CheckName;
+use crate::policy::TdxPolicy;
+use crate::time::Timestamp;
+
+use collateral::Collateral;
+use platform::PckChain;
+use quote::{Header, Quote, TEE_TDX};
+
+pub use claims::TdxClaims;
+pub use quote::TdReport;
+
+/// A quote and what there is to judge it by.
+#[derive(Clone, Copy, Debug)]
+pub struct TdxEvidence<'a> {
+    /// The quote, version 4 or 5.
+    pub quote: &'a [u8],
+    /// TCB information, enclave identity and revocation lists as one JSON object. Without them the
+    /// best verdict is [`Verdict::NoCollateral`].
+    pub collateral: Option<&'a [u8]>,
+    /// The guest's event log: CCEL, or a JSON list.
+    pub event_log: Option<&'a [u8]>,
+}
+
+/// What makes a quote genuine, collateral or not.
+const GENUINE: &[CheckName] = &[
+    CheckName::Length,
+    CheckName::Version,
+    CheckName::TeeType,
+    CheckName::Body,
+    CheckName::AttKeyType,
+    CheckName::CertificateParse,
+    CheckName::Chain,
+    CheckName::NotYetValid,
+    CheckName::Expired,
+    CheckName::QuoteSignature,
+    CheckName::QeBinding,
+    CheckName::QeSignature,
+];
+
+/// What collateral is needed for.
+const BY_COLLATERAL: &[CheckName] = &[
+    CheckName::CrlIssuer,
+    CheckName::CrlSignature,
+    CheckName::CrlExpired,
+    CheckName::Revoked,
+    CheckName::CollateralSignature,
+    CheckName::CollateralExpired,
+    CheckName::TcbInfoId,
+    CheckName::QeIdentityId,
+    CheckName::Fmspc,
+    CheckName::TcbStatus,
+];
+
+/// What the TD report is asked for.
+const BY_CONTENT: &[CheckName] = &[
+    CheckName::PolicyReserved,
+    CheckName::TdDebug,
+    CheckName::Measurement,
+    CheckName::Mrconfigid,
+    CheckName::Mrowner,
+    CheckName::Mrownerconfig,
+    CheckName::TdAttributes,
+    CheckName::Xfam,
+    CheckName::Rtmr,
+    CheckName::ReportData,
+];
+
+/// Judges a quote at the time `at`.
+#[must_use]
+pub fn verify(evidence: &TdxEvidence<'_>, policy: &TdxPolicy, at: Timestamp) -> Judgement {
+    let mut ledger = Ledger::new(
+        &[GENUINE, &[CheckName::CollateralMissing], BY_COLLATERAL, BY_CONTENT].concat(),
+    );
+    let collateral = read_collateral(&mut ledger, evidence.collateral);
+    let quote = match Quote::parse(evidence.quote) {
+        Ok(quote) => quote,
+        Err(unreadable) => {
+            if unreadable.malformed {
+                ledger.malformed(unreadable.check, unreadable.detail);
+            } else {
+                ledger.record(unreadable.check, Err(unreadable.detail));
+            }
+            judge_other_tee(&mut ledger, evidence, collateral.as_ref(), policy, at);
+            return ledger.close(Claims::None {}, "the quote could not be read");
+        }
+    };
+    check_structure(&mut ledger, evidence.quote, &quote);
+    let chain = read_chain(&mut ledger, &quote, at);
+    let status = check_platform(
+        &mut ledger,
+        evidence,
+        &quote,
+        chain.as_ref(),
+        collateral.as_ref(),
+        policy,
+        at,
+    );
+    let replayed = content::check(&mut ledger, quote.report, evidence.event_log, policy);
+    let genuine = ledger.all_passed(GENUINE);
+    let claims = TdxClaims::new(&quote, status, replayed);
+    let mut judgement = ledger.close(
+        Claims::Tdx(Box::new(claims)),
+        "an earlier check failed, so there was nothing to compare",
+    );
+    if genuine && evidence.collateral.is_none() {
+        judgement.verdict = Verdict::NoCollateral;
+    }
+    judgement
+}
+
+fn read_collateral(ledger: &mut Ledger, json: Option<&[u8]>) -> Option<Collateral> {
+    let detail = match json.map(Collateral::parse) {
+        Some(Ok(collateral)) => {
+            ledger.record(CheckName::CollateralMissing, Ok("collateral was given".into()));
+            return Some(collateral);
+        }
+        Some(Err(why)) => {
+            ledger.malformed(CheckName::CollateralMissing, format!("collateral: {why}"));
+            "the collateral could not be read"
+        }
+        None => {
+            let detail = "no collateral was given: nothing says whether the platform is good";
+            ledger.record(CheckName::CollateralMissing, Err(detail.into()));
+            "no collateral was given"
+        }
+    };
+    for name in BY_COLLATERAL {
+        ledger.not_done(*name, detail);
+    }
+    None
+}
+
+/// A quote of another kind of enclave is refused; its platform's status is told all the same.
+fn judge_other_tee(
+    ledger: &mut Ledger,
+    evidence: &TdxEvidence<'_>,
+    collateral: Option<&Collateral>,
+    policy: &TdxPolicy,
+    at: Timestamp,
+) {
+    let other =
+        Header::parse(evidence.quote).is_some_and(|header| header.tee_type.get() != TEE_TDX);
+    if let (true, Some(collateral)) = (other, collateral)
+        && let Ok(platform) = tcb::judge(evidence.quote, collateral, at)
+    {
+        ledger.record(CheckName::TcbStatus, platform.check(policy, at));
+    }
+}
+
+fn check_structure(ledger: &mut Ledger, bytes: &[u8], quote: &Quote<'_>) {
+    ledger.record(CheckName::Length, Ok(format!("complete in {} bytes", bytes.len())));
+    ledger.record(CheckName::Version, Ok(format!("version {}", quote.header.version.get())));
+    ledger.record(CheckName::TeeType, Ok("TDX".into()));
+    ledger.record(CheckName::Body, Ok("a TD report".into()));
+    ledger.record(CheckName::AttKeyType, Ok("ECDSA P-256".into()));
+    if !quote.header.vendor_is_intel() {
+        let detail = "the quoting enclave's vendor is not Intel";
+        ledger.record(CheckName::QeIdentityId, Err(detail.into()));
+    }
+}
+
+fn read_chain(ledger: &mut Ledger, quote: &Quote<'_>, at: Timestamp) -> Option<PckChain> {
+    match PckChain::parse(quote) {
+        Ok(chain) => {
+            let detail = "three well-formed certificates";
+            ledger.record(CheckName::CertificateParse, Ok(detail.into()));
+            chain.check_dates(ledger, at);
+            Some(chain)
+        }
+        Err(why) => {
+            ledger.record(CheckName::CertificateParse, Err(why));
+            None
+        }
+    }
+}
+
+/// Judges signatures and platform. When `dcap-qvl` finds all in order, it has checked every
+/// signature; when it does not, or when there is no collateral, each is checked here by name.
+fn check_platform(
+    ledger: &mut Ledger,
+    evidence: &TdxEvidence<'_>,
+    quote: &Quote<'_>,
+    chain: Option<&PckChain>,
+    collateral: Option<&Collateral>,
+    policy: &TdxPolicy,
+    at: Timestamp,
+) -> Option<tcb::Platform> {
+    platform::check_qe_binding(ledger, quote);
+    let shape = chain.map(PckChain::check_shape);
+    if let Some(collateral) = collateral {
+        collateral.check_contents(ledger, chain, at);
+    }
+    let mut refusal = None;
+    match collateral.map(|collateral| tcb::judge(evidence.quote, collateral, at)) {
+        Some(Ok(platform)) => {
+            for name in [
+                CheckName::QuoteSignature,
+                CheckName::QeSignature,
+                CheckName::CrlSignature,
+                CheckName::CollateralSignature,
+            ] {
+                ledger.record(name, Ok("good".into()));
+            }
+            if let Some(shape) = shape {
+                ledger.record(CheckName::Chain, shape.map(|()| "leads to Intel's root".into()));
+            }
+            ledger.record(CheckName::TcbStatus, platform.check(policy, at));
+            return Some(platform);
+        }
+        Some(Err(why)) => refusal = Some(why),
+        None => {}
+    }
+    platform::check_quote_signature(ledger, quote);
+    if let (Some(chain), Some(shape)) = (chain, shape) {
+        let valid = shape.and_then(|()| chain.check_signatures());
+        ledger.record(CheckName::Chain, valid.map(|()| "leads to Intel's root".into()));
+        platform::check_qe_signature(ledger, quote, &chain.leaf);
+    }
+    if let Some(collateral) = collateral {
+        collateral.check_signatures(ledger, chain);
+    }
+    if let Some(why) = refusal {
+        let cause_is_named = BY_COLLATERAL
+            .iter()
+            .chain(GENUINE)
+            .any(|name| *name != CheckName::TcbStatus && !ledger.all_passed(&[*name]));
+        if cause_is_named {
+            ledger.not_done(CheckName::TcbStatus, &format!("another check failed: {why}"));
+        } else {
+            ledger.record(CheckName::TcbStatus, Err(why));
+        }
+    }
+    None
+}

@@ -1,0 +1,159 @@
+//! The chain from the attestation key to Intel's root.
+
+use ring::digest::{SHA256, digest};
+use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+
+use crate::judgement::Ledger;
+use crate::names::CheckName;
+use crate::time::Timestamp;
+use crate::x509::{Certificate, PRIME256V1};
+
+use super::quote::Quote;
+
+/// SHA-256 of the certificate "Intel SGX Root CA" (valid 2018 to 2049).
+pub(crate) const INTEL_ROOT_SHA256: &str =
+    "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3";
+/// The certificates above a platform's key.
+const PCK_ISSUERS: [&str; 2] = ["Intel SGX PCK Platform CA", "Intel SGX PCK Processor CA"];
+
+/// The certificates in a quote, in its order.
+pub(crate) struct PckChain {
+    pub(crate) leaf: Certificate,
+    pub(crate) issuer: Certificate,
+    pub(crate) root: Certificate,
+}
+
+/// Reads a chain in PEM; blanks and zeros between and after the blocks are passed over.
+pub(crate) fn parse_pem_chain(pem: &[u8]) -> Result<Vec<Certificate>, String> {
+    const END: &str = "-----END CERTIFICATE-----";
+    let text = std::str::from_utf8(pem).map_err(|_| "the certificate chain is not text")?;
+    let mut rest = text.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\0');
+    let mut chain = Vec::new();
+    while !rest.is_empty() {
+        let end = rest.find(END).ok_or("the certificate chain has something else in it")?;
+        let (block, after) = rest.split_at(end + END.len());
+        chain.push(Certificate::parse(block.as_bytes())?);
+        rest = after.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == '\0');
+        if chain.len() > 8 {
+            return Err("the certificate chain has more than 8 certificates".into());
+        }
+    }
+    Ok(chain)
+}
+
+impl PckChain {
+    pub(crate) fn parse(quote: &Quote<'_>) -> Result<Self, String> {
+        if quote.qe.certification_type != 5 {
+            return Err(format!(
+                "the quote has certification data of type {}, not a certificate chain (5)",
+                quote.qe.certification_type
+            ));
+        }
+        let found = parse_pem_chain(quote.qe.certificates)?;
+        let count = found.len();
+        match <[Certificate; 3]>::try_from(found) {
+            Ok([leaf, issuer, root]) => Ok(PckChain { leaf, issuer, root }),
+            Err(_) => Err(format!(
+                "the quote has {count} certificates instead of platform, issuer and root"
+            )),
+        }
+    }
+
+    /// That the names, roles and dates fit. Says nothing about signatures.
+    pub(crate) fn check_shape(&self) -> Result<(), String> {
+        check_intel_root(&self.root)?;
+        if !PCK_ISSUERS.contains(&self.issuer.common_name().as_str()) {
+            return Err(format!("\"{}\" may not certify platforms", self.issuer.common_name()));
+        }
+        self.root.check_authority(1).map_err(|why| format!("the root certificate {why}"))?;
+        self.issuer.check_authority(0).map_err(|why| format!("the PCK issuer {why}"))?;
+        self.leaf.check_leaf().map_err(|why| format!("the PCK certificate {why}"))?;
+        for certificate in [&self.root, &self.issuer, &self.leaf] {
+            certificate
+                .check_critical()
+                .map_err(|why| format!("\"{}\" {why}", certificate.common_name()))?;
+        }
+        Ok(())
+    }
+
+    /// That each certificate is signed by the next.
+    pub(crate) fn check_signatures(&self) -> Result<(), String> {
+        let link = |name: &str, below: &Certificate, above: &Certificate| {
+            below.check_issued_by(above).map_err(|why| format!("the {name} certificate {why}"))
+        };
+        link("PCK issuer", &self.issuer, &self.root)?;
+        link("PCK", &self.leaf, &self.issuer)
+    }
+
+    /// Records `not-yet-valid` and `expired`.
+    pub(crate) fn check_dates(&self, ledger: &mut Ledger, at: Timestamp) {
+        for certificate in [&self.root, &self.issuer, &self.leaf] {
+            let dates = certificate.dates(at);
+            let name = certificate.common_name();
+            if !dates.begun {
+                let detail = format!("\"{name}\" begins at {}; it is {at}", dates.begin);
+                ledger.record(CheckName::NotYetValid, Err(detail));
+            }
+            if dates.ended {
+                let detail = format!("\"{name}\" ended at {}; it is {at}", dates.end);
+                ledger.record(CheckName::Expired, Err(detail));
+            }
+        }
+        ledger.record(CheckName::NotYetValid, Ok("everything has begun".into()));
+        ledger.record(CheckName::Expired, Ok("no certificate of the quote has ended".into()));
+    }
+}
+
+/// That a certificate is Intel's root, byte for byte.
+pub(crate) fn check_intel_root(root: &Certificate) -> Result<(), String> {
+    let found = crate::hex::text(digest(&SHA256, &root.der).as_ref());
+    if found == INTEL_ROOT_SHA256 {
+        Ok(())
+    } else {
+        Err(format!("the root \"{}\" ({found}) is not Intel's", root.common_name()))
+    }
+}
+
+/// Records `quote-signature`.
+pub(crate) fn check_quote_signature(ledger: &mut Ledger, quote: &Quote<'_>) {
+    let mut point = [4; 65];
+    point[1..].copy_from_slice(quote.auth.key);
+    ledger.record(
+        CheckName::QuoteSignature,
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
+            .verify(quote.signed, quote.auth.signature)
+            .map(|()| "the attestation key signed this quote".into())
+            .map_err(|_| "the attestation key did not sign this quote".into()),
+    );
+}
+
+/// Records `qe-signature`.
+pub(crate) fn check_qe_signature(ledger: &mut Ledger, quote: &Quote<'_>, leaf: &Certificate) {
+    let valid = leaf.ec_point(PRIME256V1).ok_or("the PCK key is not a P-256 key").and_then(|key| {
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key)
+            .verify(quote.qe.report, quote.qe.signature)
+            .map_err(|_| "the platform's key did not sign the quoting enclave's report")
+    });
+    ledger.record(
+        CheckName::QeSignature,
+        valid
+            .map(|()| "the platform's key signed the quoting enclave's report".into())
+            .map_err(str::to_owned),
+    );
+}
+
+/// Records `qe-binding`: the enclave's report data begins with SHA-256(key || authentication data).
+pub(crate) fn check_qe_binding(ledger: &mut Ledger, quote: &Quote<'_>) {
+    let mut bytes = quote.auth.key.to_vec();
+    bytes.extend_from_slice(quote.qe.auth_data);
+    let expected = digest(&SHA256, &bytes);
+    let found = quote.qe.report.get(320..352);
+    ledger.record(
+        CheckName::QeBinding,
+        if found == Some(expected.as_ref()) {
+            Ok("the quoting enclave's report names this attestation key".into())
+        } else {
+            Err("the quoting enclave's report names another attestation key".into())
+        },
+    );
+}

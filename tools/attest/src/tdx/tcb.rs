@@ -1,0 +1,105 @@
+//! The platform's TCB status, as `dcap-qvl` finds it, against the policy.
+
+use dcap_qvl::verify::QuoteVerifier;
+use dcap_qvl::{QuoteClaims, QuotePolicy};
+
+use crate::policy::{TcbStatus, TdxPolicy};
+use crate::time::Timestamp;
+
+use super::collateral::Collateral;
+
+/// What `dcap-qvl` found.
+pub(crate) struct Platform {
+    pub(crate) status: TcbStatus,
+    pub(crate) advisories: Vec<String>,
+    pub(crate) evaluation: u32,
+    /// The oldest date of a TCB level that makes the platform out of date.
+    outdated_since: Option<Timestamp>,
+}
+
+/// Verifies a quote with its collateral: every signature, every date, the enclave's identity, the
+/// TCB level. Debugging is allowed here, for it is a check of its own.
+pub(crate) fn judge(
+    quote: &[u8],
+    collateral: &Collateral,
+    at: Timestamp,
+) -> Result<Platform, String> {
+    QuoteVerifier::new_prod()
+        .allow_debug(true)
+        .verify_with_policy(quote, &collateral.raw, at.0, &QuotePolicy::claims_only(at.0))
+        .map(|claims| Platform::of(&claims))
+        .map_err(|error| format!("{error:#}"))
+}
+
+impl Platform {
+    fn of(claims: &QuoteClaims) -> Self {
+        let platform = &claims.platform;
+        let outdated = [Some(&platform.tcb_level), platform.current_tcb_level.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|level| (level.tcb_status, &level.tcb_date))
+            .chain([(claims.qe.tcb_level.tcb_status, &claims.qe.tcb_level.tcb_date)])
+            .filter(|(status, _)| out_of_date(own(*status)))
+            // A date that cannot be read is the oldest there is.
+            .map(|(_, date)| Timestamp::parse(date).unwrap_or(Timestamp(0)))
+            .min();
+        Platform {
+            status: own(claims.tcb.status),
+            advisories: claims.tcb.advisory_ids.clone(),
+            evaluation: claims.tcb.eval_data_number,
+            outdated_since: outdated,
+        }
+    }
+
+    /// Judges the status. With a grace period, "out of date" is accepted for that long after the
+    /// date of the TCB level, if what the platform is apart from that is listed.
+    pub(crate) fn check(&self, policy: &TdxPolicy, at: Timestamp) -> Result<String, String> {
+        let status = self.status;
+        let listed =
+            |status| policy.tcb_statuses.as_ref().is_none_or(|list| list.contains(&status));
+        let acceptable = match (policy.grace_period_seconds, status) {
+            (Some(grace), TcbStatus::OutOfDate | TcbStatus::OutOfDateConfigurationNeeded) => {
+                let end = self.outdated_since.map_or(0, |since| since.0.saturating_add(grace));
+                if at.0 > end {
+                    return Err(format!(
+                        "{status}, and the grace period ended at {}",
+                        Timestamp(end)
+                    ));
+                }
+                let apart_from_that = if status == TcbStatus::OutOfDate {
+                    TcbStatus::UpToDate
+                } else {
+                    TcbStatus::ConfigurationNeeded
+                };
+                listed(status) || listed(apart_from_that)
+            }
+            _ => listed(status),
+        };
+        match (acceptable, &policy.tcb_statuses) {
+            (true, _) => Ok(status.to_string()),
+            (false, Some(list)) => Err(format!("{status} is not one of the policy's {list:?}")),
+            (false, None) => Err(format!("{status} is not accepted")),
+        }
+    }
+}
+
+fn out_of_date(status: TcbStatus) -> bool {
+    matches!(status, TcbStatus::OutOfDate | TcbStatus::OutOfDateConfigurationNeeded)
+}
+
+fn own(status: dcap_qvl::TcbStatus) -> TcbStatus {
+    use dcap_qvl::TcbStatus as Theirs;
+    match status {
+        Theirs::UpToDate => TcbStatus::UpToDate,
+        Theirs::SWHardeningNeeded => TcbStatus::SWHardeningNeeded,
+        Theirs::ConfigurationNeeded => TcbStatus::ConfigurationNeeded,
+        Theirs::ConfigurationAndSWHardeningNeeded => TcbStatus::ConfigurationAndSWHardeningNeeded,
+        Theirs::OutOfDate => TcbStatus::OutOfDate,
+        Theirs::OutOfDateConfigurationNeeded => TcbStatus::OutOfDateConfigurationNeeded,
+        Theirs::TDRelaunchAdvised => TcbStatus::TDRelaunchAdvised,
+        Theirs::TDRelaunchAdvisedConfigurationNeeded => {
+            TcbStatus::TDRelaunchAdvisedConfigurationNeeded
+        }
+        Theirs::Revoked => TcbStatus::Revoked,
+    }
+}
