@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::names::CheckName;
+use crate::policy::PolicyError;
 use crate::snp::SnpClaims;
 use crate::tdx::TdxClaims;
 
@@ -72,6 +73,16 @@ pub struct Judgement {
 }
 
 impl Judgement {
+    /// The judgement when the policy cannot be understood: nothing is looked at.
+    #[must_use]
+    pub fn policy_invalid(error: &PolicyError) -> Self {
+        let mut ledger = Ledger::new(&[]);
+        let source = std::error::Error::source(error).map(|source| format!(": {source}"));
+        let detail = format!("{error}{}", source.unwrap_or_default());
+        ledger.malformed(CheckName::PolicyInvalid, detail);
+        ledger.close(Claims::None {}, "the policy could not be read")
+    }
+
     /// The names of the checks that failed.
     pub fn failed(&self) -> impl Iterator<Item = CheckName> + '_ {
         self.checks.iter().filter(|check| check.result == Outcome::Failed).map(|check| check.name)

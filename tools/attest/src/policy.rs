@@ -15,7 +15,7 @@ use crate::snp::SigningKey;
 
 /// A policy that cannot be read or understood.
 #[derive(Debug, thiserror::Error)]
-#[error("could not read the policy as JSON for {kind}: {source}")]
+#[error("could not read the policy as JSON for {kind}")]
 pub struct PolicyError {
     kind: &'static str,
     source: serde_json::Error,

@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod commands;
 
-use commands::{completions, man};
+use commands::{completions, man, verify};
 
 /// Measures, launches and proves confidential guests.
 #[derive(Parser)]
@@ -19,12 +19,14 @@ struct Cli {
 /// One variant per module of `commands`, in the order of a guest's life.
 #[derive(Subcommand)]
 enum Command {
+    Verify(verify::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Verify(args) => verify::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     };

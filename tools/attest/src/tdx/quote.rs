@@ -112,7 +112,8 @@ impl Header {
 }
 
 impl<'a> Quote<'a> {
-    /// Takes a quote apart. Bytes after it are allowed and never read.
+    /// Takes a quote apart. Bytes after it are allowed and never read; the lengths within must fit
+    /// exactly.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Unreadable> {
         let truncated = || Unreadable {
             check: CheckName::Length,
@@ -162,12 +163,13 @@ impl<'a> Quote<'a> {
 impl<'a> Auth<'a> {
     fn parse(bytes: &'a [u8]) -> Option<Self> {
         let mut reader = Reader(bytes);
-        Some(Auth {
+        let auth = Auth {
             signature: reader.array()?,
             key: reader.array()?,
             kind: reader.u16()?,
             certification: reader.sized()?,
-        })
+        };
+        reader.0.is_empty().then_some(auth)
     }
 }
 
@@ -175,13 +177,14 @@ impl<'a> QeReport<'a> {
     fn parse(reader: &mut Reader<'a>) -> Option<Self> {
         let (report, signature) = (reader.array()?, reader.array()?);
         let length = usize::from(reader.u16()?);
-        Some(QeReport {
+        let qe = QeReport {
             report,
             signature,
             auth_data: reader.take(length)?,
             certification_type: reader.u16()?,
             certificates: reader.sized()?,
-        })
+        };
+        reader.0.is_empty().then_some(qe)
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub(crate) mod completions;
 pub(crate) mod man;
+pub(crate) mod verify;
 
 /// Bad input or usage. clap uses the same.
 pub(crate) const EXIT_BAD_INPUT: u8 = 2;

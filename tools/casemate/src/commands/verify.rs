@@ -1,0 +1,90 @@
+//! `casemate verify`
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, ensure};
+use casemate_attest::Timestamp;
+use clap::{Subcommand, ValueEnum};
+
+mod output;
+mod snp;
+mod tdx;
+
+/// Judge evidence: an SEV-SNP report or a TDX quote
+///
+/// Works offline, on files. Every check is listed by name with what it found. "accept" means that
+/// every check of this kind of evidence, and every one that the policy asks for, was done and passed.
+///
+/// Exit status: 0 accept, 1 reject, 2 bad input or usage, 3 a genuine quote without collateral.
+#[derive(clap::Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    kind: Kind,
+}
+
+#[derive(Subcommand)]
+enum Kind {
+    Snp(snp::Args),
+    Tdx(tdx::Args),
+}
+
+/// Options of both kinds.
+#[derive(clap::Args)]
+struct Common {
+    /// Conditions on the evidence, as JSON; without it: no debugging, and for SNP VMPL 0, for TDX
+    /// the TCB status UpToDate
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
+    /// The time for which to judge, such as 2026-11-24T12:30:00Z (RFC 3339); default: now
+    #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
+    at: Option<Timestamp>,
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// Say in a sentence what each check means (with --format json: on standard error)
+    #[arg(long)]
+    explain: bool,
+}
+
+impl Common {
+    fn at(&self) -> Timestamp {
+        self.at.unwrap_or_else(Timestamp::now)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match &args.kind {
+        Kind::Snp(args) => snp::run(args),
+        Kind::Tdx(args) => tdx::run(args),
+    }
+}
+
+/// Reads a file of at most `limit` bytes.
+fn read(what: &str, path: &Path, limit: usize) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let more = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    File::open(path)
+        .and_then(|file| file.take(more).read_to_end(&mut bytes))
+        .with_context(|| format!("could not read the {what} from {}", path.display()))?;
+    ensure!(
+        bytes.len() <= limit,
+        "{} is too long for a {what}: more than {limit} bytes",
+        path.display()
+    );
+    Ok(bytes)
+}
+
+/// Reads a file if one is named.
+fn read_optional(what: &str, path: Option<&Path>, limit: usize) -> anyhow::Result<Option<Vec<u8>>> {
+    path.map(|path| read(what, path, limit)).transpose()
+}

@@ -1,0 +1,56 @@
+//! `casemate verify snp`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use casemate_attest::snp::{self, SnpEvidence};
+use casemate_attest::{Judgement, MAX_CERTIFICATE, MAX_INPUT, SnpPolicy};
+
+use super::{Common, output, read, read_optional};
+
+/// Judge an SEV-SNP attestation report
+///
+/// Certificates and the revocation list are DER or PEM. AMD's roots for Milan, Genoa and Turin are
+/// built in: the ARK given must be one of them. The chip's certificate and the list come from AMD's
+/// key distribution service, or from the host together with the report.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The report, 1184 bytes
+    #[arg(long, value_name = "FILE")]
+    report: PathBuf,
+    /// The certificate of the key that signed it: VCEK or VLEK
+    #[arg(long, value_name = "FILE")]
+    vek: PathBuf,
+    /// The certificate above it: ASK for a VCEK, ASVK for a VLEK
+    #[arg(long, value_name = "FILE")]
+    ask: PathBuf,
+    /// The root certificate
+    #[arg(long, value_name = "FILE")]
+    ark: PathBuf,
+    /// The root's revocation list
+    #[arg(long, value_name = "FILE")]
+    crl: Option<PathBuf>,
+    /// Trust this root as well. For tests: the result then says TEST and proves nothing
+    #[arg(long, value_name = "FILE")]
+    test_root: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let policy = read_optional("policy", args.common.policy.as_deref(), MAX_INPUT)?;
+    let report = read("report", &args.report, MAX_CERTIFICATE)?;
+    let vek = read("endorsement key certificate", &args.vek, MAX_CERTIFICATE)?;
+    let ask = read("ASK certificate", &args.ask, MAX_CERTIFICATE)?;
+    let ark = read("ARK certificate", &args.ark, MAX_CERTIFICATE)?;
+    let crl = read_optional("revocation list", args.crl.as_deref(), MAX_CERTIFICATE)?;
+    let test_root = read_optional("test root", args.test_root.as_deref(), MAX_CERTIFICATE)?;
+    let evidence =
+        SnpEvidence { report: &report, vek: &vek, ask: &ask, ark: &ark, crl: crl.as_deref() };
+    let judgement = match policy.map_or(Ok(SnpPolicy::strict()), |json| SnpPolicy::from_json(&json))
+    {
+        Ok(policy) => snp::verify(&evidence, &policy, test_root.as_deref(), args.common.at()),
+        Err(error) => Judgement::policy_invalid(&error),
+    };
+    output::print(&judgement, &args.common)
+}

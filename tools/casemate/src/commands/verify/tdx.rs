@@ -1,0 +1,47 @@
+//! `casemate verify tdx`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use casemate_attest::tdx::{self, TdxEvidence};
+use casemate_attest::{Judgement, MAX_INPUT, TdxPolicy};
+
+use super::{Common, output, read, read_optional};
+
+/// Judge a TDX quote
+///
+/// Intel's root is built in. Collateral is one JSON object with tcb_info, qe_identity, root_ca_crl,
+/// pck_crl, their signatures and issuer chains, as Intel's and cloud providers' caching services give
+/// it. Without it, a genuine quote ends as "no-collateral": nothing says whether the platform is good.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The quote, version 4 or 5
+    #[arg(long, value_name = "FILE")]
+    quote: PathBuf,
+    /// What Intel publishes about the platform, as JSON
+    #[arg(long, value_name = "FILE")]
+    collateral: Option<PathBuf>,
+    /// The guest's event log, CCEL or a JSON list: it must give the quote's four RTMRs
+    #[arg(long, value_name = "FILE")]
+    event_log: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let policy = read_optional("policy", args.common.policy.as_deref(), MAX_INPUT)?;
+    let quote = read("quote", &args.quote, MAX_INPUT)?;
+    let collateral = read_optional("collateral", args.collateral.as_deref(), MAX_INPUT)?;
+    let event_log = read_optional("event log", args.event_log.as_deref(), MAX_INPUT)?;
+    let evidence = TdxEvidence {
+        quote: &quote,
+        collateral: collateral.as_deref(),
+        event_log: event_log.as_deref(),
+    };
+    let judgement = match policy.map_or(Ok(TdxPolicy::strict()), |json| TdxPolicy::from_json(&json))
+    {
+        Ok(policy) => tdx::verify(&evidence, &policy, args.common.at()),
+        Err(error) => Judgement::policy_invalid(&error),
+    };
+    output::print(&judgement, &args.common)
+}

@@ -1,0 +1,216 @@
+//! `casemate verify` on every case of the evidence folder, and on what is no evidence at all.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use casemate_attest::Timestamp;
+use casemate_tests::evidence::{Case, Inputs, case, cases, folder};
+use serde_json::Value;
+
+fn casemate(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_casemate")).arg("verify").args(arguments).output().unwrap()
+}
+
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// The command line of a case, its files in `folder`.
+fn arguments(case: &Case, folder: &Path) -> Vec<String> {
+    let mut list: Vec<String> = Vec::new();
+    let mut option = |name: &str, value: String| list.extend([format!("--{name}"), value]);
+    let kind = match &case.inputs {
+        Inputs::Snp(snp) => {
+            option("report", write(folder, "report", &snp.report));
+            option("vek", write(folder, "vek", &snp.vek));
+            option("ask", write(folder, "ask", &snp.ask));
+            option("ark", write(folder, "ark", &snp.ark));
+            if let Some(crl) = &snp.crl {
+                option("crl", write(folder, "crl", crl));
+            }
+            if snp.test_root {
+                option("test-root", write(folder, "test-root", &snp.ark));
+            }
+            "snp"
+        }
+        Inputs::Tdx { quote, collateral } => {
+            option("quote", write(folder, "quote", quote));
+            if let Some(collateral) = collateral {
+                let json = collateral.to_string();
+                option("collateral", write(folder, "collateral", json.as_bytes()));
+            }
+            "tdx"
+        }
+    };
+    if let Some(policy) = &case.policy {
+        option("policy", write(folder, "policy", policy.to_string().as_bytes()));
+    }
+    option(
+        "at",
+        match &case.at {
+            Some(Value::String(text)) => text.clone(),
+            Some(seconds) => Timestamp(seconds.as_u64().unwrap()).to_string(),
+            None => "2026-11-22T00:00:00Z".into(),
+        },
+    );
+    option("format", "json".into());
+    list.insert(0, kind.into());
+    list
+}
+
+fn run(case: &Case) -> (Option<i32>, Value, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let arguments = arguments(case, folder.path());
+    let output = casemate(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let json = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    (output.status.code(), json, String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn every_case_gets_its_verdict_and_exit_status() {
+    for case in cases().unwrap() {
+        let (status, json, errors) = run(&case);
+        let id = &case.id;
+        assert_eq!(json["verdict"], case.verdict.as_str(), "{id}: {json:#}");
+        let failed: Vec<&str> = json["checks"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|check| check["result"] == "failed")
+            .map(|check| check["name"].as_str().unwrap())
+            .collect();
+        let named = case.failing.iter().any(|name| failed.contains(&name.as_str()));
+        assert!(case.failing.is_empty() || named, "{id}: {failed:?}");
+        let unreadable = ["length", "certificate-parse"].iter().any(|name| failed.contains(name));
+        let expected = match case.verdict.as_str() {
+            "accept" => 0,
+            "no-collateral" => 3,
+            _ if unreadable => 2,
+            _ => 1,
+        };
+        assert_eq!(status, Some(expected), "{id}: {failed:?} {errors}");
+        assert_eq!(unreadable, errors.contains("bad input"), "{id}: {errors}");
+    }
+}
+
+#[test]
+fn the_test_root_is_trusted_only_when_named_and_says_so() {
+    let mut case = case("snp-synth-ok-v5").unwrap();
+    let (status, json, errors) = run(&case);
+    assert_eq!((status, &json["claims"]["trust"]), (Some(0), &Value::from("TEST")));
+    assert!(errors.contains("TEST"), "{errors}");
+    let Inputs::Snp(snp) = &mut case.inputs else { unreachable!() };
+    snp.test_root = false;
+    let (status, json, _) = run(&case);
+    assert_eq!((status, &json["verdict"]), (Some(1), &Value::from("reject")));
+}
+
+#[test]
+fn every_real_certificate_may_be_pem() {
+    let case = case("snp-oak-milan_oc_release").unwrap();
+    let Inputs::Snp(snp) = &case.inputs else { unreachable!() };
+    let folder = tempfile::tempdir().unwrap();
+    let mut arguments = arguments(&case, folder.path());
+    for (name, der) in [("vek", &snp.vek), ("ask", &snp.ask), ("ark", &snp.ark)] {
+        let pem = pem("CERTIFICATE", der);
+        let path = write(folder.path(), &format!("{name}.pem"), pem.as_bytes());
+        let at = arguments.iter().position(|word| *word == format!("--{name}")).unwrap();
+        arguments[at + 1] = path;
+    }
+    let output = casemate(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+/// PEM, without a library: 48 bytes a line.
+fn pem(label: &str, der: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = format!("-----BEGIN {label}-----\n");
+    for line in der.chunks(48) {
+        for group in line.chunks(3) {
+            let mut bits = [0; 4];
+            bits[1..=group.len()].copy_from_slice(group);
+            let bits = u32::from_be_bytes(bits);
+            for digit in 0..4 {
+                let index = (bits >> (18 - 6 * digit) & 63) as usize;
+                text.push(if digit > group.len() { '=' } else { char::from(DIGITS[index]) });
+            }
+        }
+        text.push('\n');
+    }
+    text + &format!("-----END {label}-----\n")
+}
+
+#[test]
+fn bad_input_is_an_error_with_status_2() {
+    let folder_of_case = tempfile::tempdir().unwrap();
+    let case = case("snp-oak-genoa_oc").unwrap();
+    let good = arguments(&case, folder_of_case.path());
+    let with = |option: &str, value: &str| {
+        let mut list = good.clone();
+        match list.iter().position(|word| word == option) {
+            Some(at) => list[at + 1] = value.to_owned(),
+            None => list.extend([option.to_owned(), value.to_owned()]),
+        }
+        let output = casemate(&list.iter().map(String::as_str).collect::<Vec<_>>());
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{option} {value}: {errors}");
+        assert!(!errors.is_empty() && !errors.contains("panicked"), "{option}: {errors}");
+        errors
+    };
+    let manifest = folder().join("manifest.json");
+    let (manifest, report) = (manifest.to_str().unwrap(), good[2].clone());
+    for option in ["--report", "--vek", "--ask", "--ark", "--crl", "--test-root", "--policy"] {
+        with(option, "/nowhere/at/all");
+        with(option, "/dev/zero");
+        with(option, "/");
+        with(option, manifest);
+    }
+    with("--vek", &report);
+    for at in ["", "yesterday", "2026-11-22", "1795305600", "2026-11-22T00:00:00"] {
+        with("--at", at);
+    }
+    let file = |name: &str, text: &str| write(folder_of_case.path(), name, text.as_bytes());
+    for text in [
+        "",
+        "[]",
+        "null",
+        "{\"debug\": false}",
+        "{\"allow_debug\": \"no\"}",
+        "{\"allow_debug\": true, \"allow_debug\": false}",
+        "{\"measurements\": [\"00\"]}",
+        "{\"report_data\": \"zz\"}",
+        "{\"min_reported_tcb\": []}",
+        "{\"min_reported_tcb\": {\"microcode\": 1}}",
+        "{\"signing_keys\": [\"NONE\"]}",
+        "{\"vmpl\": 0}",
+        "{} {}",
+        "{\"mrtd\": null}",
+    ] {
+        let errors = with("--policy", &file("policy.json", text));
+        assert!(errors.contains("policy"), "{text}: {errors}");
+    }
+    assert_eq!(casemate(&[]).status.code(), Some(2));
+    assert_eq!(casemate(&["snp"]).status.code(), Some(2));
+}
+
+#[test]
+fn an_event_log_must_give_the_registers_of_the_quote() {
+    let path = |name: &str| folder().join("tdx").join(name).to_str().unwrap().to_owned();
+    let run = |log: &str| {
+        let quote = path("gotdx-cos113/quote.bin");
+        let at = "2026-11-22T00:00:00Z";
+        let list = ["tdx", "--quote", &quote, "--event-log", log, "--at", at, "--format", "json"];
+        let output = casemate(&list);
+        let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let checks = json["checks"].as_array().unwrap();
+        let rtmr = checks.iter().find(|check| check["name"] == "rtmr").unwrap();
+        (output.status.code(), rtmr["result"].as_str().unwrap().to_owned())
+    };
+    assert_eq!(run(&path("gotdx-cos113/ccel_data.dat")), (Some(3), "passed".into()));
+    assert_eq!(run(&path("dstack-2g/eventlog.json")), (Some(3), "failed".into()));
+    assert_eq!(run(&path("gotdx-cos113/quote.bin")), (Some(2), "failed".into()));
+}
