@@ -1,0 +1,22 @@
+//! Any bytes as collateral, and any bytes as a policy, for a genuine quote.
+#![no_main]
+
+use casemate_attest::tdx::{TdxEvidence, verify};
+use casemate_attest::{Claims, SnpPolicy, TcbStatus, TdxPolicy, Timestamp, Verdict};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let _ = SnpPolicy::from_json(bytes);
+    let policy = TdxPolicy::from_json(bytes).unwrap_or_default();
+    let evidence = TdxEvidence {
+        quote: include_bytes!("../../evidence/tdx/qvl-v4/quote.bin"),
+        collateral: Some(bytes),
+        event_log: None,
+    };
+    let judgement = verify(&evidence, &policy, Timestamp(1_751_624_655));
+    // Layout of the JSON may differ; the signed texts in it may not, so the status is the genuine one.
+    if judgement.verdict != Verdict::Reject {
+        let Claims::Tdx(claims) = judgement.claims else { panic!("accepted without claims") };
+        assert_eq!(claims.tcb_status, Some(TcbStatus::UpToDate));
+    }
+});

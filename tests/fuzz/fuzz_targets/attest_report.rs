@@ -1,0 +1,20 @@
+//! Any bytes as a report beside genuine certificates: only the genuine report is accepted.
+#![no_main]
+
+use casemate_attest::snp::{SnpEvidence, verify};
+use casemate_attest::{SnpPolicy, Timestamp, Verdict};
+use libfuzzer_sys::fuzz_target;
+
+const GENUINE: &[u8] = include_bytes!("../../evidence/snp/oak-turin_oc/report.bin");
+
+fuzz_target!(|report: &[u8]| {
+    let evidence = SnpEvidence {
+        report,
+        vek: include_bytes!("../../evidence/snp/oak-turin_oc/vek.der"),
+        ask: include_bytes!("../../evidence/snp/roots/turin-ask.der"),
+        ark: include_bytes!("../../evidence/snp/roots/turin-ark.der"),
+        crl: None,
+    };
+    let judgement = verify(&evidence, &SnpPolicy::default(), None, Timestamp(1_795_305_600));
+    assert!(judgement.verdict == Verdict::Reject || report == GENUINE);
+});
