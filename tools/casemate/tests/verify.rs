@@ -198,6 +198,22 @@ fn bad_input_is_an_error_with_status_2() {
 }
 
 #[test]
+fn evidence_of_another_kind_is_bad_input() {
+    let path = |name: &str| folder().join(name).to_str().unwrap().to_owned();
+    let (quote, collateral) = (path("tdx/qvl-v4/quote.bin"), path("tdx/qvl-v4/collateral.json"));
+    for (quote, collateral) in [
+        (path("snp/oak-turin_oc/report.bin"), &collateral),
+        (path("snp/oak-turin_oc/vek.der"), &collateral),
+        (collateral.clone(), &quote),
+        (quote.clone(), &quote),
+        (path("tdx/gotdx-cos113/ccel_data.dat"), &collateral),
+    ] {
+        let output = casemate(&["tdx", "--quote", &quote, "--collateral", collateral]);
+        assert_eq!(output.status.code(), Some(2), "{quote} {collateral}");
+    }
+}
+
+#[test]
 fn an_event_log_must_give_the_registers_of_the_quote() {
     let path = |name: &str| folder().join("tdx").join(name).to_str().unwrap().to_owned();
     let run = |log: &str| {

@@ -211,18 +211,19 @@ pub(crate) fn check_signing_key(
     };
     let listed = claimed.and_then(|claimed| match &policy.signing_keys {
         Some(list) if !list.contains(&claimed) => {
-            Err(format!("{claimed:?} is not one of the policy's {list:?}"))
+            let list: Vec<_> = list.iter().map(ToString::to_string).collect();
+            Err(format!("{claimed} is not one of the policy's [{}]", list.join(", ")))
         }
         _ => Ok(claimed),
     });
-    match (listed, certificates.map(|all| vek::kind(&all.vek))) {
+    match (listed, certificates.map(|all| &all.vek)) {
         (Err(why), _) => ledger.record(CheckName::SigningKey, Err(why)),
-        (Ok(claimed), Some(found)) if found == Some(claimed) => {
-            ledger.record(CheckName::SigningKey, Ok(format!("{claimed:?}").to_uppercase()));
+        (Ok(claimed), Some(vek)) if vek::kind(vek) == Some(claimed) => {
+            ledger.record(CheckName::SigningKey, Ok(claimed.to_string()));
         }
-        (Ok(claimed), Some(found)) => ledger.record(
+        (Ok(claimed), Some(vek)) => ledger.record(
             CheckName::SigningKey,
-            Err(format!("the report names {claimed:?}, the certificate is of {found:?}")),
+            Err(format!("the report names a {claimed}, the certificate \"{}\"", vek.common_name())),
         ),
         (Ok(_), None) => ledger.not_done(CheckName::SigningKey, "there is no certificate"),
     }

@@ -9,6 +9,8 @@ mod roots;
 mod table;
 mod vek;
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::judgement::{Claims, Judgement, Ledger};
@@ -30,6 +32,15 @@ pub enum SigningKey {
     Vcek,
     /// Versioned loaded endorsement key: of one cloud provider.
     Vlek,
+}
+
+impl fmt::Display for SigningKey {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            SigningKey::Vcek => "VCEK",
+            SigningKey::Vlek => "VLEK",
+        })
+    }
 }
 
 /// A report and what vouches for it. Certificates and the list are DER or PEM.

@@ -8,7 +8,6 @@ use crate::names::CheckName;
 /// The quoting enclave vendor that this program knows: Intel.
 const INTEL_QE_VENDOR: [u8; 16] = dcap_qvl::INTEL_QE_VENDOR_ID;
 pub(crate) const TEE_TDX: u32 = 0x81;
-const TEE_SGX: u32 = 0;
 const HEADER_LEN: usize = 48;
 const TD_REPORT_10_LEN: usize = 584;
 const TD_REPORT_15_LEN: usize = 648;
@@ -99,11 +98,10 @@ impl Header {
         Header::ref_from_prefix(bytes).ok().map(|(header, _)| header)
     }
 
-    /// Whether this can be the head of any quote.
+    /// Whether this can be the head of any quote: it is Intel's, or it says that it is of a TD.
     fn is_a_quote(&self) -> bool {
-        self.qe_vendor == INTEL_QE_VENDOR
-            || ((3..=5).contains(&self.version.get())
-                && [TEE_TDX, TEE_SGX].contains(&self.tee_type.get()))
+        self.vendor_is_intel()
+            || ((4..=5).contains(&self.version.get()) && self.tee_type.get() == TEE_TDX)
     }
 
     pub(crate) fn vendor_is_intel(&self) -> bool {
