@@ -10,3 +10,6 @@ setup:
 
 test: setup
 	cargo test --workspace --locked
+
+bench: setup
+	cargo bench -q --locked -p casemate-attest --bench verify

@@ -1,7 +1,7 @@
 //! What Intel publishes about platforms: TCB information, enclave identity, revocation lists.
 //!
-//! `dcap-qvl` judges the platform by it. What is read here again is what must be named by check:
-//! dates, identities, and, when `dcap-qvl` refuses, which signature it was.
+//! `dcap-qvl` judges the platform by it. Dates, identities and signatures are checked here as well, so
+//! that each has its name in the result, and none depends on one implementation alone.
 
 use dcap_qvl::QuoteCollateralV3;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};

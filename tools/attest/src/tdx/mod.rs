@@ -95,16 +95,7 @@ pub fn verify(evidence: &TdxEvidence<'_>, policy: &TdxPolicy, at: Timestamp) -> 
         }
     };
     check_structure(&mut ledger, evidence.quote, &quote);
-    let chain = read_chain(&mut ledger, &quote, at);
-    let status = check_platform(
-        &mut ledger,
-        evidence,
-        &quote,
-        chain.as_ref(),
-        collateral.as_ref(),
-        policy,
-        at,
-    );
+    let status = check_platform(&mut ledger, evidence, &quote, collateral.as_ref(), policy, at);
     let replayed = content::check(&mut ledger, quote.report, evidence.event_log, policy);
     let genuine = ledger.all_passed(GENUINE);
     let claims = TdxClaims::new(&quote, status, replayed);
@@ -184,61 +175,42 @@ fn read_chain(ledger: &mut Ledger, quote: &Quote<'_>, at: Timestamp) -> Option<P
     }
 }
 
-/// Judges signatures and platform. When `dcap-qvl` finds all in order, it has checked every
-/// signature; when it does not, or when there is no collateral, each is checked here by name.
+/// Judges signatures and platform. Each signature is checked here by name, and again by `dcap-qvl`
+/// on its way to the platform's status.
 fn check_platform(
     ledger: &mut Ledger,
     evidence: &TdxEvidence<'_>,
     quote: &Quote<'_>,
-    chain: Option<&PckChain>,
     collateral: Option<&Collateral>,
     policy: &TdxPolicy,
     at: Timestamp,
 ) -> Option<tcb::Platform> {
-    platform::check_qe_binding(ledger, quote);
-    let shape = chain.map(PckChain::check_shape);
-    if let Some(collateral) = collateral {
-        collateral.check_contents(ledger, chain, at);
-    }
-    let mut refusal = None;
-    match collateral.map(|collateral| tcb::judge(evidence.quote, collateral, at)) {
-        Some(Ok(platform)) => {
-            for name in [
-                CheckName::QuoteSignature,
-                CheckName::QeSignature,
-                CheckName::CrlSignature,
-                CheckName::CollateralSignature,
-            ] {
-                ledger.record(name, Ok("good".into()));
-            }
-            if let Some(shape) = shape {
-                ledger.record(CheckName::Chain, shape.map(|()| "leads to Intel's root".into()));
-            }
-            ledger.record(CheckName::TcbStatus, platform.check(policy, at));
-            return Some(platform);
-        }
-        Some(Err(why)) => refusal = Some(why),
-        None => {}
-    }
+    let chain = read_chain(ledger, quote, at);
     platform::check_quote_signature(ledger, quote);
-    if let (Some(chain), Some(shape)) = (chain, shape) {
-        let valid = shape.and_then(|()| chain.check_signatures());
+    platform::check_qe_binding(ledger, quote);
+    if let Some(chain) = &chain {
+        let valid = chain.check_shape().and_then(|()| chain.check_signatures());
         ledger.record(CheckName::Chain, valid.map(|()| "leads to Intel's root".into()));
         platform::check_qe_signature(ledger, quote, &chain.leaf);
     }
-    if let Some(collateral) = collateral {
-        collateral.check_signatures(ledger, chain);
-    }
-    if let Some(why) = refusal {
-        let cause_is_named = BY_COLLATERAL
-            .iter()
-            .chain(GENUINE)
-            .any(|name| *name != CheckName::TcbStatus && !ledger.all_passed(&[*name]));
-        if cause_is_named {
-            ledger.not_done(CheckName::TcbStatus, &format!("another check failed: {why}"));
-        } else {
-            ledger.record(CheckName::TcbStatus, Err(why));
+    let collateral = collateral?;
+    collateral.check_contents(ledger, chain.as_ref(), at);
+    collateral.check_signatures(ledger, chain.as_ref());
+    match tcb::judge(evidence.quote, collateral, at) {
+        Ok(platform) => {
+            ledger.record(CheckName::TcbStatus, platform.check(policy, at));
+            Some(platform)
+        }
+        Err(why) => {
+            let named = |name: &CheckName| {
+                *name != CheckName::TcbStatus && !ledger.all_passed(std::slice::from_ref(name))
+            };
+            if GENUINE.iter().chain(BY_COLLATERAL).any(named) {
+                ledger.not_done(CheckName::TcbStatus, &format!("another check failed: {why}"));
+            } else {
+                ledger.record(CheckName::TcbStatus, Err(why));
+            }
+            None
         }
     }
-    None
 }
