@@ -206,3 +206,36 @@ impl fmt::Display for TcbStatus {
         fmt::Debug::fmt(self, formatter)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn null_and_absent_set_no_condition() {
+        let nulls = r#"{"allow_debug": null, "vmpl": null, "measurements": null,
+            "min_reported_tcb": null, "report_data": null, "min_guest_svn": null}"#;
+        assert_eq!(SnpPolicy::from_json(nulls.as_bytes()).unwrap(), SnpPolicy::default());
+        assert_eq!(SnpPolicy::from_json(b"{}").unwrap(), SnpPolicy::default());
+        assert_eq!(TdxPolicy::from_json(b"{\"rtmr\": null}").unwrap(), TdxPolicy::default());
+    }
+
+    #[test]
+    fn an_array_is_never_a_policy() {
+        for json in ["[]", "[false]", "null", "\"\"", "0"] {
+            assert!(SnpPolicy::from_json(json.as_bytes()).is_err(), "{json}");
+            assert!(TdxPolicy::from_json(json.as_bytes()).is_err(), "{json}");
+        }
+        assert!(SnpPolicy::from_json(b"{\"min_reported_tcb\": []}").is_err());
+    }
+
+    #[test]
+    fn digests_have_their_full_length() {
+        for digits in [0, 2, 94, 95, 97, 98] {
+            let json = format!("{{\"measurements\": [\"{}\"]}}", "a".repeat(digits));
+            assert!(SnpPolicy::from_json(json.as_bytes()).is_err(), "{digits}");
+        }
+        let json = format!("{{\"measurements\": [\"{}\"]}}", "aA".repeat(48));
+        assert!(SnpPolicy::from_json(json.as_bytes()).is_ok());
+    }
+}

@@ -206,3 +206,33 @@ pub fn replay_json(log: &[u8]) -> Result<Registers, EventLogError> {
     }
     Ok(registers)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CCEL: &[u8] = include_bytes!("../../../tests/evidence/tdx/gotdx-cos113/ccel_data.dat");
+
+    #[test]
+    fn a_log_that_is_cut_off_gives_other_registers_or_none() {
+        let whole = replay_ccel(CCEL).unwrap();
+        let contents = CCEL.len() - 64;
+        assert!(CCEL[contents..].iter().all(|byte| *byte == 0xff));
+        assert_eq!(replay_ccel(&CCEL[..contents]).unwrap(), whole);
+        for length in 0..contents {
+            let cut = replay_ccel(&CCEL[..length]);
+            assert!(cut.is_err() || cut.is_ok_and(|registers| registers != whole), "{length}");
+        }
+    }
+
+    #[test]
+    fn registers_that_do_not_exist_are_refused() {
+        let event = |rtmr: u64| {
+            let digest = "00".repeat(48);
+            format!("[{{\"rtmr\": {rtmr}, \"event_type\": 1, \"digest\": \"{digest}\"}}]")
+        };
+        assert!(replay(event(3).as_bytes()).is_ok());
+        assert!(replay(event(4).as_bytes()).is_err());
+        assert!(replay(event(1 << 40).as_bytes()).is_err());
+    }
+}

@@ -219,16 +219,16 @@ fn check_list(
 
 /// Whether root and intermediate are of `product`; a test root that names none is not asked.
 pub(crate) fn issuers_fit(certificates: &Certificates, product: Product) -> Result<(), String> {
-    let named = |certificate: &Certificate, prefixes: [&str; 2]| {
+    let named = |certificate: &Certificate, prefixes: &[&str]| {
         let name = certificate.common_name();
         let found = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
         found.and_then(Product::from_name)
     };
     let root = match certificates.trust {
         Some(Trust::Amd(root)) => Some(root),
-        Some(Trust::Test) | None => named(&certificates.ark, ["ARK-", "ARK-"]),
+        Some(Trust::Test) | None => named(&certificates.ark, &["ARK-"]),
     };
-    let middle = named(&certificates.ask, ["SEV-VLEK-", "SEV-"]);
+    let middle = named(&certificates.ask, &["SEV-VLEK-", "SEV-"]);
     match [root, middle].into_iter().flatten().find(|issuer| *issuer != product) {
         None => Ok(()),
         Some(issuer) => Err(format!("the issuing certificates are for {issuer}")),

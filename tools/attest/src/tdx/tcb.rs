@@ -103,3 +103,46 @@ fn own(status: dcap_qvl::TcbStatus) -> TcbStatus {
         Theirs::Revoked => TcbStatus::Revoked,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(status: TcbStatus, json: &str, at: u64) -> bool {
+        let platform = Platform {
+            status,
+            advisories: Vec::new(),
+            evaluation: 17,
+            outdated_since: Some(Timestamp(1000)),
+        };
+        let policy = TdxPolicy::from_json(json.as_bytes()).unwrap();
+        platform.check(&policy, Timestamp(at)).is_ok()
+    }
+
+    #[test]
+    fn the_grace_period_ends_with_its_last_second() {
+        let policy = r#"{"tcb_statuses": ["UpToDate"], "grace_period_seconds": 500}"#;
+        assert!(check(TcbStatus::OutOfDate, policy, 1500));
+        assert!(!check(TcbStatus::OutOfDate, policy, 1501));
+        assert!(check(TcbStatus::UpToDate, policy, 9999));
+        let listed = r#"{"tcb_statuses": ["OutOfDate"], "grace_period_seconds": 500}"#;
+        assert!(check(TcbStatus::OutOfDate, listed, 1500));
+        assert!(!check(TcbStatus::OutOfDate, listed, 1501));
+    }
+
+    #[test]
+    fn the_grace_period_forgives_nothing_but_age() {
+        let policy = r#"{"tcb_statuses": ["UpToDate"], "grace_period_seconds": 500}"#;
+        assert!(!check(TcbStatus::OutOfDateConfigurationNeeded, policy, 1500));
+        assert!(!check(TcbStatus::SWHardeningNeeded, policy, 1500));
+        let nothing = r#"{"tcb_statuses": [], "grace_period_seconds": 500}"#;
+        assert!(!check(TcbStatus::OutOfDate, nothing, 1500));
+        assert!(!check(TcbStatus::UpToDate, nothing, 1500));
+    }
+
+    #[test]
+    fn without_a_list_any_status_will_do() {
+        assert!(check(TcbStatus::OutOfDate, "{}", 9999));
+        assert!(!check(TcbStatus::OutOfDate, r#"{"tcb_statuses": ["UpToDate"]}"#, 1000));
+    }
+}
