@@ -1,0 +1,203 @@
+//! What can stand in `guest.toml`. Doc comments here are the configuration reference.
+
+use std::path::PathBuf;
+
+use crate::reference::{choice, section, table};
+use crate::size::{ByteSize, Hex, Mac};
+
+choice! {
+    /// What the guest is launched on.
+    pub enum PlatformChoice {
+        /// SEV-SNP, then TDX, whichever the host has; never plain KVM.
+        Auto = "auto",
+        /// AMD SEV-SNP.
+        Snp = "snp",
+        /// Intel TDX.
+        Tdx = "tdx",
+        /// KVM without memory encryption.
+        Plain = "plain",
+    }
+    default Auto
+}
+
+choice! {
+    /// What happens when the guest resets or panics.
+    pub enum Ending {
+        /// The VMM ends, with an exit status that says why.
+        Exit = "exit",
+        /// The guest starts anew, from the same launch plan.
+        Restart = "restart",
+    }
+    default Exit
+}
+
+table! {
+    /// The guest. These keys stand at the top of the file, before any table.
+    pub struct GuestConfig {
+        /// Linux kernel: bzImage, ELF with a PVH entry, or an uncompressed image.
+        kernel: Option<PathBuf> = None,
+        /// Initial RAM disk of the kernel.
+        initrd: Option<PathBuf> = None,
+        /// Kernel command line, at most 2047 bytes.
+        cmdline: String = String::new(),
+        /// Guest memory, in whole MiB.
+        memory: ByteSize = ByteSize(512 << 20),
+        /// Number of vCPUs, 1 to 255.
+        vcpus: u32 = 1,
+        /// What the guest is launched on. `"auto"` takes SEV-SNP or TDX and never falls back to `"plain"`, which gives no protection and so is only taken when it is named.
+        platform: PlatformChoice = PlatformChoice::Auto,
+        /// Guest firmware (OVMF, TDVF).
+        firmware: Option<PathBuf> = None,
+        /// IGVM file; it brings its own firmware and kernel.
+        igvm: Option<PathBuf> = None,
+        /// An entropy device.
+        rng: bool = true,
+        /// A balloon that gives free pages back to the host; plain guests only.
+        balloon: bool = false,
+        /// A virtio console beside the serial port.
+        console: bool = false,
+        /// What a reset by the guest does.
+        on_reset: Ending = Ending::Exit,
+        /// What a panic of the guest's kernel does.
+        on_panic: Ending = Ending::Exit,
+    }
+    tables {
+        /// Disks, in order.
+        disk: Vec<Disk>,
+        /// Network interfaces, in order.
+        net: Vec<Net>,
+        /// Sockets between host and guest.
+        vsock: Option<Vsock>,
+        /// SEV-SNP policy and identity.
+        snp: Option<Snp>,
+        /// TDX policy and identity.
+        tdx: Option<Tdx>,
+    }
+}
+
+table! {
+    /// A disk (virtio-blk). May be repeated; the first is the guest's first.
+    pub struct Disk {
+        /// Raw image or block device. Required.
+        path: PathBuf = PathBuf::new(),
+        /// The guest cannot write.
+        read_only: bool = false,
+        /// Serial number that the guest sees, 1 to 20 printable ASCII characters.
+        serial: Option<String> = None,
+        /// Request queues, 1 to 16.
+        queues: u16 = 1,
+        /// Go past the host's page cache.
+        direct: bool = false,
+        /// Limit of bytes per second, both directions together.
+        bytes_per_second: Option<ByteSize> = None,
+        /// Limit of requests per second.
+        requests_per_second: Option<u32> = None,
+    }
+}
+
+table! {
+    /// A network interface (virtio-net). May be repeated.
+    pub struct Net {
+        /// Name of an existing tap interface. Required.
+        tap: String = String::new(),
+        /// MAC address of the guest's interface; made from the interface's position if left out.
+        mac: Option<Mac> = None,
+        /// Pairs of queues, 1 to 8.
+        queues: u16 = 1,
+        /// Limit of bytes per second, each direction.
+        bytes_per_second: Option<ByteSize> = None,
+    }
+}
+
+table! {
+    /// Sockets between host and guest (virtio-vsock).
+    pub struct Vsock {
+        /// Context identifier of the guest, 3 to 4294967294.
+        cid: u32 = 3,
+        /// Unix socket on the host, at most 96 bytes. A guest's connection to port P goes to `<socket>_P`. Required.
+        socket: PathBuf = PathBuf::new(),
+    }
+}
+
+table! {
+    /// SEV-SNP: policy and identity. Not allowed with another platform than `"snp"` or `"auto"`.
+    pub struct Snp {
+        /// The host may debug the guest, that is, read its memory.
+        debug: bool = false,
+        /// The guest may run where SMT is on.
+        smt: bool = true,
+        /// The guest stays on one socket.
+        single_socket: bool = false,
+        /// HOST_DATA of attestation reports.
+        host_data: Option<Hex<32>> = None,
+        /// ID block, a file of 96 bytes; needs `id_authentication`.
+        id_block: Option<PathBuf> = None,
+        /// ID authentication page, a file of 4096 bytes; needs `id_block`.
+        id_authentication: Option<PathBuf> = None,
+        /// The guest gets no reports that are signed by the VCEK.
+        vcek_disabled: bool = false,
+    }
+}
+
+table! {
+    /// TDX: attributes and identity. Not allowed with another platform than `"tdx"` or `"auto"`.
+    pub struct Tdx {
+        /// The host may debug the guest, that is, read its memory.
+        debug: bool = false,
+        /// MRCONFIGID of quotes.
+        mrconfigid: Option<Hex<48>> = None,
+        /// MROWNER of quotes.
+        mrowner: Option<Hex<48>> = None,
+        /// MROWNERCONFIG of quotes.
+        mrownerconfig: Option<Hex<48>> = None,
+    }
+}
+
+impl Snp {
+    /// The guest policy (SEV-SNP firmware ABI, table "Guest Policy Structure").
+    #[must_use]
+    pub const fn guest_policy(&self) -> u64 {
+        const SMT: u64 = 1 << 16;
+        const RESERVED_ONE: u64 = 1 << 17;
+        const DEBUG: u64 = 1 << 19;
+        const SINGLE_SOCKET: u64 = 1 << 20;
+        let mut policy = RESERVED_ONE;
+        if self.smt {
+            policy |= SMT;
+        }
+        if self.debug {
+            policy |= DEBUG;
+        }
+        if self.single_socket {
+            policy |= SINGLE_SOCKET;
+        }
+        policy
+    }
+}
+
+impl Tdx {
+    /// TD attributes (TDX module ABI, "ATTRIBUTES"). SEPT_VE_DISABLE is always set: without it
+    /// the host could inject #VE on any private page.
+    #[must_use]
+    pub const fn attributes(&self) -> u64 {
+        const DEBUG: u64 = 1;
+        const SEPT_VE_DISABLE: u64 = 1 << 28;
+        if self.debug { SEPT_VE_DISABLE | DEBUG } else { SEPT_VE_DISABLE }
+    }
+}
+
+/// The configuration reference, in Markdown.
+#[must_use]
+pub fn reference() -> String {
+    let mut page = String::from(
+        "# Configuration\n\nA guest is described by a TOML file. This page is made from the types \
+         that read it.\nUnknown keys are errors. Relative paths start at the folder of the file.\n",
+    );
+    section::<GuestConfig>(&mut page, "The guest", None);
+    section::<Disk>(&mut page, "Disks", Some("[[disk]]"));
+    section::<Net>(&mut page, "Network interfaces", Some("[[net]]"));
+    section::<Vsock>(&mut page, "Vsock", Some("[vsock]"));
+    section::<Snp>(&mut page, "SEV-SNP", Some("[snp]"));
+    section::<Tdx>(&mut page, "TDX", Some("[tdx]"));
+    page
+}
