@@ -6,4 +6,6 @@
 
 pub mod bus;
 pub mod interrupt;
+pub mod io_thread;
 pub mod memory;
+pub mod virtio;

@@ -1,0 +1,197 @@
+//! A strict front for a split virtqueue (VIRTIO 1.2, section 2.7).
+
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+use virtio_queue::{Queue, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::chain::{Buffer, Chain, Walk};
+use super::device::{ActiveQueue, QueueInterrupt};
+use super::fault::{FaultReason, QueueFault};
+use crate::memory::DeviceMemory;
+
+/// The driver wants no interrupt: `VIRTQ_AVAIL_F_NO_INTERRUPT`, meaningful without EVENT_IDX.
+const NO_INTERRUPT: u16 = 1;
+
+/// A queue as its device serves it.
+///
+/// ```text
+/// drain_kick()
+/// loop:  while let Some(chain) = next_chain()? { serve; complete(chain, written)? }
+///        notify_if_needed()?
+///        if !enable_notification()? { break }
+/// ```
+///
+/// A device that gets a [`QueueFault`] hands it to
+/// [`DeviceControl::needs_reset`](super::DeviceControl::needs_reset) and leaves its queues alone
+/// until it is reset. Nothing here allocates once as many chains have been in flight as will be.
+pub struct Virtqueue {
+    index: u16,
+    queue: Queue,
+    memory: Arc<DeviceMemory>,
+    kick: EventFd,
+    interrupt: QueueInterrupt,
+    indirect: bool,
+    /// The driver's index in the available ring, as last seen.
+    available: u16,
+    /// Chains taken and not yet completed.
+    in_flight: u16,
+    /// Whether chains were completed since the last look at whether to interrupt.
+    completed: bool,
+    /// Lists of chains that are done, for chains to come.
+    spare: Vec<Vec<Buffer>>,
+}
+
+impl Virtqueue {
+    /// Serves `active` in `memory` with the `features` that were negotiated.
+    pub fn new(active: ActiveQueue, memory: Arc<DeviceMemory>, features: u64) -> Self {
+        let ActiveQueue { index, mut queue, kick, interrupt } = active;
+        queue.set_event_idx(features & (1 << VIRTIO_RING_F_EVENT_IDX) != 0);
+        let available = queue.next_avail();
+        let indirect = features & (1 << VIRTIO_RING_F_INDIRECT_DESC) != 0;
+        Self {
+            index,
+            queue,
+            memory,
+            kick,
+            interrupt,
+            indirect,
+            available,
+            in_flight: 0,
+            completed: false,
+            spare: Vec::new(),
+        }
+    }
+
+    /// Its index in the device.
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// Descriptors it has: no more chains than this are ever in flight.
+    pub fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
+    /// Guest memory.
+    pub fn memory(&self) -> &Arc<DeviceMemory> {
+        &self.memory
+    }
+
+    /// Readable when the driver notified the device.
+    pub fn kick(&self) -> &EventFd {
+        &self.kick
+    }
+
+    /// Forgets the notifications so far. Spurious ones are harmless.
+    pub fn drain_kick(&self) {
+        // Fails only where there was none.
+        let _ = self.kick.read();
+    }
+
+    /// The next request, if there is one.
+    ///
+    /// # Errors
+    /// If the driver broke a rule.
+    pub fn next_chain(&mut self) -> Result<Option<Chain>, QueueFault> {
+        let next = self.queue.next_avail();
+        if next == self.available && !self.look_for_more()? {
+            return Ok(None);
+        }
+        let size = self.queue.size();
+        if self.in_flight >= size {
+            return Err(self.fault(self.queue.avail_ring(), FaultReason::InFlight(size)));
+        }
+        let entry = self.queue.avail_ring().wrapping_add(4 + 2 * u64::from(next % size));
+        let head: u16 = self
+            .memory
+            .load(GuestAddress(entry), Ordering::Relaxed)
+            .map_err(|_| self.fault(entry, FaultReason::Ring))?;
+        let walk = Walk {
+            memory: &self.memory,
+            queue: self.index,
+            table: self.queue.desc_table(),
+            size,
+            indirect: self.indirect,
+        };
+        let chain = walk.chain(head, self.spare.pop().unwrap_or_default())?;
+        self.queue.set_next_avail(next.wrapping_add(1));
+        self.in_flight += 1;
+        Ok(Some(chain))
+    }
+
+    /// Gives a request back, into which the device wrote `written` bytes.
+    ///
+    /// # Errors
+    /// If the used ring cannot be written.
+    pub fn complete(&mut self, chain: Chain, written: u32) -> Result<(), QueueFault> {
+        let Chain { head, mut buffers, .. } = chain;
+        self.queue
+            .add_used(&*self.memory, head, written)
+            .map_err(|_| self.fault(self.queue.used_ring(), FaultReason::Ring))?;
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.completed = true;
+        buffers.clear();
+        self.spare.push(buffers);
+        Ok(())
+    }
+
+    /// Interrupts the driver if it wants to hear of the chains completed since the last call.
+    ///
+    /// # Errors
+    /// If the available ring cannot be read.
+    pub fn notify_if_needed(&mut self) -> Result<(), QueueFault> {
+        if !std::mem::take(&mut self.completed) {
+            return Ok(());
+        }
+        let ring = self.queue.avail_ring();
+        let wanted = if self.queue.event_idx_enabled() {
+            self.queue.needs_notification(&*self.memory).ok()
+        } else {
+            // The used index must be visible before the driver's wish is read.
+            fence(Ordering::SeqCst);
+            let flags = self.memory.load::<u16>(GuestAddress(ring), Ordering::Relaxed).ok();
+            flags.map(|flags| flags & NO_INTERRUPT == 0)
+        };
+        if wanted.ok_or_else(|| self.fault(ring, FaultReason::Ring))? {
+            self.interrupt.trigger();
+        }
+        Ok(())
+    }
+
+    /// Asks for a notification with the next chain. `true`: a chain came before the driver could
+    /// know; there may be no notification for it.
+    ///
+    /// # Errors
+    /// If the rings cannot be accessed.
+    pub fn enable_notification(&mut self) -> Result<bool, QueueFault> {
+        self.queue
+            .enable_notification(&*self.memory)
+            .map_err(|_| self.fault(self.queue.used_ring(), FaultReason::Ring))
+    }
+
+    /// Reads the available index; says whether there are new chains.
+    fn look_for_more(&mut self) -> Result<bool, QueueFault> {
+        let ring = self.queue.avail_ring();
+        let index = self
+            .queue
+            .avail_idx(&*self.memory, Ordering::Acquire)
+            .map_err(|_| self.fault(ring, FaultReason::Ring))?;
+        let (by, size) = (index.0.wrapping_sub(self.queue.next_avail()), self.queue.size());
+        if by > size {
+            return Err(self.fault(ring, FaultReason::AvailableIndex { by, size }));
+        }
+        self.available = index.0;
+        Ok(by > 0)
+    }
+
+    fn fault(&self, address: u64, reason: FaultReason) -> QueueFault {
+        QueueFault { queue: self.index, address, reason }
+    }
+}
+
+#[cfg(test)]
+mod tests;
