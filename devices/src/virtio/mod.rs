@@ -11,6 +11,7 @@ pub mod fault;
 pub mod queue;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod vsock;
 
 pub use chain::{Buffer, Chain};
 pub use device::{
