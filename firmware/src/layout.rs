@@ -1,0 +1,52 @@
+//! Guest-physical addresses that firmware and VMM agree on. They are the same on every platform.
+//!
+//! | range | what |
+//! |---|---|
+//! | 0 - 640 KiB | RAM for the kernel; accepted by the firmware |
+//! | 640 KiB - 1 MiB | RAM that the memory map calls reserved; accepted, because Linux looks there for old tables |
+//! | 8 MiB | [`SECRETS`], [`CPUID`], [`WORK`], [`HANDOFF`] |
+//! | 16 MiB | [`KERNEL`] and the memory that it asks for |
+//! | below [`WINDOW`] or the end of low memory | the initrd |
+//! | 3 GiB - 3.5 GiB | [`WINDOW`], shared with the host |
+//! | 4 GiB - 64 KiB | the image |
+
+/// Bytes of a page.
+pub const PAGE: u64 = 4096;
+
+/// The granule in which memory is accepted by the firmware or left to the kernel, in bytes. It is
+/// also what one entry of a page directory maps.
+pub const GRANULE: u64 = 2 << 20;
+
+/// Bytes of the image. It ends at 4 GiB.
+pub const IMAGE_SIZE: u64 = 64 << 10;
+
+/// Where the image begins; its first page is the [`Config`](crate::config::Config).
+pub const IMAGE: u64 = (4 << 30) - IMAGE_SIZE;
+
+/// The secrets page of SEV-SNP.
+pub const SECRETS: u64 = 8 << 20;
+
+/// The CPUID page of SEV-SNP.
+pub const CPUID: u64 = SECRETS + PAGE;
+
+/// Memory of the firmware itself: page tables, stacks, state. Free once the kernel runs.
+pub const WORK: u64 = SECRETS + 4 * PAGE;
+
+/// Bytes of [`WORK`]. SEV-SNP: accepted by the image's first instructions.
+pub const WORK_SIZE: u64 = 28 * PAGE;
+
+/// What the kernel is given: boot parameters, command line, ACPI and EFI tables.
+pub const HANDOFF: u64 = WORK + WORK_SIZE;
+
+/// Bytes of [`HANDOFF`].
+pub const HANDOFF_SIZE: u64 = 32 * PAGE;
+
+/// Where the kernel's protected-mode part is loaded, whatever it prefers.
+pub const KERNEL: u64 = 16 << 20;
+
+/// The loader window: ordinary shared memory through which kernel, initrd and command line come
+/// in. Nothing in it is trusted.
+pub const WINDOW: u64 = 3 << 30;
+
+/// Where RAM below 4 GiB and the loader window must end; devices follow.
+pub const WINDOW_END: u64 = (3 << 30) + (512 << 20);
