@@ -1,0 +1,175 @@
+//! Files out of Debian packages: kernels, firmware, busybox, QEMU's source.
+//!
+//! Debian's own tools do the work, with lists and state of their own, so that an ordinary user can
+//! do it and the machine's package database is neither read nor changed. The mirror is the one this
+//! machine's apt already uses, or `CASEMATE_DEBIAN_MIRROR`; signatures are checked against
+//! `debian-archive-keyring`.
+
+mod apt;
+mod error;
+mod local;
+mod spec;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+pub use error::PackageError;
+pub use spec::Spec;
+
+use crate::cache::{Cache, CacheError};
+use crate::process;
+use crate::progress::say;
+use apt::{Apt, Kind};
+
+/// Gets packages, and files out of them, into a [`Cache`].
+#[derive(Clone, Debug)]
+pub struct Packages {
+    cache: Cache,
+}
+
+impl Packages {
+    /// Packages kept in the cache of this user.
+    ///
+    /// # Errors
+    ///
+    /// The cache cannot be used.
+    pub fn open() -> Result<Self, PackageError> {
+        Ok(Self::within(Cache::open()?))
+    }
+
+    /// Packages kept in a given cache.
+    pub fn within(cache: Cache) -> Self {
+        Self { cache }
+    }
+
+    /// One file out of a package; `path` as in the package, with or without the leading slash.
+    ///
+    /// With `sha256` (64 lowercase hexadecimal digits) the file is checked each time it is handed
+    /// out, and a file of that hash in `CASEMATE_BLOBS`, or in `../shared` beside the repository,
+    /// is taken without a download.
+    ///
+    /// # Errors
+    ///
+    /// No such package or file, no mirror, a signature or a hash that does not match.
+    pub fn file(
+        &self,
+        spec: &Spec,
+        path: &str,
+        sha256: Option<&str>,
+    ) -> Result<PathBuf, PackageError> {
+        let Some(sha256) = sha256 else { return self.find(spec, path) };
+        let name = Path::new(path).file_name().unwrap_or_default();
+        let kept = self.cache.get(Path::new("files").join(sha256).join(name), |part| {
+            let source = match local::find(sha256) {
+                Some(local) => local,
+                None => self.find(spec, path)?,
+            };
+            // Before the copy has its name, so that a wrong file never gets one.
+            check(&source, sha256)?;
+            fs::copy(&source, part).map_err(CacheError::io("copying", source))?;
+            Ok::<_, PackageError>(())
+        })?;
+        check(&kept, sha256)?;
+        Ok(kept)
+    }
+
+    /// The directory into which a package is unpacked, whole.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Packages::file`].
+    pub fn tree(&self, spec: &Spec) -> Result<PathBuf, PackageError> {
+        let deb = self.deb(spec)?;
+        let name = deb.file_stem().unwrap_or_default();
+        self.cache.get(Path::new("trees").join(name), |part| {
+            process::run("dpkg-deb", [Path::new("-x"), &deb, part])?;
+            Ok(())
+        })
+    }
+
+    /// The package itself, a `.deb` file.
+    ///
+    /// A name with a `*`, or a suite, means the newest at the time of the first call on this
+    /// machine; later calls give the same one, until the cache is removed.
+    ///
+    /// # Errors
+    ///
+    /// No such package, no mirror, or a signature that does not match.
+    pub fn deb(&self, spec: &Spec) -> Result<PathBuf, PackageError> {
+        let found = self.cache.get(Path::new("debs").join(spec.file_name()), |part| {
+            say(format_args!("fetching the Debian package {spec}"));
+            fs::create_dir_all(part).map_err(CacheError::io("creating", part))?;
+            Apt::open(&self.cache, Kind::Binary)?.download(spec, part)
+        })?;
+        only_deb(&found).ok_or_else(|| PackageError::NoFile {
+            path: "*.deb".into(),
+            package: found.display().to_string(),
+        })
+    }
+
+    /// The directory with a source package's files (`.dsc` and tarballs), not unpacked.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Packages::deb`].
+    pub fn source(&self, spec: &Spec) -> Result<PathBuf, PackageError> {
+        self.cache.get(Path::new("sources").join(spec.file_name()), |part| {
+            say(format_args!("fetching the source of the Debian package {spec}"));
+            fs::create_dir_all(part).map_err(CacheError::io("creating", part))?;
+            Apt::open(&self.cache, Kind::Source)?.download(spec, part)
+        })
+    }
+
+    fn find(&self, spec: &Spec, path: &str) -> Result<PathBuf, PackageError> {
+        let tree = self.tree(spec)?;
+        let relative = path.trim_start_matches('/');
+        // Suites differ in whether /lib and /bin are links into /usr.
+        [tree.join(relative), tree.join("usr").join(relative)]
+            .into_iter()
+            .find(|candidate| candidate.is_file())
+            .ok_or_else(|| PackageError::NoFile { path: path.into(), package: spec.to_string() })
+    }
+}
+
+fn only_deb(directory: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(directory).ok()?;
+    entries
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension() == Some("deb".as_ref()))
+}
+
+fn check(path: &Path, expected: &str) -> Result<(), PackageError> {
+    let actual = local::sha256(path).map_err(CacheError::io("reading", path))?;
+    if actual == expected {
+        return Ok(());
+    }
+    Err(PackageError::Hash { path: path.to_owned(), expected: expected.into(), actual })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_another_hash_is_refused_and_not_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let packages = Packages::within(Cache::at(directory.path()).unwrap());
+        let spec: Spec = "busybox-static=1".parse().unwrap();
+        // A package that is here already, with a file that is not what was asked for.
+        let tree = directory.path().join("trees/busybox-static_1_amd64/bin");
+        let deb = directory.path().join("debs").join(spec.file_name());
+        fs::create_dir_all(&tree).unwrap();
+        fs::create_dir_all(&deb).unwrap();
+        fs::write(tree.join("busybox"), "not busybox").unwrap();
+        fs::write(deb.join("busybox-static_1_amd64.deb"), "").unwrap();
+
+        assert!(packages.file(&spec, "/bin/busybox", None).is_ok());
+        let wrong = "00".repeat(32);
+        let error = packages.file(&spec, "/bin/busybox", Some(&wrong)).unwrap_err();
+        assert!(matches!(error, PackageError::Hash { .. }), "{error}");
+        assert!(packages.file(&spec, "/bin/busybox", Some(&wrong)).is_err());
+        let error = packages.file(&spec, "/bin/nothing", None).unwrap_err();
+        assert!(error.to_string().contains("has no file /bin/nothing"), "{error}");
+    }
+}
