@@ -3,6 +3,9 @@
 #![forbid(unsafe_code)]
 
 pub mod cache;
+pub mod guest;
+pub mod initramfs;
+pub mod kernel;
 pub mod packages;
 mod process;
 mod progress;

@@ -120,6 +120,15 @@ impl Packages {
         })
     }
 
+    /// The static busybox: tools for images and for unpacking, wherever this runs.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Packages::file`].
+    pub fn busybox(&self) -> Result<PathBuf, PackageError> {
+        self.find(&"busybox-static/trixie".parse()?, "/bin/busybox")
+    }
+
     fn find(&self, spec: &Spec, path: &str) -> Result<PathBuf, PackageError> {
         let tree = self.tree(spec)?;
         let relative = path.trim_start_matches('/');

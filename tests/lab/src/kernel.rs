@@ -1,0 +1,310 @@
+//! Debian's kernels: the image, its unpacked ELF, and modules in load order.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use crate::cache::{Cache, CacheError};
+use crate::packages::{PackageError, Packages};
+
+/// Where Debian's packages have a directory per release.
+const MODULES: &str = "usr/lib/modules";
+
+/// A kernel of Debian's with its modules.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// As `uname -r` prints it.
+    pub release: String,
+    /// The bzImage.
+    pub image: PathBuf,
+    /// `lib/modules/RELEASE`.
+    modules: PathBuf,
+    /// The list of modules that are built in.
+    builtin: PathBuf,
+}
+
+/// For which machines Debian built a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flavour {
+    /// Virtual machines: few drivers, small. What guests boot.
+    Cloud,
+    /// Any PC. What the emulated hosts boot: the other lacks 9p and the AMD secure processor.
+    Generic,
+}
+
+/// Why a kernel or its modules could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// Only these are known by package names.
+    #[error("no Debian kernel {series} is known: 6.12 and 7.2 are")]
+    Series {
+        /// What was asked for.
+        series: String,
+    },
+    /// The package is not made as expected.
+    #[error("{} has no {what}", package.display())]
+    Layout {
+        /// The unpacked package.
+        package: PathBuf,
+        /// What was looked for.
+        what: &'static str,
+    },
+    /// Neither a module nor built in.
+    #[error("the kernel {release} has no module {module}")]
+    NoModule {
+        /// As `uname -r` prints it.
+        release: String,
+        /// What was asked for.
+        module: String,
+    },
+    /// No bzImage, or one packed in a way that is not known.
+    #[error("{} cannot be unpacked: {reason}", path.display())]
+    Image {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: &'static str,
+    },
+    /// A compressed file that does not unpack.
+    #[error("unpacking {} failed", path.display())]
+    Unpack {
+        /// The file.
+        path: PathBuf,
+        /// What the decoder said.
+        source: io::Error,
+    },
+    /// A package could not be had.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// The cache cannot be used.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+}
+
+impl Kernel {
+    /// The newest kernel of a series (`6.12` or `7.2`) that Debian has.
+    ///
+    /// # Errors
+    ///
+    /// Another series, or the packages cannot be had.
+    pub fn debian(
+        packages: &Packages,
+        series: &str,
+        flavour: Flavour,
+    ) -> Result<Self, KernelError> {
+        let kind = if flavour == Flavour::Cloud { "cloud-amd64" } else { "amd64" };
+        match series {
+            "6.12" => {
+                let tree = tree(packages, &format!("linux-image-6.12.*+deb13-{kind}/trixie"))?;
+                let release = release(&tree)?;
+                let modules = tree.join(MODULES).join(&release);
+                Ok(Self {
+                    image: tree.join(format!("boot/vmlinuz-{release}")),
+                    builtin: modules.join("modules.builtin"),
+                    modules,
+                    release,
+                })
+            }
+            // Debian 14 cuts a kernel into packages.
+            "7.2" => {
+                let binary = tree(packages, &format!("linux-binary-7.2.*+deb14-{kind}/sid"))?;
+                let release = release(&binary)?;
+                let part = |name| tree(packages, &format!("linux-{name}-{release}/sid"));
+                Ok(Self {
+                    image: binary.join(MODULES).join(&release).join("vmlinuz"),
+                    builtin: part("base")?.join(MODULES).join(&release).join("modules.builtin"),
+                    modules: part("modules")?.join(MODULES).join(&release),
+                    release,
+                })
+            }
+            _ => Err(KernelError::Series { series: series.into() }),
+        }
+    }
+
+    /// The ELF file inside the image, unpacked once.
+    ///
+    /// # Errors
+    ///
+    /// The image is not one of Linux, or is packed otherwise than with zstd or xz.
+    pub fn vmlinux(&self, cache: &Cache) -> Result<PathBuf, KernelError> {
+        cache.get(Path::new("vmlinux").join(&self.release), |part| {
+            let elf = unpack_image(&self.image)?;
+            Ok(fs::write(part, elf).map_err(CacheError::io("writing", part))?)
+        })
+    }
+
+    /// Modules with what they depend on, in load order: name and unpacked bytes. What is built in
+    /// is left out.
+    ///
+    /// # Errors
+    ///
+    /// A name that the kernel does not know, or a module that does not unpack.
+    pub fn modules(&self, names: &[&str]) -> Result<Vec<(String, Vec<u8>)>, KernelError> {
+        let mut files = HashMap::new();
+        walk(&self.modules, &mut files).map_err(CacheError::io("reading", &self.modules))?;
+        let builtin =
+            fs::read_to_string(&self.builtin).map_err(CacheError::io("reading", &self.builtin))?;
+        let builtin = builtin.lines().filter_map(|line| module_name(Path::new(line))).collect();
+        let mut loader = Loader { kernel: self, files, builtin, order: Vec::new() };
+        for name in names {
+            loader.add(name)?;
+        }
+        Ok(loader.order)
+    }
+}
+
+struct Loader<'a> {
+    kernel: &'a Kernel,
+    files: HashMap<String, PathBuf>,
+    builtin: Vec<String>,
+    order: Vec<(String, Vec<u8>)>,
+}
+
+impl Loader<'_> {
+    fn add(&mut self, name: &str) -> Result<(), KernelError> {
+        let name = name.replace('-', "_");
+        if self.builtin.contains(&name) || self.order.iter().any(|(have, _)| *have == name) {
+            return Ok(());
+        }
+        // Taken out, so that modules which depend on each other end this rather than the stack.
+        let path = self.files.remove(&name).ok_or_else(|| KernelError::NoModule {
+            release: self.kernel.release.clone(),
+            module: name.clone(),
+        })?;
+        let bytes = unpack_module(&path)
+            .map_err(|source| KernelError::Unpack { path: path.clone(), source })?;
+        for dependency in depends(&bytes) {
+            self.add(&dependency)?;
+        }
+        self.order.push((name, bytes));
+        Ok(())
+    }
+}
+
+/// What a module's `.modinfo` says that it depends on.
+fn depends(module: &[u8]) -> Vec<String> {
+    const KEY: &[u8] = b"\0depends=";
+    let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else {
+        return Vec::new();
+    };
+    let list = module.get(at + KEY.len()..).unwrap_or_default();
+    let list = list.split(|byte| *byte == 0).next().unwrap_or_default();
+    let list = String::from_utf8_lossy(list);
+    list.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// All modules below a directory by name.
+fn walk(directory: &Path, files: &mut HashMap<String, PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            walk(&entry.path(), files)?;
+        } else if let Some(name) = module_name(&entry.path()) {
+            files.insert(name, entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// `kernel/drivers/block/virtio_blk.ko.xz` is `virtio_blk`; dashes and underscores are the same.
+fn module_name(path: &Path) -> Option<String> {
+    let name = path.file_name()?.to_str()?;
+    let name = name.strip_suffix(".xz").unwrap_or(name).strip_suffix(".ko")?;
+    Some(name.replace('-', "_"))
+}
+
+fn unpack_module(path: &Path) -> io::Result<Vec<u8>> {
+    let bytes = fs::read(path)?;
+    if path.extension() == Some("xz".as_ref()) { unpack_xz(&bytes) } else { Ok(bytes) }
+}
+
+pub(crate) fn unpack_xz(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    lzma_rust2::XzReader::new(bytes, false).read_to_end(&mut out)?;
+    Ok(out)
+}
+
+fn unpack_zstd(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    let mut decoder = ruzstd::decoding::StreamingDecoder::new(bytes).map_err(io::Error::other)?;
+    let mut out = Vec::new();
+    decoder.read_to_end(&mut out)?;
+    Ok(out)
+}
+
+/// The payload of a bzImage. Linux Documentation/arch/x86/boot.rst: `setup_sects` at 1F1h, "HdrS"
+/// at 202h, `payload_offset` at 248h counted from the protected-mode code, `payload_length` at 24Ch.
+fn unpack_image(path: &Path) -> Result<Vec<u8>, KernelError> {
+    let refuse = |reason| KernelError::Image { path: path.into(), reason };
+    let image = fs::read(path).map_err(CacheError::io("reading", path))?;
+    if image.get(0x202..0x206) != Some(b"HdrS") {
+        return Err(refuse("it has no boot header"));
+    }
+    let field = |at: usize| -> Option<usize> {
+        let bytes = image.get(at..at + 4)?.try_into().ok()?;
+        usize::try_from(u32::from_le_bytes(bytes)).ok()
+    };
+    let sectors = usize::from(image[0x1f1]);
+    // Zero means 4, for kernels older than the field.
+    let code = (if sectors == 0 { 4 } else { sectors } + 1) * 512;
+    let payload = (|| {
+        let start = code.checked_add(field(0x248)?)?;
+        image.get(start..start.checked_add(field(0x24c)?)?)
+    })();
+    let payload = payload.ok_or_else(|| refuse("its payload is outside the file"))?;
+    let elf = match payload {
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => unpack_zstd(payload),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => unpack_xz(payload),
+        _ => return Err(refuse("its payload is neither zstd nor xz")),
+    };
+    let elf = elf.map_err(|source| KernelError::Unpack { path: path.into(), source })?;
+    if elf.starts_with(b"\x7fELF") { Ok(elf) } else { Err(refuse("its payload is no ELF file")) }
+}
+
+fn tree(packages: &Packages, spec: &str) -> Result<PathBuf, PackageError> {
+    packages.tree(&spec.parse()?)
+}
+
+/// The release whose files a package has.
+fn release(package: &Path) -> Result<String, KernelError> {
+    let entries = fs::read_dir(package.join(MODULES)).ok();
+    let release =
+        entries.and_then(|mut entries| entries.next()?.ok()?.file_name().into_string().ok());
+    release.ok_or_else(|| KernelError::Layout { package: package.into(), what: MODULES })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dependencies_are_those_of_modinfo() {
+        assert_eq!(
+            depends(b"\x7fELF\0license=GPL\0depends=net_failover,failover\0x"),
+            ["net_failover", "failover"]
+        );
+        assert!(depends(b"\0depends=\0").is_empty());
+        assert!(depends(b"\0depends").is_empty());
+    }
+
+    #[test]
+    fn module_names_are_those_that_the_kernel_prints() {
+        let name = |path| module_name(Path::new(path));
+        assert_eq!(name("kernel/x/kvm-amd.ko.xz").as_deref(), Some("kvm_amd"));
+        assert_eq!(name("tun.ko").as_deref(), Some("tun"));
+        assert_eq!(name("modules.order"), None);
+    }
+
+    #[test]
+    fn images_that_are_none_are_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("image");
+        let mut image = vec![0; 0x400];
+        fs::write(&path, &image).unwrap();
+        assert!(unpack_image(&path).unwrap_err().to_string().contains("no boot header"));
+        image[0x202..0x206].copy_from_slice(b"HdrS");
+        image[0x248..0x250].fill(0xff);
+        fs::write(&path, &image).unwrap();
+        assert!(unpack_image(&path).unwrap_err().to_string().contains("outside the file"));
+    }
+}
