@@ -4,7 +4,6 @@ use std::fs;
 
 use crate::cache::CacheError;
 use crate::initramfs::Initramfs;
-use crate::kernel::{Kernel, KernelError};
 use crate::packages::{PackageError, Packages};
 
 /// Runs before the script that is given: mounts, modules, busybox's commands in the path.
@@ -13,10 +12,7 @@ const PROLOGUE: &str = include_str!("prologue.sh");
 /// Why a guest's image could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
-    /// The kernel, or one of its modules.
-    #[error(transparent)]
-    Kernel(#[from] KernelError),
-    /// busybox.
+    /// busybox could not be had.
     #[error(transparent)]
     Package(#[from] PackageError),
     /// A file.
@@ -25,19 +21,19 @@ pub enum GuestError {
 }
 
 /// An initramfs whose `/init` runs `script` with busybox's shell, as root, after `/dev`, `/proc`,
-/// `/sys` and `/tmp` are there and `modules` are loaded (with what they depend on; what the kernel
-/// has built in may be named).
+/// `/sys` and `/tmp` are there and `modules` are loaded, in their order (see [`Kernel::modules`]).
+///
+/// [`Kernel::modules`]: crate::kernel::Kernel::modules
 ///
 /// All of busybox's commands are in the path. The standard output is the console. When the script
 /// ends, the machine powers off. The caller can add files before it builds the archive.
 ///
 /// # Errors
 ///
-/// busybox or a module cannot be had.
+/// busybox cannot be had.
 pub fn initramfs(
     packages: &Packages,
-    kernel: &Kernel,
-    modules: &[&str],
+    modules: &[(String, Vec<u8>)],
     script: &str,
 ) -> Result<Initramfs, GuestError> {
     let busybox = packages.busybox()?;
@@ -52,9 +48,9 @@ pub fn initramfs(
     // The kernel opens the console before /init could mount anything.
     image.character("dev/console", 5, 1).character("dev/null", 1, 3);
     let mut list = String::new();
-    for (name, bytes) in kernel.modules(modules)? {
-        image.file(&format!("modules/{name}.ko"), 0o644, bytes);
-        list.push_str(&name);
+    for (name, bytes) in modules {
+        image.file(&format!("modules/{name}.ko"), 0o644, bytes.as_slice());
+        list.push_str(name);
         list.push('\n');
     }
     image.file("modules/list", 0o644, list);

@@ -3,12 +3,23 @@
 #![forbid(unsafe_code)]
 
 pub mod cache;
+mod emulator;
 pub mod guest;
+mod host;
 pub mod initramfs;
 pub mod kernel;
+mod lab;
+mod machine;
 pub mod packages;
 mod process;
 mod progress;
 mod repository;
+mod require;
+mod script;
+mod state;
 
+pub use emulator::EmulatorError;
+pub use host::Host;
+pub use lab::{Lab, LabError, Output};
 pub use process::ProcessError;
+pub use require::require;

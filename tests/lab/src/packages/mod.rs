@@ -14,6 +14,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use error::PackageError;
+pub(crate) use local::sha256;
 pub use spec::Spec;
 
 use crate::cache::{Cache, CacheError};
@@ -40,6 +41,10 @@ impl Packages {
     /// Packages kept in a given cache.
     pub fn within(cache: Cache) -> Self {
         Self { cache }
+    }
+
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
     }
 
     /// One file out of a package; `path` as in the package, with or without the leading slash.
@@ -149,7 +154,7 @@ fn only_deb(directory: &Path) -> Option<PathBuf> {
 }
 
 fn check(path: &Path, expected: &str) -> Result<(), PackageError> {
-    let actual = local::sha256(path).map_err(CacheError::io("reading", path))?;
+    let actual = sha256(path).map_err(CacheError::io("reading", path))?;
     if actual == expected {
         return Ok(());
     }

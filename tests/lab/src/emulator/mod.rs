@@ -1,0 +1,215 @@
+//! QEMU: the one of this machine, or ours with a patch that makes it a confidential host.
+
+mod build;
+mod prebuilt;
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::cache::CacheError;
+use crate::host::Host;
+use crate::kernel::KernelError;
+use crate::packages::{PackageError, Packages};
+use crate::process::{self, ProcessError};
+
+/// The patch to Debian's QEMU source.
+pub(crate) const PATCH: &[u8] = include_bytes!("../../emulator/qemu-10.0.13-snp-tdx-host.patch");
+/// What the TDX host's kernel is configured with, on top of `tinyconfig`.
+pub(crate) const TDX_KERNEL_CONFIG: &[u8] = include_bytes!("../../emulator/tdx-host-kernel.config");
+
+/// A QEMU that can be started.
+#[derive(Clone, Debug)]
+pub(crate) struct Emulator {
+    /// The program, or its loader and the loader's arguments before it.
+    program: Vec<OsString>,
+    /// Where its firmware is; none for the one that is installed on this machine.
+    firmware: Vec<PathBuf>,
+    /// In words, for people.
+    pub(crate) origin: String,
+}
+
+/// Why there is no emulator.
+#[derive(Debug, thiserror::Error)]
+pub enum EmulatorError {
+    /// Nothing built is here, and building was not asked for.
+    #[error(
+        "{what} is not built yet: `casemate lab prepare --host {host}` builds it once \
+         ({minutes} minutes or so on two cores)"
+    )]
+    NotBuilt {
+        /// What.
+        what: &'static str,
+        /// For which host.
+        host: Host,
+        /// How long it takes.
+        minutes: u32,
+    },
+    /// What the build needs is not installed.
+    #[error(
+        "building {what} needs packages that are not installed; please run:\n  \
+         sudo apt-get install --no-install-recommends {}", packages.join(" ")
+    )]
+    BuildPackages {
+        /// What.
+        what: &'static str,
+        /// Names of Debian packages.
+        packages: Vec<String>,
+    },
+    /// The build itself failed.
+    #[error("building {what} failed; its log is {}", log.display())]
+    Build {
+        /// What.
+        what: &'static str,
+        /// Where its output is.
+        log: PathBuf,
+        /// The step.
+        source: ProcessError,
+    },
+    /// A source package has other files than expected.
+    #[error("the source package in {} has no {what}", directory.display())]
+    Source {
+        /// Where it is.
+        directory: PathBuf,
+        /// What was looked for.
+        what: &'static str,
+    },
+    /// The program does not run.
+    #[error(transparent)]
+    Run(#[from] ProcessError),
+    /// A packed file does not unpack.
+    #[error(transparent)]
+    Unpack(#[from] KernelError),
+    /// A package could not be had.
+    #[error(transparent)]
+    Package(#[from] PackageError),
+    /// The cache cannot be used.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+}
+
+/// Whether something that takes minutes may be built now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Building {
+    /// Whoever waits knows, and sees the progress.
+    Allowed,
+    /// An error is better than a wait.
+    Refused,
+}
+
+impl Emulator {
+    /// The emulator for a host: patched for the confidential ones; for plain KVM the patched one
+    /// when it is here, else this machine's own.
+    pub(crate) fn find(
+        host: Host,
+        packages: &Packages,
+        building: Building,
+    ) -> Result<Self, EmulatorError> {
+        match Self::patched(host, packages, Building::Refused) {
+            Err(EmulatorError::NotBuilt { .. }) => {}
+            result => return result,
+        }
+        if host == Host::Kvm && process::run("qemu-system-x86_64", ["--version"]).is_ok() {
+            return Ok(Self {
+                program: vec!["qemu-system-x86_64".into()],
+                firmware: Vec::new(),
+                origin: "qemu-system-x86_64 of this machine".into(),
+            });
+        }
+        Self::patched(host, packages, building)
+    }
+
+    fn patched(host: Host, packages: &Packages, building: Building) -> Result<Self, EmulatorError> {
+        let cache = packages.cache();
+        let id = short_hash(PATCH);
+        let built = cache.path(format!("emulator/{id}/built"));
+        if built.is_file() {
+            return Self::with_firmware(vec![built.into()], "built here".into(), packages);
+        }
+        let place = format!("emulator/{id}/prebuilt");
+        if let Some(program) = prebuilt::get(cache, &place, "qemu-system-x86_64.xz", PATCH)? {
+            let command = prebuilt::with_libraries(&program, packages)?;
+            return Self::with_firmware(command, "prebuilt".into(), packages);
+        }
+        if building == Building::Refused {
+            return Err(EmulatorError::NotBuilt { what: "the emulator", host, minutes: 15 });
+        }
+        let built =
+            cache.get(format!("emulator/{id}/built"), |part| build::emulator(packages, part))?;
+        Self::with_firmware(vec![built.into()], "built here".into(), packages)
+    }
+
+    fn with_firmware(
+        program: Vec<OsString>,
+        origin: String,
+        packages: &Packages,
+    ) -> Result<Self, EmulatorError> {
+        let mut firmware = Vec::new();
+        for (package, place) in
+            [("qemu-system-data/trixie", "usr/share/qemu"), ("seabios/trixie", "usr/share/seabios")]
+        {
+            firmware.push(packages.tree(&package.parse()?)?.join(place));
+        }
+        let emulator = Self { program, firmware, origin };
+        process::output(emulator.command().arg("--version"))?;
+        Ok(emulator)
+    }
+
+    /// A command that starts it, without arguments yet. It ends with the thread that starts it, so
+    /// that nothing is left running when a test or the command line is killed.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "--"]).args(&self.program);
+        for directory in &self.firmware {
+            command.arg("-L").arg(directory);
+        }
+        command
+    }
+
+    /// What a saved machine state depends on.
+    pub(crate) fn identity(&self) -> String {
+        let version = process::output(self.command().arg("--version")).unwrap_or_default();
+        format!("{:?} {:?} {version}", self.program, self.firmware)
+    }
+}
+
+/// The TDX host's kernel: no Debian kernel is one.
+pub(crate) fn tdx_kernel(
+    packages: &Packages,
+    building: Building,
+) -> Result<PathBuf, EmulatorError> {
+    let cache = packages.cache();
+    let place = format!("tdx-host-kernel/{}", short_hash(TDX_KERNEL_CONFIG));
+    let built = cache.path(&place);
+    if built.is_file() {
+        return Ok(built);
+    }
+    let prebuilt = format!("{place}-prebuilt");
+    let name = "linux-7.2.13-tdx-host.bzImage";
+    if let Some(kernel) = prebuilt::get(cache, &prebuilt, name, TDX_KERNEL_CONFIG)? {
+        return Ok(kernel);
+    }
+    if building == Building::Refused {
+        let what = "the TDX host's kernel";
+        return Err(EmulatorError::NotBuilt { what, host: Host::Tdx, minutes: 25 });
+    }
+    cache.get(place, |part| build::tdx_kernel(packages, part))
+}
+
+fn short_hash(bytes: &[u8]) -> String {
+    hash(bytes).chars().take(16).collect()
+}
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Makes a file a program.
+fn make_executable(path: &Path) -> Result<(), CacheError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))
+        .map_err(CacheError::io("making executable", path))
+}

@@ -1,0 +1,52 @@
+# What the emulated host's /init does after its modules are loaded: it runs one
+# command in the file system of the machine that runs the emulator.
+#
+# Devices, all from outside: the console ttyS0, the command's terminal ttyS1, and
+# three 9p file systems: host (that machine's, read-only), control (what to run;
+# takes its exit status), share (the one directory that the command may write).
+[ -c /dev/kvm ] || echo "lab: no /dev/kvm"
+ip link set lo up
+mkdir -p /dev/shm /dev/pts
+mount -t devpts pts /dev/pts
+mount -t tmpfs shm /dev/shm
+mount -t debugfs debug /sys/kernel/debug 2>/dev/null
+mount -t cgroup2 cgroup /sys/fs/cgroup 2>/dev/null
+echo "lab: ready after $(cut -d' ' -f1 /proc/uptime) s"
+if grep -qw lab.wait /proc/cmdline; then
+	# The machine's state is saved here. File systems come later: one that is
+	# mounted cannot be saved. A line on the console says that it goes on.
+	read -r _
+fi
+
+p9() {
+	mount -t 9p -o "trans=virtio,version=9p2000.L,msize=512000,$3" "$1" "$2" ||
+		echo "lab: the file system $1 cannot be mounted"
+}
+p9 host /mnt ro,cache=loose
+for directory in dev proc sys; do
+	mount -o rbind /$directory /mnt/$directory
+done
+mount -t tmpfs tmp /mnt/tmp
+mount -t tmpfs run /mnt/run
+control=/mnt/run/lab
+mkdir $control
+p9 control $control cache=none
+# A resumed machine's clock stands where it was saved.
+date -s "@$(cat $control/clock)" >/dev/null
+if [ -s $control/share ]; then
+	share=/mnt$(cat $control/share)
+	mkdir -p "$share"
+	p9 share "$share" cache=mmap
+fi
+if [ -s $control/terminal ]; then
+	stty -F /dev/ttyS1 sane $(cat $control/terminal)
+	setsid -c chroot /mnt /bin/sh /run/lab/command <>/dev/ttyS1 >&0 2>&1
+else
+	# Byte for byte, not line by line.
+	stty -F /dev/ttyS1 raw -echo
+	setsid chroot /mnt /bin/sh /run/lab/command </dev/null >/dev/ttyS1 2>&1
+fi
+status=$?
+dmesg >$control/dmesg
+echo $status >$control/status
+sync
