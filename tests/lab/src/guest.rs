@@ -7,7 +7,7 @@ use crate::initramfs::Initramfs;
 use crate::packages::{PackageError, Packages};
 
 /// Runs before the script that is given: mounts, modules, busybox's commands in the path.
-const PROLOGUE: &str = include_str!("prologue.sh");
+pub(crate) const PROLOGUE: &str = include_str!("prologue.sh");
 
 /// Why a guest's image could not be made.
 #[derive(Debug, thiserror::Error)]

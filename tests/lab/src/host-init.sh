@@ -32,14 +32,16 @@ control=/mnt/run/lab
 mkdir $control
 p9 control $control cache=none
 # A resumed machine's clock stands where it was saved.
-date -s "@$(cat $control/clock)" >/dev/null
-if [ -s $control/share ]; then
-	share=/mnt$(cat $control/share)
-	mkdir -p "$share"
-	p9 share "$share" cache=mmap
+read -r clock <$control/clock
+date -s "@$clock" >/dev/null
+read -r share <$control/share
+if [ -n "$share" ]; then
+	mkdir -p "/mnt$share"
+	p9 share "/mnt$share" cache=mmap
 fi
-if [ -s $control/terminal ]; then
-	stty -F /dev/ttyS1 sane $(cat $control/terminal)
+read -r terminal <$control/terminal
+if [ -n "$terminal" ]; then
+	stty -F /dev/ttyS1 sane $terminal
 	setsid -c chroot /mnt /bin/sh /run/lab/command <>/dev/ttyS1 >&0 2>&1
 else
 	# Byte for byte, not line by line.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::cache::CacheError;
-use crate::emulator::{self, Building, Emulator, EmulatorError};
+use crate::emulator::{self, Building, Emulator, EmulatorError, short_hash};
 use crate::guest::{self, GuestError};
 use crate::host::Host;
 use crate::kernel::{Flavour, Kernel, KernelError};
@@ -274,16 +274,37 @@ impl Lab {
         }
         let packages = Packages::open()?;
         let emulator = Emulator::find(self.host, &packages, building)?;
-        let (kernel, modules) = if self.host == Host::Tdx {
-            (emulator::tdx_kernel(&packages, building)?, Vec::new())
-        } else {
-            let kernel = Kernel::debian(&packages, &self.kernel, Flavour::Generic)?;
-            let modules = kernel.modules(self.host.modules())?;
-            (kernel.image, modules)
+        let kernel = match self.host {
+            Host::Tdx => None,
+            _ => Some(Kernel::debian(&packages, &self.kernel, Flavour::Generic)?),
         };
-        let initramfs = guest::initramfs(&packages, &modules, include_str!("host-init.sh"))?;
-        let initramfs = initramfs.build();
-        let cache = packages.cache().clone();
-        Machine::new(cache, emulator, self.host, self.vcpus, self.memory_mib, kernel, &initramfs)
+        let initramfs = self.initramfs(&packages, kernel.as_ref())?;
+        let kernel = match kernel {
+            Some(kernel) => kernel.image,
+            None => emulator::tdx_kernel(&packages, building)?,
+        };
+        Ok(Machine {
+            cache: packages.cache().clone(),
+            emulator,
+            host: self.host,
+            vcpus: self.vcpus,
+            memory_mib: self.memory_mib,
+            kernel,
+            initramfs,
+        })
+    }
+
+    /// The host's first file system, made once for all that goes into it.
+    fn initramfs(&self, packages: &Packages, kernel: Option<&Kernel>) -> Result<PathBuf, LabError> {
+        const INIT: &str = include_str!("host-init.sh");
+        let release = kernel.map_or("", |kernel| &kernel.release);
+        let modules = self.host.modules();
+        let contents = format!("{release} {modules:?} {} {INIT}", guest::PROLOGUE);
+        let name = format!("hosts/{}.cpio", short_hash(contents.as_bytes()));
+        packages.cache().get(name, |part| {
+            let modules = kernel.map_or(Ok(Vec::new()), |kernel| kernel.modules(modules))?;
+            let image = guest::initramfs(packages, &modules, INIT)?.build();
+            Ok(std::fs::write(part, image).map_err(CacheError::io("writing", part))?)
+        })
     }
 }

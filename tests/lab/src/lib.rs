@@ -17,9 +17,11 @@ mod repository;
 mod require;
 mod script;
 mod state;
+mod status;
 
 pub use emulator::EmulatorError;
 pub use host::Host;
 pub use lab::{Lab, LabError, Output};
 pub use process::ProcessError;
 pub use require::require;
+pub use status::{Part, State, status};

@@ -8,10 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use sha2::{Digest as _, Sha256};
-
 use crate::cache::{Cache, CacheError};
-use crate::emulator::Emulator;
+use crate::emulator::{Emulator, short_hash};
 use crate::host::Host;
 use crate::lab::{LabError, Output, Terminal};
 use crate::process::{ProcessError, last_lines};
@@ -21,13 +19,13 @@ use crate::state;
 
 /// An emulated host that can be started, any number of times at once.
 pub(crate) struct Machine {
-    cache: Cache,
-    emulator: Emulator,
-    host: Host,
-    vcpus: u8,
-    memory_mib: u32,
-    kernel: PathBuf,
-    initramfs: PathBuf,
+    pub(crate) cache: Cache,
+    pub(crate) emulator: Emulator,
+    pub(crate) host: Host,
+    pub(crate) vcpus: u8,
+    pub(crate) memory_mib: u32,
+    pub(crate) kernel: PathBuf,
+    pub(crate) initramfs: PathBuf,
 }
 
 /// What to do in it.
@@ -51,22 +49,6 @@ pub(crate) enum Start<'a> {
 }
 
 impl Machine {
-    pub(crate) fn new(
-        cache: Cache,
-        emulator: Emulator,
-        host: Host,
-        vcpus: u8,
-        memory_mib: u32,
-        kernel: PathBuf,
-        initramfs: &[u8],
-    ) -> Result<Self, LabError> {
-        let name = format!("hosts/{host}-{}.cpio", digest(&[initramfs]));
-        let initramfs = cache.get(name, |part| {
-            fs::write(part, initramfs).map_err(CacheError::io("writing", part))
-        })?;
-        Ok(Self { cache, emulator, host, vcpus, memory_mib, kernel, initramfs })
-    }
-
     /// The state in which the machine waits for a job, saved once per configuration.
     pub(crate) fn saved_state(&self) -> Result<PathBuf, LabError> {
         let configuration = format!(
@@ -78,7 +60,7 @@ impl Machine {
             self.initramfs,
             self.command_line(Start::BootToSave),
         );
-        let name = format!("hosts/{}-{}.state", self.host, digest(&[configuration.as_bytes()]));
+        let name = format!("hosts/{}-{}.state", self.host, short_hash(configuration.as_bytes()));
         self.cache.get(name, |part| {
             say(format_args!(
                 "starting the {} host ({}) for the first time, to save its state",
@@ -320,14 +302,6 @@ impl RunDirectory {
 /// In the emulator's options a comma ends a value; two are one that does not.
 fn option(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
-}
-
-fn digest(parts: &[&[u8]]) -> String {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update(part);
-    }
-    hasher.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn since_epoch() -> u64 {

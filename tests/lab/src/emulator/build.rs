@@ -11,7 +11,7 @@ use crate::process::{self, ProcessError};
 use crate::progress::{self, say};
 
 const EMULATOR: &str = "the emulator";
-const EMULATOR_NEEDS: &[&str] = &[
+pub(super) const EMULATOR_NEEDS: &[&str] = &[
     "build-essential",
     "pkg-config",
     "libglib2.0-dev",
@@ -29,7 +29,7 @@ const EMULATOR_NEEDS: &[&str] = &[
     "xz-utils",
 ];
 const KERNEL: &str = "the TDX host's kernel";
-const KERNEL_NEEDS: &[&str] =
+pub(super) const KERNEL_NEEDS: &[&str] =
     &["build-essential", "flex", "bison", "bc", "libelf-dev", "libssl-dev", "xz-utils"];
 
 /// Debian's QEMU source, patched, built for x86-64 machines only, to `part`.
@@ -181,7 +181,7 @@ impl Build {
 }
 
 /// Which of these Debian packages are not installed.
-fn missing(packages: &[&str]) -> Vec<String> {
+pub(super) fn missing(packages: &[&str]) -> Vec<String> {
     let installed = |package: &str| {
         let status = process::run("dpkg-query", ["-W", "-f=${Status}", package]);
         status.is_ok_and(|status| status.ends_with("ok installed"))

@@ -10,7 +10,7 @@ use std::process::Command;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::cache::CacheError;
+use crate::cache::{Cache, CacheError};
 use crate::host::Host;
 use crate::kernel::KernelError;
 use crate::packages::{PackageError, Packages};
@@ -20,6 +20,10 @@ use crate::process::{self, ProcessError};
 pub(crate) const PATCH: &[u8] = include_bytes!("../../emulator/qemu-10.0.13-snp-tdx-host.patch");
 /// What the TDX host's kernel is configured with, on top of `tinyconfig`.
 pub(crate) const TDX_KERNEL_CONFIG: &[u8] = include_bytes!("../../emulator/tdx-host-kernel.config");
+
+/// The names of what was built before, beside its record.
+const PREBUILT_EMULATOR: &str = "qemu-system-x86_64.xz";
+const PREBUILT_TDX_KERNEL: &str = "linux-7.2.13-tdx-host.bzImage";
 
 /// A QEMU that can be started.
 #[derive(Clone, Debug)]
@@ -124,21 +128,18 @@ impl Emulator {
 
     fn patched(host: Host, packages: &Packages, building: Building) -> Result<Self, EmulatorError> {
         let cache = packages.cache();
-        let id = short_hash(PATCH);
-        let built = cache.path(format!("emulator/{id}/built"));
+        let (place, built) = emulator_places(cache);
         if built.is_file() {
             return Self::with_firmware(vec![built.into()], "built here".into(), packages);
         }
-        let place = format!("emulator/{id}/prebuilt");
-        if let Some(program) = prebuilt::get(cache, &place, "qemu-system-x86_64.xz", PATCH)? {
+        if let Some(program) = prebuilt::get(cache, &place, PREBUILT_EMULATOR, PATCH)? {
             let command = prebuilt::with_libraries(&program, packages)?;
             return Self::with_firmware(command, "prebuilt".into(), packages);
         }
         if building == Building::Refused {
             return Err(EmulatorError::NotBuilt { what: "the emulator", host, minutes: 15 });
         }
-        let built =
-            cache.get(format!("emulator/{id}/built"), |part| build::emulator(packages, part))?;
+        let built = cache.get(built, |part| build::emulator(packages, part))?;
         Self::with_firmware(vec![built.into()], "built here".into(), packages)
     }
 
@@ -176,30 +177,76 @@ impl Emulator {
     }
 }
 
+/// Whether something that takes minutes to build is here.
+pub(crate) enum Availability {
+    /// It is, and comes from there.
+    Here(String),
+    /// It can be built, once these Debian packages are installed.
+    ToBuild(Vec<String>),
+}
+
+/// Whether the patched emulator is here; nothing is fetched or unpacked to find out.
+pub(crate) fn available(cache: &Cache) -> Availability {
+    let (place, built) = emulator_places(cache);
+    availability(cache, &built, &place, PREBUILT_EMULATOR, PATCH, build::EMULATOR_NEEDS)
+}
+
+/// Whether the TDX host's kernel is here.
+pub(crate) fn tdx_kernel_available(cache: &Cache) -> Availability {
+    let (place, built) = tdx_kernel_places(cache);
+    let needs = build::KERNEL_NEEDS;
+    availability(cache, &built, &place, PREBUILT_TDX_KERNEL, TDX_KERNEL_CONFIG, needs)
+}
+
+fn availability(
+    cache: &Cache,
+    built: &Path,
+    place: &str,
+    prebuilt: &str,
+    source: &[u8],
+    needs: &[&str],
+) -> Availability {
+    let kept = cache.path(place);
+    let here = [built, &kept].into_iter().find(|path| path.is_file()).map(Path::to_owned);
+    match here.or_else(|| prebuilt::find(prebuilt, source)) {
+        Some(path) => Availability::Here(path.display().to_string()),
+        None => Availability::ToBuild(build::missing(needs)),
+    }
+}
+
+/// Where a prebuilt emulator is kept, and one that was built here.
+fn emulator_places(cache: &Cache) -> (String, PathBuf) {
+    let id = short_hash(PATCH);
+    (format!("emulator/{id}/prebuilt"), cache.path(format!("emulator/{id}/built")))
+}
+
+fn tdx_kernel_places(cache: &Cache) -> (String, PathBuf) {
+    let id = short_hash(TDX_KERNEL_CONFIG);
+    (format!("tdx-host-kernel/{id}/prebuilt"), cache.path(format!("tdx-host-kernel/{id}/built")))
+}
+
 /// The TDX host's kernel: no Debian kernel is one.
 pub(crate) fn tdx_kernel(
     packages: &Packages,
     building: Building,
 ) -> Result<PathBuf, EmulatorError> {
     let cache = packages.cache();
-    let place = format!("tdx-host-kernel/{}", short_hash(TDX_KERNEL_CONFIG));
-    let built = cache.path(&place);
+    let (place, built) = tdx_kernel_places(cache);
     if built.is_file() {
         return Ok(built);
     }
-    let prebuilt = format!("{place}-prebuilt");
-    let name = "linux-7.2.13-tdx-host.bzImage";
-    if let Some(kernel) = prebuilt::get(cache, &prebuilt, name, TDX_KERNEL_CONFIG)? {
+    if let Some(kernel) = prebuilt::get(cache, &place, PREBUILT_TDX_KERNEL, TDX_KERNEL_CONFIG)? {
         return Ok(kernel);
     }
     if building == Building::Refused {
         let what = "the TDX host's kernel";
         return Err(EmulatorError::NotBuilt { what, host: Host::Tdx, minutes: 25 });
     }
-    cache.get(place, |part| build::tdx_kernel(packages, part))
+    cache.get(built, |part| build::tdx_kernel(packages, part))
 }
 
-fn short_hash(bytes: &[u8]) -> String {
+/// Enough of a hash for a name.
+pub(crate) fn short_hash(bytes: &[u8]) -> String {
     hash(bytes).chars().take(16).collect()
 }
 

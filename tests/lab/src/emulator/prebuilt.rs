@@ -47,7 +47,8 @@ pub(super) fn get(
     Ok(Some(kept))
 }
 
-fn find(name: &str, source: &[u8]) -> Option<PathBuf> {
+/// One that fits, still packed.
+pub(super) fn find(name: &str, source: &[u8]) -> Option<PathBuf> {
     let directory = match std::env::var_os("CASEMATE_LAB_PREBUILT") {
         Some(given) => PathBuf::from(given),
         None => repository::beside("shared")?.join("lab/prebuilt"),

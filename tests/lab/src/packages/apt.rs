@@ -15,7 +15,8 @@ use crate::progress::say;
 const SUITES: &[&str] = &["bookworm", "bookworm-backports", "trixie", "sid"];
 /// Their security updates, which are on a mirror of their own.
 const SECURITY_SUITES: &[&str] = &["bookworm-security", "trixie-security"];
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Debian's package of the same name has it; the keys of all suites are in it.
+pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// Lists older than this are fetched anew before they are believed.
 const FRESH: Duration = Duration::from_secs(12 * 3600);
 

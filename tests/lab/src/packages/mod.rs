@@ -22,6 +22,8 @@ use crate::process;
 use crate::progress::say;
 use apt::{Apt, Kind};
 
+pub(crate) use apt::KEYRING;
+
 /// Gets packages, and files out of them, into a [`Cache`].
 #[derive(Clone, Debug)]
 pub struct Packages {

@@ -1,0 +1,128 @@
+//! What of the lab is here, and what the next step is for what is not.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde::Serialize;
+
+use crate::cache::{Cache, CacheError};
+use crate::emulator::{self, Availability};
+use crate::{host::Host, packages};
+
+/// One thing that the lab needs.
+#[derive(Clone, Debug, Serialize)]
+pub struct Part {
+    /// A short name that stays the same.
+    pub name: &'static str,
+    /// The hosts that need it.
+    pub hosts: Vec<&'static str>,
+    /// Whether it is here.
+    pub state: State,
+    /// Where it is, or what is known of it.
+    pub detail: String,
+    /// The command that brings it, where it is not here.
+    pub next: Option<String>,
+}
+
+/// Whether a part is here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// It is.
+    Ready,
+    /// The first run brings it, in seconds.
+    OnDemand,
+    /// `casemate lab prepare`, or `run`, builds it, in minutes.
+    ToBuild,
+    /// Only root can bring it.
+    Missing,
+}
+
+/// All parts, without touching the network.
+///
+/// # Errors
+///
+/// The cache cannot be used.
+pub fn status() -> Result<Vec<Part>, CacheError> {
+    let cache = Cache::open()?;
+    let everywhere: Vec<_> = Host::ALL.iter().map(|host| host.name()).collect();
+    Ok(vec![
+        tool("apt-get", "apt", &everywhere),
+        tool("dpkg-deb", "dpkg", &everywhere),
+        tool("setpriv", "util-linux", &everywhere),
+        keyring(&everywhere),
+        fetched(&cache, &everywhere),
+        built("emulator", emulator::available(&cache), &everywhere, Host::Snp),
+        built("tdx-host-kernel", emulator::tdx_kernel_available(&cache), &["tdx"], Host::Tdx),
+        saved(&cache),
+    ])
+}
+
+fn tool(name: &'static str, package: &str, hosts: &[&'static str]) -> Part {
+    let runs = Command::new(name).arg("--version").output().is_ok();
+    Part {
+        name,
+        hosts: hosts.to_vec(),
+        state: if runs { State::Ready } else { State::Missing },
+        detail: if runs { "here" } else { "not here" }.into(),
+        next: (!runs).then(|| install(&[package.into()])),
+    }
+}
+
+fn keyring(hosts: &[&'static str]) -> Part {
+    let here = Path::new(packages::KEYRING).exists();
+    Part {
+        name: "archive-keys",
+        hosts: hosts.to_vec(),
+        state: if here { State::Ready } else { State::Missing },
+        detail: packages::KEYRING.into(),
+        next: (!here).then(|| install(&["debian-archive-keyring".into()])),
+    }
+}
+
+fn fetched(cache: &Cache, hosts: &[&'static str]) -> Part {
+    let directory = cache.path("debs");
+    let count = fs::read_dir(&directory)
+        .map(|entries| entries.flatten().filter(|entry| entry.path().is_dir()).count());
+    let count = count.unwrap_or_default();
+    Part {
+        name: "packages",
+        hosts: hosts.to_vec(),
+        state: if count > 0 { State::Ready } else { State::OnDemand },
+        detail: format!("{count} Debian packages in {}", directory.display()),
+        next: None,
+    }
+}
+
+fn built(name: &'static str, available: Availability, hosts: &[&'static str], host: Host) -> Part {
+    let prepare = format!("casemate lab prepare --host {host}");
+    let (state, detail, next) = match available {
+        Availability::Here(origin) => (State::Ready, origin, None),
+        Availability::ToBuild(missing) if missing.is_empty() => {
+            (State::ToBuild, "not built yet".into(), Some(prepare))
+        }
+        Availability::ToBuild(missing) => (
+            State::Missing,
+            format!("not built yet, and {} packages for that are missing", missing.len()),
+            Some(format!("{} && {prepare}", install(&missing))),
+        ),
+    };
+    Part { name, hosts: hosts.to_vec(), state, detail, next }
+}
+
+fn saved(cache: &Cache) -> Part {
+    let entries = fs::read_dir(cache.path("hosts")).into_iter().flatten().flatten();
+    let count = entries.filter(|entry| entry.path().extension() == Some("state".as_ref())).count();
+    Part {
+        name: "saved-state",
+        hosts: vec!["kvm"],
+        state: if count > 0 { State::Ready } else { State::OnDemand },
+        detail: format!("{count} saved; the first run of a configuration saves one"),
+        next: None,
+    }
+}
+
+fn install(packages: &[String]) -> String {
+    format!("sudo apt-get install --no-install-recommends {}", packages.join(" "))
+}

@@ -1,0 +1,161 @@
+//! `casemate lab`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use casemate_config::ByteSize;
+use casemate_lab::{Host, Lab, LabError, Part, State};
+use clap::Subcommand;
+
+/// Ended because it took too long; as timeout(1) has it.
+const EXIT_TIMED_OUT: u8 = 124;
+
+/// Run commands in an emulated host: plain KVM, SEV-SNP or TDX without the hardware
+///
+/// A host is a whole machine in software with a kernel of Debian's and a real /dev/kvm. It needs
+/// neither root nor virtualisation on this machine. What it is made of is fetched once, from the
+/// Debian mirror that this machine uses, and kept in ~/.cache/casemate ($CASEMATE_CACHE).
+#[derive(clap::Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(Run),
+    Prepare(Prepare),
+    Status(Status),
+}
+
+/// Run a command in an emulated host
+///
+/// The command runs as root, in the current directory, with this machine's files. They are
+/// read-only, but for the directory given by --share; /tmp and /run are fresh. Its output comes as
+/// it is written, and on a terminal it has the terminal.
+///
+///     casemate lab run -- casemate run --kernel vmlinuz --initrd initrd
+///     casemate lab run --host snp --share out -- sh -c 'dmesg >out/dmesg'
+///
+/// Exit status: the command's own; 124 it took too long, 2 it could not be run.
+#[derive(clap::Args)]
+struct Run {
+    /// Kind of host: kvm, snp or tdx
+    #[arg(long, default_value = "kvm")]
+    host: Host,
+    /// Processors of the host; a TDX guest can have as many vCPUs, and no more
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    vcpus: u8,
+    /// Memory of the host [default: 3G for kvm, 6G for snp, 4G for tdx]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteSize>,
+    /// Seconds after which the command is ended
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    timeout: u64,
+    /// A directory that the command can write, at the same path
+    #[arg(long, value_name = "DIR")]
+    share: Option<PathBuf>,
+    /// Debian's kernel for the host: 6.12 or 7.2 [default: 6.12; tdx has a 7.2 of its own]
+    #[arg(long, value_name = "SERIES")]
+    kernel: Option<String>,
+    /// A directory for the host's logs: console, kernel messages, what the platform was asked
+    #[arg(long, value_name = "DIR")]
+    log: Option<PathBuf>,
+    /// Boot the host rather than resume its saved state
+    #[arg(long)]
+    cold: bool,
+    /// The command and its arguments
+    #[arg(last = true, required = true)]
+    command: Vec<String>,
+}
+
+/// Fetch and build what emulated hosts need, so that later runs start at once
+#[derive(clap::Args)]
+struct Prepare {
+    /// Kind of host, may be repeated [default: all]
+    #[arg(long)]
+    host: Vec<Host>,
+}
+
+/// Say what is here, what is missing, and the command that brings it
+///
+/// Exit status: 0 every host can run, 1 something must be installed or built first.
+#[derive(clap::Args)]
+struct Status {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        Command::Run(args) => run_command(args),
+        Command::Prepare(args) => prepare(args),
+        Command::Status(args) => status(args),
+    }
+}
+
+fn run_command(args: &Run) -> anyhow::Result<ExitCode> {
+    let mut lab = Lab::new(args.host)
+        .vcpus(args.vcpus)
+        .timeout(Duration::from_secs(args.timeout))
+        .cold(args.cold);
+    if let Some(memory) = args.memory {
+        let mib = memory.0 >> 20;
+        ensure!(mib << 20 == memory.0, "--memory {}: it must be a whole number of MiB", memory.0);
+        lab = lab.memory_mib(u32::try_from(mib).context("--memory is too large")?);
+    }
+    if let Some(share) = &args.share {
+        lab = lab.share(share);
+    }
+    if let Some(kernel) = &args.kernel {
+        lab = lab.kernel(kernel);
+    }
+    if let Some(log) = &args.log {
+        lab = lab.log(log);
+    }
+    match lab.stream(&args.command) {
+        Ok(output) => Ok(ExitCode::from(output.status)),
+        Err(error @ LabError::TimedOut { .. }) => {
+            eprintln!("casemate: {error}");
+            Ok(ExitCode::from(EXIT_TIMED_OUT))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn prepare(args: &Prepare) -> anyhow::Result<ExitCode> {
+    let hosts = if args.host.is_empty() { &Host::ALL[..] } else { &args.host };
+    for host in hosts {
+        Lab::new(*host).prepare().with_context(|| format!("preparing the {host} host"))?;
+        eprintln!("lab: the {host} host is ready");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(args: &Status) -> anyhow::Result<ExitCode> {
+    let parts = casemate_lab::status()?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&parts)?);
+    } else {
+        parts.iter().for_each(print_part);
+    }
+    let usable = |part: &Part| matches!(part.state, State::Ready | State::OnDemand);
+    Ok(ExitCode::from(u8::from(!parts.iter().all(usable))))
+}
+
+fn print_part(part: &Part) {
+    let state = match part.state {
+        State::Ready => "ready",
+        State::OnDemand => "on demand",
+        State::ToBuild => "to build",
+        State::Missing => "missing",
+    };
+    println!("{state:10} {:16} {} ({})", part.name, part.detail, part.hosts.join(", "));
+    if let Some(next) = &part.next {
+        println!("{:10} {:16} next: {next}", "", "");
+    }
+}
