@@ -40,7 +40,8 @@ pub trait MessageInterrupt: Send + Sync {
     fn trigger(&self) -> io::Result<()>;
 
     /// An eventfd that raises it from another thread, process or the kernel (vhost), if there is
-    /// one.
+    /// one. While the interrupt is masked the eventfd keeps what is written, and raises it once it is
+    /// routed again.
     fn notifier(&self) -> Option<&EventFd>;
 }
 
@@ -52,3 +53,6 @@ pub trait MessageInterrupts: Send + Sync {
     /// If the host has no more of them.
     fn allocate(&self, count: u16) -> io::Result<Vec<Arc<dyn MessageInterrupt>>>;
 }
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
-use event_manager::{EventManager, MutEventSubscriber, RemoteEndpoint, SubscriberOps};
+use event_manager::{EventManager, MutEventSubscriber, RemoteEndpoint};
 
 pub use event_manager::SubscriberId;
 

@@ -5,7 +5,9 @@
 //! through [`interrupt`]'s traits.
 
 pub mod bus;
+pub mod doorbell;
 pub mod interrupt;
 pub mod io_thread;
 pub mod memory;
+pub mod pci;
 pub mod virtio;

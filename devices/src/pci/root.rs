@@ -1,0 +1,354 @@
+//! The host bridge and its bus: where configuration and BAR accesses find their device.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::{ConfigSpace, Identity, PciDevice};
+use crate::bus::BusDevice;
+
+/// Devices on the bus, host bridge included (PCI Local Bus 3.0, section 3.2.2.3.4).
+const SLOTS: usize = 32;
+/// Configuration space of one function, memory-mapped.
+const FUNCTION_SIZE: u64 = 4096;
+/// Functions of a device: ours have one, at the first of these places.
+const FUNCTIONS: u64 = 8;
+/// No BAR: no access has this offset.
+const NOWHERE: u64 = u64::MAX;
+
+/// A bridge that firmware and Linux take as it is, without chipset registers of its own: the one
+/// that OVMF knows as Cloud Hypervisor's.
+const HOST_BRIDGE: Identity =
+    Identity { vendor: 0x8086, device: 0x0d57, class: 0x06_00_00, revision: 0, subsystem: (0, 0) };
+
+/// Why a device did not get a place on the bus.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddError {
+    /// A bus has 32 slots.
+    #[error("the PCI bus is full: it takes 31 devices")]
+    Slots,
+    /// The board's window is too small.
+    #[error("no room for a BAR of {size:#x} bytes in the PCI window {}-{:#x}", window_start(.window), .window.end)]
+    Window {
+        /// Size of the BAR.
+        size: u32,
+        /// The window.
+        window: Range<u32>,
+    },
+}
+
+fn window_start(window: &Range<u32>) -> String {
+    format!("{:#x}", window.start)
+}
+
+/// Bus 0. Its devices are there from the start, in the order in which they were added, each at the
+/// next slot and the next aligned address of the window: the same devices are the same machine.
+pub struct PciRoot {
+    window: Range<u32>,
+    /// First address that no BAR has.
+    free: u64,
+    slots: Vec<Slot>,
+}
+
+struct Slot {
+    device: Mutex<Box<dyn PciDevice>>,
+    bar_size: u32,
+    /// Where the BAR is, or [`NOWHERE`]. Follows the device's configuration space.
+    bar: AtomicU64,
+}
+
+impl PciRoot {
+    /// A bus with its host bridge, and a `window` of guest-physical addresses for BARs. The board
+    /// also describes that window to the guest (ACPI `_CRS`).
+    pub fn new(window: Range<u32>) -> Self {
+        let free = u64::from(window.start);
+        let bridge = Slot {
+            device: Mutex::new(Box::new(HostBridge(ConfigSpace::new(HOST_BRIDGE, 0)))),
+            bar_size: 0,
+            bar: AtomicU64::new(NOWHERE),
+        };
+        Self { window, free, slots: vec![bridge] }
+    }
+
+    /// Gives `device` the next slot, and its BAR the next address. Returns the slot.
+    ///
+    /// # Errors
+    /// If there is no slot or no address left.
+    pub fn add(&mut self, mut device: Box<dyn PciDevice>) -> Result<u8, AddError> {
+        let slot = self.slots.len();
+        if slot >= SLOTS {
+            return Err(AddError::Slots);
+        }
+        let bar_size = device.config().bar_size();
+        if bar_size > 0 {
+            let address = self.free.next_multiple_of(u64::from(bar_size));
+            let end = address + u64::from(bar_size);
+            let address = u32::try_from(address)
+                .ok()
+                .filter(|_| end <= u64::from(self.window.end))
+                .ok_or_else(|| AddError::Window { size: bar_size, window: self.window.clone() })?;
+            device.place(address);
+            self.free = end;
+        }
+        let bar = AtomicU64::new(device.config().bar().map_or(NOWHERE, u64::from));
+        self.slots.push(Slot { device: Mutex::new(device), bar_size, bar });
+        Ok(u8::try_from(slot).unwrap_or(u8::MAX))
+    }
+
+    /// Size in bytes of the memory-mapped configuration space of the bus (for ACPI MCFG: segment 0,
+    /// bus 0 to 0).
+    pub const fn ecam_size() -> u64 {
+        SLOTS as u64 * FUNCTIONS * FUNCTION_SIZE
+    }
+
+    /// The slot and register behind an offset in the memory-mapped configuration space.
+    fn function(&self, offset: u64) -> Option<(&Slot, usize)> {
+        let (function, register) = (offset / FUNCTION_SIZE, offset % FUNCTION_SIZE);
+        if function % FUNCTIONS != 0 {
+            return None;
+        }
+        let slot = self.slots.get(usize::try_from(function / FUNCTIONS).ok()?)?;
+        Some((slot, usize::try_from(register).ok()?))
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        if let Some((slot, register)) = self.function(offset) {
+            slot.lock().read_config(register, data);
+        }
+    }
+
+    fn write_config(&self, offset: u64, data: &[u8]) {
+        if let Some((slot, register)) = self.function(offset) {
+            let mut device = slot.lock();
+            device.write_config(register, data);
+            let bar = device.config().bar().map_or(NOWHERE, u64::from);
+            slot.bar.store(bar, Ordering::Release);
+        }
+    }
+
+    /// The slot whose BAR holds all `len` bytes at `address`, and the offset in it.
+    fn decode(&self, address: u64, len: usize) -> Option<(&Slot, u32)> {
+        self.slots.iter().find_map(|slot| {
+            let offset = address.checked_sub(slot.bar.load(Ordering::Acquire))?;
+            let end = offset.checked_add(len as u64)?;
+            let offset = u32::try_from(offset).ok()?;
+            (end <= u64::from(slot.bar_size)).then_some((slot, offset))
+        })
+    }
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Box<dyn PciDevice>> {
+        self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct HostBridge(ConfigSpace);
+
+impl PciDevice for HostBridge {
+    fn config(&self) -> &ConfigSpace {
+        &self.0
+    }
+
+    fn place(&mut self, _: u32) {}
+
+    fn write_config(&mut self, offset: usize, data: &[u8]) {
+        self.0.write(offset, data);
+    }
+
+    fn read_bar(&mut self, _: u32, _: &mut [u8]) {}
+
+    fn write_bar(&mut self, _: u32, _: &[u8]) {}
+}
+
+/// The memory-mapped configuration space, [`PciRoot::ecam_size`] bytes.
+pub struct Ecam(pub Arc<PciRoot>);
+
+impl BusDevice for Ecam {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        self.0.read_config(offset, data);
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        self.0.write_config(offset, data);
+    }
+}
+
+/// The window of BARs, in the place and size that [`PciRoot::new`] was given.
+pub struct MmioWindow(pub Arc<PciRoot>);
+
+impl BusDevice for MmioWindow {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        let address = u64::from(self.0.window.start).saturating_add(offset);
+        if let Some((slot, offset)) = self.0.decode(address, data.len()) {
+            data.fill(0);
+            slot.lock().read_bar(offset, data);
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        let address = u64::from(self.0.window.start).saturating_add(offset);
+        if let Some((slot, offset)) = self.0.decode(address, data.len()) {
+            slot.lock().write_bar(offset, data);
+        }
+    }
+}
+
+/// The ports 0xCF8 to 0xCFF (PCI Local Bus 3.0, section 3.2.2.3.2), for firmware that knows no
+/// memory-mapped configuration.
+pub struct ConfigPorts {
+    root: Arc<PciRoot>,
+    address: u32,
+}
+
+impl ConfigPorts {
+    /// First of the ports.
+    pub const BASE: u16 = 0xcf8;
+    /// How many there are.
+    pub const COUNT: u16 = 8;
+
+    /// The ports of `root`.
+    pub fn new(root: Arc<PciRoot>) -> Self {
+        Self { root, address: 0 }
+    }
+
+    /// Where an access to the data port leads in the memory-mapped configuration space.
+    fn target(&self, port: u64) -> Option<u64> {
+        let (enabled, bus) = (self.address >> 31 != 0, self.address >> 16 & 0xff);
+        let (function, register) = (self.address >> 8 & 0xff, self.address & 0xfc);
+        let byte = port.checked_sub(4)?;
+        (enabled && bus == 0)
+            .then(|| u64::from(function) * FUNCTION_SIZE + u64::from(register) + byte)
+    }
+}
+
+impl BusDevice for ConfigPorts {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        if offset == 0 && data.len() == 4 {
+            data.copy_from_slice(&self.address.to_le_bytes());
+        } else if let Some(target) = self.target(offset) {
+            self.root.read_config(target, data);
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if let (0, &[a, b, c, d]) = (offset, data) {
+            self.address = u32::from_le_bytes([a, b, c, d]);
+        } else if let Some(target) = self.target(offset) {
+            self.root.write_config(target, data);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device whose BAR is memory.
+    struct Scratch(ConfigSpace, Vec<u8>);
+
+    fn scratch(size: u32) -> Box<dyn PciDevice> {
+        let identity =
+            Identity { vendor: 1, device: 2, class: 0xff_00_00, revision: 0, subsystem: (0, 0) };
+        Box::new(Scratch(ConfigSpace::new(identity, size), vec![0; size as usize]))
+    }
+
+    impl PciDevice for Scratch {
+        fn config(&self) -> &ConfigSpace {
+            &self.0
+        }
+
+        fn place(&mut self, address: u32) {
+            self.0.set_bar(address);
+        }
+
+        fn write_config(&mut self, offset: usize, data: &[u8]) {
+            self.0.write(offset, data);
+        }
+
+        fn read_bar(&mut self, offset: u32, data: &mut [u8]) {
+            let start = offset as usize;
+            data.copy_from_slice(&self.1[start..start + data.len()]);
+        }
+
+        fn write_bar(&mut self, offset: u32, data: &[u8]) {
+            let start = offset as usize;
+            self.1[start..start + data.len()].copy_from_slice(data);
+        }
+    }
+
+    fn read<const N: usize>(device: &mut dyn BusDevice, offset: u64) -> [u8; N] {
+        let mut data = [0xff; N];
+        device.read(offset, &mut data);
+        data
+    }
+
+    #[test]
+    fn addresses_follow_the_order() {
+        let mut root = PciRoot::new(0xc000_1000..0xc002_0000);
+        assert_eq!(root.add(scratch(0x1000)), Ok(1));
+        assert_eq!(root.add(scratch(0x4000)), Ok(2));
+        assert_eq!(root.add(scratch(0x1000)), Ok(3));
+        let error = root.add(scratch(0x2_0000)).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "no room for a BAR of 0x20000 bytes in the PCI window 0xc0001000-0xc0020000"
+        );
+        let mut ecam = Ecam(Arc::new(root));
+        let bar = |ecam: &mut Ecam, slot: u64| u32::from_le_bytes(read(ecam, slot * 0x8000 + 0x10));
+        assert_eq!(
+            [1, 2, 3].map(|slot| bar(&mut ecam, slot)),
+            [0xc000_1000, 0xc000_4000, 0xc000_8000]
+        );
+    }
+
+    #[test]
+    fn the_bus_takes_31_devices() {
+        let mut root = PciRoot::new(0xc000_0000..0xd000_0000);
+        for slot in 1..32 {
+            assert_eq!(root.add(scratch(16)), Ok(slot));
+        }
+        assert_eq!(root.add(scratch(16)), Err(AddError::Slots));
+    }
+
+    #[test]
+    fn both_ways_to_configuration_space_agree() {
+        let mut root = PciRoot::new(0xc000_0000..0xc001_0000);
+        root.add(scratch(0x1000)).unwrap();
+        let root = Arc::new(root);
+        let (mut ecam, mut ports) = (Ecam(Arc::clone(&root)), ConfigPorts::new(root));
+        assert_eq!(read(&mut ecam, 0), 0x0d57_8086_u32.to_le_bytes());
+        assert_eq!(read(&mut ecam, 0x8000), [1, 0, 2, 0]);
+        assert_eq!(read(&mut ecam, 0x9000), [0xff; 4], "there is one function");
+        assert_eq!(read(&mut ecam, 0x1_0000), [0xff; 4], "and no second device");
+        assert_eq!(read(&mut ecam, u64::MAX), [0xff; 8]);
+        ecam.write(u64::MAX, &[0; 8]);
+        assert_eq!(read(&mut ports, 4), [0xff; 4]);
+        ports.write(0, &0x8000_0800_u32.to_le_bytes());
+        assert_eq!(read(&mut ports, 0), 0x8000_0800_u32.to_le_bytes());
+        assert_eq!(read(&mut ports, 4), [1, 0, 2, 0]);
+        assert_eq!(read(&mut ports, 6), [2, 0]);
+        ports.write(0, &0x8001_0800_u32.to_le_bytes());
+        assert_eq!(read(&mut ports, 4), [0xff; 4], "there is one bus");
+    }
+
+    #[test]
+    fn a_bar_answers_where_the_guest_put_it() {
+        let mut root = PciRoot::new(0xc000_0000..0xc001_0000);
+        root.add(scratch(0x1000)).unwrap();
+        let root = Arc::new(root);
+        let (mut ecam, mut window) = (Ecam(Arc::clone(&root)), MmioWindow(root));
+        window.write(0, &[1, 2, 3, 4]);
+        assert_eq!(read(&mut window, 0), [0xff; 4], "memory decoding is off");
+        ecam.write(0x8004, &[0x02]);
+        window.write(0x10, &[1, 2, 3, 4]);
+        assert_eq!(read(&mut window, 0x10), [1, 2, 3, 4]);
+        ecam.write(0x8010, &0xc000_8000_u32.to_le_bytes());
+        assert_eq!(read(&mut window, 0x10), [0xff; 4]);
+        assert_eq!(read(&mut window, 0x8010), [1, 2, 3, 4]);
+        assert_eq!(read(&mut window, 0x8ffe), [0xff; 4], "not astride the end");
+        ecam.write(0x8010, &[0xff; 4]);
+        assert_eq!(read(&mut window, 0x8010), [0xff; 4]);
+        assert_eq!(read(&mut window, u64::MAX), [0xff; 8]);
+    }
+}
