@@ -20,3 +20,6 @@ pub trait Doorbells: Send + Sync {
     /// If there is no such doorbell.
     fn unregister(&self, gpa: u64, kick: &EventFd) -> io::Result<()>;
 }
+
+#[cfg(test)]
+pub(crate) mod testing;

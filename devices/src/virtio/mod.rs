@@ -8,6 +8,7 @@
 pub mod chain;
 pub mod device;
 pub mod fault;
+pub mod pci;
 pub mod queue;
 #[cfg(test)]
 pub(crate) mod testing;
