@@ -66,6 +66,15 @@ pub trait VirtioDevice: Send {
     fn reset(&mut self);
 }
 
+/// Answers a read of a configuration space whose fields are `fields`; what lies past them stays as
+/// it is in `data`.
+pub fn read_fields(fields: &[u8], offset: u64, data: &mut [u8]) {
+    let rest = usize::try_from(offset).ok().and_then(|offset| fields.get(offset..));
+    for (byte, field) in data.iter_mut().zip(rest.unwrap_or_default()) {
+        *byte = *field;
+    }
+}
+
 /// What a device gets when its driver is ready.
 pub struct Activation {
     /// Guest memory.

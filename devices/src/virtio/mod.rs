@@ -5,11 +5,14 @@
 //! activation and reset), `worker.rs` (what serves the queues) and, where requests have a format,
 //! its parser.
 
+pub mod balloon;
 pub mod chain;
+pub mod console;
 pub mod device;
 pub mod fault;
 pub mod pci;
 pub mod queue;
+pub mod rng;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod vsock;
@@ -17,6 +20,7 @@ pub mod vsock;
 pub use chain::{Buffer, Chain};
 pub use device::{
     Activation, ActiveQueue, DeviceControl, DeviceKind, QueueInterrupt, Transport, VirtioDevice,
+    read_fields,
 };
 pub use fault::{FaultReason, QueueFault};
 pub use queue::Virtqueue;

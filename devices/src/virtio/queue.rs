@@ -162,6 +162,40 @@ impl Virtqueue {
         Ok(())
     }
 
+    /// The loop of devices whose requests are done at once: `each` gets every chain and says how many
+    /// bytes it wrote. Ends when there are no more chains, or after as many as the queue has
+    /// descriptors; then the thread is woken again, so that a busy driver does not keep it from
+    /// others.
+    ///
+    /// # Errors
+    /// If the driver broke a rule.
+    pub fn serve(
+        &mut self,
+        mut each: impl FnMut(&Chain, &DeviceMemory) -> Result<u32, QueueFault>,
+    ) -> Result<(), QueueFault> {
+        self.drain_kick();
+        for _ in 0..self.size() {
+            let Some(chain) = self.next_chain()? else {
+                self.notify_if_needed()?;
+                if self.enable_notification()? {
+                    continue;
+                }
+                return Ok(());
+            };
+            let written = each(&chain, &self.memory)?;
+            self.complete(chain, written)?;
+        }
+        self.notify_if_needed()?;
+        self.wake_again();
+        Ok(())
+    }
+
+    /// Wakes whoever waits for [`Virtqueue::kick`], as the driver does.
+    pub fn wake_again(&self) {
+        // Fails where the counter is full; then it is awake.
+        let _ = self.kick.write(1);
+    }
+
     /// Asks for a notification with the next chain. `true`: a chain came before the driver could
     /// know; there may be no notification for it.
     ///

@@ -15,7 +15,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use super::{Activation, DeviceKind, VirtioDevice};
+use super::{Activation, DeviceKind, VirtioDevice, read_fields};
 use crate::io_thread::{IoThread, SubscriberId};
 use worker::Worker;
 
@@ -66,11 +66,7 @@ impl VirtioDevice for Vsock {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let fields = self.guest_cid.to_le_bytes();
-        let rest = usize::try_from(offset).ok().and_then(|offset| fields.get(offset..));
-        for (byte, field) in data.iter_mut().zip(rest.unwrap_or_default()) {
-            *byte = *field;
-        }
+        read_fields(&self.guest_cid.to_le_bytes(), offset, data);
     }
 
     fn activate(&mut self, mut activation: Activation) -> io::Result<()> {
