@@ -1,0 +1,155 @@
+//! Why a command failed, and what to try.
+
+mod advice;
+mod seamcall;
+mod sev;
+
+use std::fmt;
+use std::io;
+
+pub use seamcall::SeamcallStatus;
+pub use sev::SevStatus;
+
+/// A command that the kernel or the platform's firmware refused. Says which command, with which
+/// arguments, the errno, and the firmware's status in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelError {
+    command: &'static str,
+    arguments: String,
+    errno: i32,
+    status: Status,
+}
+
+/// What the firmware said. The kernel's errno alone rarely names the cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// The command involves no firmware.
+    None,
+    /// `kvm_sev_cmd.error` or `sev_issue_cmd.error`.
+    Sev(SevStatus),
+    /// `kvm_tdx_cmd.hw_error`; not there for commands of a vCPU, whose kernel side drops it.
+    Seamcall(SeamcallStatus),
+}
+
+impl Status {
+    /// `kvm_sev_cmd.error` is 32 bits wide.
+    pub(crate) fn sev(raw: u64) -> Self {
+        Self::Sev(SevStatus(u32::try_from(raw).unwrap_or(u32::MAX)))
+    }
+
+    pub(crate) fn seamcall(raw: u64) -> Self {
+        if raw == 0 { Self::None } else { Self::Seamcall(SeamcallStatus(raw)) }
+    }
+}
+
+impl KernelError {
+    pub(crate) fn new(
+        command: &'static str,
+        arguments: impl Into<String>,
+        errno: i32,
+        status: Status,
+    ) -> Self {
+        Self { command, arguments: arguments.into(), errno, status }
+    }
+
+    /// The failure of a system call that is not one of this crate's commands.
+    pub(crate) fn of_io(command: &'static str, arguments: &str, error: &io::Error) -> Self {
+        let errno = error.raw_os_error().unwrap_or(libc::EIO);
+        Self::new(command, arguments, errno, Status::None)
+    }
+
+    /// The command's name in the kernel's headers.
+    #[must_use]
+    pub fn command(&self) -> &'static str {
+        self.command
+    }
+
+    /// The errno, positive.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        self.errno
+    }
+
+    /// What the firmware said.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// What to try next, where that is known: a sentence for the user.
+    #[must_use]
+    pub fn advice(&self) -> Option<&'static str> {
+        advice::advice(self.command, self.errno, self.status)
+    }
+
+    /// The TDX module was busy or had no entropy: the same command may succeed in a moment.
+    pub(crate) fn is_busy_module(&self) -> bool {
+        matches!(self.status, Status::Seamcall(status) if status.is_transient())
+    }
+
+    /// The kernel was interrupted or busy: the command may go on in a moment.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(self.errno, libc::EAGAIN | libc::EBUSY | libc::EINTR)
+    }
+}
+
+impl fmt::Display for KernelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { command, arguments, errno, status } = self;
+        let reason = io::Error::from_raw_os_error(*errno);
+        write!(f, "{command} ({arguments}) failed: {reason}")?;
+        match status {
+            Status::None => Ok(()),
+            Status::Sev(status) => write!(f, "; {status}"),
+            Status::Seamcall(status) => write!(f, "; {status}"),
+        }
+    }
+}
+
+impl std::error::Error for KernelError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_message_has_everything_known() {
+        let error = KernelError::new(
+            "KVM_SEV_SNP_LAUNCH_UPDATE",
+            "gpa 0xfff00000, 4096 bytes, CPUID",
+            libc::EIO,
+            Status::sev(0x16),
+        );
+        assert_eq!(
+            error.to_string(),
+            "KVM_SEV_SNP_LAUNCH_UPDATE (gpa 0xfff00000, 4096 bytes, CPUID) failed: Input/output \
+             error (os error 5); firmware status 0x16 INVALID_PARAM: a parameter is not valid"
+        );
+        assert!(error.advice().expect("known").contains("CPUID"), "{:?}", error.advice());
+    }
+
+    #[test]
+    fn a_firmware_that_was_not_called_is_said_to_be_so() {
+        for raw in [0, 0xffff_ffff] {
+            let error = KernelError::new("KVM_SEV_INIT2", "", libc::EBUSY, Status::sev(raw));
+            assert!(error.to_string().ends_with("the firmware was not called"), "{error}");
+        }
+    }
+
+    #[test]
+    fn tdx_statuses_are_split_into_class_and_operand() {
+        let status = Status::seamcall(0xC000_0100_0000_0045);
+        let error = KernelError::new("KVM_TDX_INIT_VM", "", libc::EINVAL, status);
+        assert!(
+            error.to_string().ends_with(
+                "SEAMCALL status 0xc000010000000045 OPERAND_INVALID, operand CPUID_CONFIG"
+            ),
+            "{error}"
+        );
+        assert!(!error.is_busy_module());
+        let busy = Status::seamcall(0x8000_0200_0000_0092);
+        assert!(KernelError::new("KVM_TDX_INIT_VM", "", libc::EINVAL, busy).is_busy_module());
+        let entropy = Status::seamcall(0x8000_0203_0000_0000);
+        assert!(KernelError::new("KVM_TDX_INIT_VM", "", libc::EINVAL, entropy).is_busy_module());
+    }
+}

@@ -1,0 +1,1 @@
+//! What this machine can launch, and what is in the way.

@@ -1,0 +1,183 @@
+//! Structures of the SEV-SNP commands (`asm/kvm.h`).
+
+use std::fmt;
+use std::mem::offset_of;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::boundary::argument;
+
+/// `struct kvm_sev_cmd`: the envelope of every command.
+#[repr(C)]
+pub(super) struct Envelope {
+    pub(super) id: u32,
+    pub(super) pad0: u32,
+    /// Address of the command's structure, or 0.
+    pub(super) data: u64,
+    /// Written by the kernel: the firmware's status.
+    pub(super) error: u32,
+    pub(super) sev_fd: u32,
+}
+
+const _: () = {
+    assert!(size_of::<Envelope>() == 24 && offset_of!(Envelope, data) == 8);
+    assert!(offset_of!(Envelope, error) == 16 && offset_of!(Envelope, sev_fd) == 20);
+};
+
+/// `struct kvm_sev_init`
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub(super) struct Init {
+    pub(super) vmsa_features: u64,
+    pub(super) flags: u32,
+    pub(super) ghcb_version: u16,
+    pub(super) pad1: u16,
+    pub(super) pad2: [u32; 8],
+}
+
+const _: () = {
+    assert!(size_of::<Init>() == 48);
+    assert!(offset_of!(Init, flags) == 8 && offset_of!(Init, ghcb_version) == 12);
+};
+
+impl fmt::Display for Init {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VMSA features {:#x}, GHCB version {}", self.vmsa_features, self.ghcb_version)
+    }
+}
+
+argument!(Init);
+
+/// `struct kvm_sev_snp_launch_start`
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub(super) struct LaunchStart {
+    pub(super) policy: u64,
+    pub(super) gosvw: [u8; 16],
+    pub(super) flags: u16,
+    pub(super) pad0: [u8; 6],
+    pub(super) pad1: [u64; 4],
+}
+
+const _: () = {
+    assert!(size_of::<LaunchStart>() == 64);
+    assert!(offset_of!(LaunchStart, gosvw) == 8 && offset_of!(LaunchStart, flags) == 24);
+    assert!(offset_of!(LaunchStart, pad1) == 32);
+};
+
+impl fmt::Display for LaunchStart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "policy {:#x}", self.policy)
+    }
+}
+
+argument!(LaunchStart);
+
+/// `struct kvm_sev_snp_launch_update`
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub(super) struct LaunchUpdate {
+    pub(super) gfn_start: u64,
+    pub(super) uaddr: u64,
+    pub(super) len: u64,
+    pub(super) kind: u8,
+    pub(super) pad0: u8,
+    pub(super) flags: u16,
+    pub(super) pad1: u32,
+    pub(super) pad2: [u64; 4],
+}
+
+const _: () = {
+    assert!(size_of::<LaunchUpdate>() == 64);
+    assert!(offset_of!(LaunchUpdate, uaddr) == 8 && offset_of!(LaunchUpdate, len) == 16);
+    assert!(offset_of!(LaunchUpdate, kind) == 24 && offset_of!(LaunchUpdate, flags) == 26);
+    assert!(offset_of!(LaunchUpdate, pad2) == 32);
+};
+
+impl fmt::Display for LaunchUpdate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { gfn_start, len, .. } = self;
+        let kind = match self.kind {
+            super::NORMAL => "NORMAL",
+            super::ZERO => "ZERO",
+            super::UNMEASURED => "UNMEASURED",
+            super::SECRETS => "SECRETS",
+            _ => "CPUID",
+        };
+        write!(f, "gpa {:#x}, {len} bytes, {kind}", gfn_start.wrapping_mul(4096))
+    }
+}
+
+argument!(
+    LaunchUpdate,
+    HOST_ADDRESSES = &[offset_of!(LaunchUpdate, uaddr)],
+    REMAINING = Some(offset_of!(LaunchUpdate, len))
+);
+
+/// `struct kvm_sev_snp_launch_finish`
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+pub(super) struct LaunchFinish {
+    pub(super) id_block_uaddr: u64,
+    pub(super) id_auth_uaddr: u64,
+    pub(super) id_block_en: u8,
+    pub(super) auth_key_en: u8,
+    pub(super) vcek_disabled: u8,
+    pub(super) host_data: [u8; 32],
+    pub(super) pad0: [u8; 3],
+    pub(super) flags: u16,
+    pub(super) pad1: [u64; 4],
+}
+
+const _: () = {
+    assert!(size_of::<LaunchFinish>() == 88);
+    assert!(offset_of!(LaunchFinish, id_auth_uaddr) == 8);
+    assert!(offset_of!(LaunchFinish, id_block_en) == 16);
+    assert!(offset_of!(LaunchFinish, auth_key_en) == 17);
+    assert!(offset_of!(LaunchFinish, vcek_disabled) == 18);
+    assert!(offset_of!(LaunchFinish, host_data) == 19);
+    assert!(offset_of!(LaunchFinish, flags) == 54 && offset_of!(LaunchFinish, pad1) == 56);
+};
+
+impl fmt::Display for LaunchFinish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HOST_DATA ")?;
+        for byte in self.host_data {
+            write!(f, "{byte:02x}")?;
+        }
+        if self.id_block_en != 0 {
+            f.write_str(", with ID block")?;
+        }
+        if self.auth_key_en != 0 {
+            f.write_str(", with author key")?;
+        }
+        if self.vcek_disabled != 0 {
+            f.write_str(", without VCEK")?;
+        }
+        Ok(())
+    }
+}
+
+argument!(
+    LaunchFinish,
+    HOST_ADDRESSES =
+        &[offset_of!(LaunchFinish, id_block_uaddr), offset_of!(LaunchFinish, id_auth_uaddr)]
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// kvm-bindings has its layouts from the kernel's headers by bindgen.
+    #[test]
+    fn the_layouts_are_those_of_kvm_bindings() {
+        assert_eq!(size_of::<Envelope>(), size_of::<kvm_bindings::kvm_sev_cmd>());
+        assert_eq!(size_of::<Init>(), size_of::<kvm_bindings::kvm_sev_init>());
+        assert_eq!(size_of::<LaunchStart>(), size_of::<kvm_bindings::kvm_sev_snp_launch_start>());
+        assert_eq!(size_of::<LaunchUpdate>(), size_of::<kvm_bindings::kvm_sev_snp_launch_update>());
+        assert_eq!(
+            offset_of!(LaunchFinish, host_data),
+            offset_of!(kvm_bindings::kvm_sev_snp_launch_finish, host_data)
+        );
+    }
+}

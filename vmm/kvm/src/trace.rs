@@ -1,0 +1,205 @@
+//! Commands recorded, replayed, or made to fail.
+//!
+//! A thread that runs within [`Interposer::run`] has each command of this crate written down as an
+//! [`Event`]. What answers it is the kernel, a recorded trace, or success without a kernel, and any
+//! command can be made to fail instead. This is what `casemate run --record` writes, and how tests
+//! go through a launch on a machine that has none of the platforms.
+//!
+//! ```
+//! # use casemate_kvm::trace::{Interposer, Reply};
+//! let denied = Reply::errno(libc::EBUSY);
+//! let (outcome, events) = Interposer::succeeding()
+//!     .failing("KVM_SEV_INIT2", 1, denied)
+//!     .run(|| { /* launch */ });
+//! ```
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use crate::boundary::Argument;
+pub use crate::boundary::Reply;
+
+/// One command, as it was asked for and answered. A trace is a list of them, a JSON object each.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// The command's name in the kernel's headers.
+    pub command: String,
+    /// Its arguments in words, without addresses of the process and without secrets.
+    pub arguments: String,
+    /// How it ended.
+    pub reply: Reply,
+    /// What the kernel wrote into the argument.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub written: Vec<Written>,
+}
+
+/// Bytes that the kernel changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// Where in the argument.
+    pub offset: usize,
+    /// The bytes that are there now.
+    pub bytes: Vec<u8>,
+}
+
+/// Who answers commands.
+enum Answers {
+    Kernel,
+    Success,
+    Trace(VecDeque<Event>),
+}
+
+/// A command that fails.
+struct Failure {
+    command: String,
+    countdown: usize,
+    reply: Reply,
+}
+
+/// Stands between a thread's commands and the kernel.
+pub struct Interposer {
+    answers: Answers,
+    failures: Vec<Failure>,
+    events: Vec<Event>,
+}
+
+thread_local! {
+    static ACTIVE: RefCell<Option<Interposer>> = const { RefCell::new(None) };
+}
+
+impl Interposer {
+    /// The kernel answers; commands are only written down.
+    #[must_use]
+    pub fn recording() -> Self {
+        Self::new(Answers::Kernel)
+    }
+
+    /// Every command succeeds at once and changes nothing. Those that ask for something get zeroes.
+    #[must_use]
+    pub fn succeeding() -> Self {
+        Self::new(Answers::Success)
+    }
+
+    /// `events` answer, in their order. A command that is not the next one, or has other
+    /// arguments, fails with EPROTO; what was asked for is in the events that [`Self::run`] returns.
+    #[must_use]
+    pub fn replaying(events: Vec<Event>) -> Self {
+        Self::new(Answers::Trace(events.into()))
+    }
+
+    fn new(answers: Answers) -> Self {
+        Self { answers, failures: Vec::new(), events: Vec::new() }
+    }
+
+    /// Lets the `nth` (from 1) run of `command` end with `reply`, without a call into the kernel.
+    #[must_use]
+    pub fn failing(mut self, command: &str, nth: usize, reply: Reply) -> Self {
+        self.failures.push(Failure { command: command.to_owned(), countdown: nth, reply });
+        self
+    }
+
+    /// Runs `work` on this thread under the interposer, and returns what it returned and every
+    /// command it ran. Threads that `work` starts are not covered.
+    pub fn run<T>(self, work: impl FnOnce() -> T) -> (T, Vec<Event>) {
+        // What was active before is so again afterwards, also when `work` panics.
+        struct Restore(Option<Interposer>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                ACTIVE.set(self.0.take());
+            }
+        }
+        let _restore = Restore(ACTIVE.replace(Some(self)));
+        let outcome = work();
+        let events = ACTIVE.take().map(|active| active.events).unwrap_or_default();
+        (outcome, events)
+    }
+
+    /// The reply that is not the kernel's, and what it writes; None if the kernel is to answer.
+    fn answer(&mut self, name: &str, arguments: &str) -> Option<(Reply, Vec<Written>)> {
+        for failure in self.failures.iter_mut().filter(|failure| failure.command == name) {
+            failure.countdown = failure.countdown.wrapping_sub(1);
+            if failure.countdown == 0 {
+                return Some((failure.reply, Vec::new()));
+            }
+        }
+        match &mut self.answers {
+            Answers::Kernel => None,
+            Answers::Success => Some((Reply::default(), Vec::new())),
+            Answers::Trace(events) => Some(match events.pop_front() {
+                Some(event) if event.command == name && event.arguments == arguments => {
+                    (event.reply, event.written)
+                }
+                _ => (Reply::errno(libc::EPROTO), Vec::new()),
+            }),
+        }
+    }
+}
+
+/// Answers a command: by the thread's interposer if there is one, else by `kernel`.
+pub(crate) fn through<A: Argument>(
+    name: &str,
+    arguments: &str,
+    argument: &mut A,
+    kernel: impl FnOnce(&mut A) -> Reply,
+) -> Reply {
+    let active = ACTIVE.with_borrow(Option::is_some);
+    if !active {
+        return kernel(argument);
+    }
+    let before = argument.bytes().to_vec();
+    let answer = ACTIVE.with_borrow_mut(|active| active.as_mut()?.answer(name, arguments));
+    let reply = match answer {
+        None => kernel(argument),
+        Some((reply, written)) => {
+            apply(argument, reply, &written);
+            reply
+        }
+    };
+    let event = Event {
+        command: name.to_owned(),
+        arguments: arguments.to_owned(),
+        reply,
+        written: difference(&before, argument.bytes(), A::HOST_ADDRESSES),
+    };
+    ACTIVE.with_borrow_mut(|active| {
+        if let Some(active) = active {
+            active.events.push(event);
+        }
+    });
+    reply
+}
+
+/// Writes what the kernel wrote, or, where nothing is said of that, what it does on success.
+fn apply<A: Argument>(argument: &mut A, reply: Reply, written: &[Written]) {
+    let bytes = argument.bytes();
+    if reply.errno == 0
+        && written.is_empty()
+        && let Some(left) = A::REMAINING.and_then(|offset| bytes.get_mut(offset..offset + 8))
+    {
+        left.fill(0);
+    }
+    for Written { offset, bytes: new } in written {
+        let end = offset.saturating_add(new.len());
+        if let Some(old) = bytes.get_mut(*offset..end) {
+            old.copy_from_slice(new);
+        }
+    }
+}
+
+/// The runs of bytes that differ, without those that are `addresses`.
+fn difference(before: &[u8], after: &[u8], addresses: &[usize]) -> Vec<Written> {
+    let mut runs: Vec<Written> = Vec::new();
+    for (offset, (old, new)) in before.iter().zip(after).enumerate() {
+        let hidden = addresses.iter().any(|&start| (start..start + 8).contains(&offset));
+        if old == new || hidden {
+            continue;
+        }
+        match runs.last_mut() {
+            Some(run) if run.offset + run.bytes.len() == offset => run.bytes.push(*new),
+            _ => runs.push(Written { offset, bytes: vec![*new] }),
+        }
+    }
+    runs
+}

@@ -1,0 +1,220 @@
+//! A VM as a whole: its type, the capabilities that confidential guests need, and what /dev/kvm
+//! says about SEV.
+
+#![allow(unsafe_code, reason = "ioctls")]
+
+use std::fmt;
+use std::mem::offset_of;
+
+use kvm_ioctls::{Kvm, VmFd};
+use libc::c_ulong;
+use serde::{Deserialize, Serialize};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::KernelError;
+use crate::boundary::{Firmware, address_of, argument, call, ioctl};
+
+/// The argument of KVM_CREATE_VM: what a VM is protected by. `as u64` is the kernel's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[repr(u64)]
+pub enum VmType {
+    /// KVM_X86_DEFAULT_VM.
+    Plain = 0,
+    /// KVM_X86_SNP_VM, since Linux 6.11.
+    Snp = 4,
+    /// KVM_X86_TDX_VM, since Linux 6.16.
+    Tdx = 5,
+}
+
+impl VmType {
+    /// All of them, the most protected first.
+    pub const ALL: [Self; 3] = [Self::Snp, Self::Tdx, Self::Plain];
+
+    /// Whether `kvm` can create such VMs now. For SEV-SNP and TDX the kernel sets the bit only if
+    /// CPU, BIOS, firmware and module parameters all worked.
+    #[must_use]
+    pub fn is_offered_by(self, kvm: &Kvm) -> bool {
+        vm_types(kvm) & (1 << self as u64) != 0
+    }
+}
+
+impl fmt::Display for VmType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "plain KVM",
+            Self::Snp => "SEV-SNP",
+            Self::Tdx => "TDX",
+        })
+    }
+}
+
+/// On VMs and, for TDX, on vCPUs.
+pub(crate) const KVM_MEMORY_ENCRYPT_OP: c_ulong = 0xC008_AEBA;
+
+/// KVM_CAP_VM_TYPES: a bit for each type. Kernels that lack the capability have plain VMs only.
+pub(crate) fn vm_types(kvm: &Kvm) -> u64 {
+    let types = kvm.check_extension_raw(c_ulong::from(kvm_bindings::KVM_CAP_VM_TYPES));
+    u64::try_from(types).unwrap_or(0).max(1)
+}
+
+/// `struct kvm_enable_cap`
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct EnableCap {
+    cap: u32,
+    flags: u32,
+    args: [u64; 4],
+    pad: [u8; 64],
+}
+
+const _: () = assert!(size_of::<EnableCap>() == 104 && offset_of!(EnableCap, args) == 8);
+
+impl fmt::Display for EnableCap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "capability {}, argument {:#x}", self.cap, self.args[0])
+    }
+}
+
+argument!(EnableCap);
+
+/// Lets guests convert memory: their requests arrive as hypercall exits with number
+/// [`MapGpaRange::NUMBER`](crate::exit::MapGpaRange::NUMBER). Without it confidential guests die early.
+///
+/// # Errors
+/// The kernel does not offer it.
+pub fn enable_map_gpa_range_exits(vm: &VmFd) -> Result<(), KernelError> {
+    let hypercalls = 1 << crate::exit::MapGpaRange::NUMBER;
+    enable_cap(vm, kvm_bindings::KVM_CAP_EXIT_HYPERCALL, hypercalls)
+}
+
+/// Sets the period of the APIC bus in nanoseconds: 40 for TDX, whose module says so to guests.
+/// Before the first vCPU.
+///
+/// # Errors
+/// There are vCPUs already, or the kernel does not offer it.
+pub fn set_apic_bus_cycle(vm: &VmFd, nanoseconds: u64) -> Result<(), KernelError> {
+    enable_cap(vm, kvm_bindings::KVM_CAP_X86_APIC_BUS_CYCLES_NS, nanoseconds)
+}
+
+/// Moves PIC, PIT and I/O APIC to this process, local APICs stay in the kernel; `pins` interrupts
+/// are kept for an I/O APIC. Before the first vCPU. TDX has no other mode.
+///
+/// # Errors
+/// There are vCPUs or another interrupt controller already.
+pub fn enable_split_irqchip(vm: &VmFd, pins: u64) -> Result<(), KernelError> {
+    enable_cap(vm, kvm_bindings::KVM_CAP_SPLIT_IRQCHIP, pins)
+}
+
+fn enable_cap(vm: &VmFd, cap: u32, argument: u64) -> Result<(), KernelError> {
+    const KVM_ENABLE_CAP: c_ulong = 0x4068_AEA3;
+    let mut enable = EnableCap { cap, flags: 0, args: [argument, 0, 0, 0], pad: [0; 64] };
+    call("KVM_ENABLE_CAP", Firmware::None, &mut enable, |enable| {
+        // SAFETY: a VM takes this structure, which has no addresses; the kernel only reads it.
+        unsafe { ioctl(vm, KVM_ENABLE_CAP, address_of(enable)) }
+    })
+    .map(drop)
+}
+
+/// A TSC frequency for the whole VM, in kHz. 0 is the host's.
+struct TscFrequency(u32);
+
+impl fmt::Display for TscFrequency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} kHz", self.0)
+    }
+}
+
+impl crate::boundary::Argument for TscFrequency {
+    fn bytes(&mut self) -> &mut [u8] {
+        self.0.as_mut_bytes()
+    }
+}
+
+/// Sets the TSC frequency in kHz that vCPUs of the VM start with; 0 is the host's. For TDX before
+/// [`tdx::init_vm`](crate::tdx::init_vm), 100,000 to 10,000,000 and a multiple of 25,000; for
+/// SEV-SNP with Secure TSC before [`snp::launch_start`](crate::snp::launch_start).
+///
+/// # Errors
+/// There are vCPUs already, or the host cannot scale the TSC so.
+pub fn set_tsc_khz(vm: &VmFd, khz: u32) -> Result<(), KernelError> {
+    const KVM_SET_TSC_KHZ: c_ulong = 0xAEA2;
+    call("KVM_SET_TSC_KHZ", Firmware::None, &mut TscFrequency(khz), |khz| {
+        // SAFETY: the argument is a number, not an address.
+        unsafe { ioctl(vm, KVM_SET_TSC_KHZ, c_ulong::from(khz.0)) }
+    })
+    .map(drop)
+}
+
+/// What /dev/kvm says about SEV guests (device attributes of group KVM_X86_GRP_SEV).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SevAttributes {
+    /// VMSA features that [`snp::init`](crate::snp::init) accepts.
+    pub vmsa_features: u64,
+    /// Policy bits that [`snp::launch_start`](crate::snp::launch_start) accepts; None from kernels
+    /// that do not say.
+    pub policy_bits: Option<u64>,
+    /// Whether [`snp::enable_certificate_requests`](crate::snp::enable_certificate_requests) exists.
+    pub certificate_requests: bool,
+}
+
+impl SevAttributes {
+    /// Bits 0 to 17 and 19: what a kernel accepts that has no attribute for it (Linux 6.11 to
+    /// 7.0, SNP_POLICY_MASK_VALID; bit 20 is in that mask, but refused).
+    const OLD_POLICY_BITS: u64 = 0xb_ffff;
+
+    /// Asks `kvm`. What the kernel does not know is 0, None or false.
+    #[must_use]
+    pub fn of(kvm: &Kvm) -> Self {
+        Self {
+            vmsa_features: sev_attribute(kvm, 0).unwrap_or(0),
+            policy_bits: sev_attribute(kvm, 1),
+            certificate_requests: sev_attribute(kvm, 2).is_some_and(|value| value != 0),
+        }
+    }
+
+    /// The policy bits that may be set.
+    #[must_use]
+    pub fn policy_mask(&self) -> u64 {
+        self.policy_bits.unwrap_or(Self::OLD_POLICY_BITS)
+    }
+}
+
+/// `struct kvm_device_attr`, and the value that its `addr` is made to point to.
+#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct DeviceAttribute {
+    flags: u32,
+    group: u32,
+    attr: u64,
+    addr: u64,
+    value: u64,
+}
+
+const _: () = {
+    assert!(offset_of!(DeviceAttribute, attr) == 8 && offset_of!(DeviceAttribute, addr) == 16);
+    assert!(offset_of!(DeviceAttribute, value) == 24, "sizeof(struct kvm_device_attr)");
+};
+
+impl fmt::Display for DeviceAttribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "group {}, attribute {}", self.group, self.attr)
+    }
+}
+
+argument!(DeviceAttribute, HOST_ADDRESSES = &[offset_of!(DeviceAttribute, addr)]);
+
+/// None if the kernel does not know the attribute (ENXIO, or ENOTTY from very old ones).
+fn sev_attribute(kvm: &Kvm, attr: u64) -> Option<u64> {
+    const KVM_GET_DEVICE_ATTR: c_ulong = 0x4018_AEE2;
+    const KVM_X86_GRP_SEV: u32 = 1;
+    let mut query = DeviceAttribute { flags: 0, group: KVM_X86_GRP_SEV, attr, addr: 0, value: 0 };
+    call("KVM_GET_DEVICE_ATTR", Firmware::None, &mut query, |query| {
+        query.addr = address_of(&mut query.value);
+        // SAFETY: /dev/kvm takes this structure; the kernel reads it and writes the u64 at `addr`,
+        // which is the last field of the same, exclusively borrowed value.
+        unsafe { ioctl(kvm, KVM_GET_DEVICE_ATTR, address_of(query)) }
+    })
+    .ok()?;
+    Some(query.value)
+}
