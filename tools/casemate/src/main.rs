@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod commands;
 
-use commands::{completions, lab, man, verify};
+use commands::{completions, host, lab, man, verify};
 
 /// Measures, launches and proves confidential guests.
 #[derive(Parser)]
@@ -19,6 +19,7 @@ struct Cli {
 /// One variant per module of `commands`, in the order of a guest's life.
 #[derive(Subcommand)]
 enum Command {
+    Host(host::Args),
     Verify(verify::Args),
     Lab(lab::Args),
     Completions(completions::Args),
@@ -27,6 +28,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Host(args) => host::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Completions(args) => completions::run(&args),

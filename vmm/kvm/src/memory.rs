@@ -16,6 +16,9 @@ use crate::boundary::{Firmware, Reply, address_of, argument, call, ioctl, until_
 /// Bytes of a page; memory is private or shared, measured and converted by this unit.
 pub const PAGE_SIZE: u64 = 4096;
 
+/// Of VMs, since Linux 6.18: the flags that KVM_CREATE_GUEST_MEMFD takes.
+pub(crate) const KVM_CAP_GUEST_MEMFD_FLAGS: u32 = 244;
+
 /// A page, aligned as one. Launch commands take their contents as slices of pages.
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C, align(4096))]

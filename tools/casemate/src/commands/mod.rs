@@ -5,6 +5,7 @@
 //! input or usage (also what an `Err` from `run` becomes).
 
 pub(crate) mod completions;
+pub(crate) mod host;
 pub(crate) mod lab;
 pub(crate) mod man;
 pub(crate) mod verify;

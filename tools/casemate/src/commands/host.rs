@@ -1,0 +1,98 @@
+//! `casemate host`
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use casemate_kvm::host::{Facts, Finding, State, can_launch, findings};
+use casemate_kvm::vm::VmType;
+use serde_json::json;
+
+/// Say what this machine can launch, and what is in the way
+///
+/// One line per check, with what to do about it where something is missing: CPU, BIOS, kernel,
+/// modules, firmware, cgroups, devices and limits, for AMD SEV-SNP, Intel TDX and plain KVM.
+/// `casemate run` makes the same checks before each launch. Nothing is changed.
+///
+/// Exit status: 0 at least one platform (or the one asked for) can be launched, 1 none can.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:
+  casemate host
+  casemate host --platform snp && casemate run --platform snp guest.toml
+  casemate host --json | jq .launchable")]
+pub(crate) struct Args {
+    /// Only what matters to this platform
+    #[arg(long, value_enum)]
+    platform: Option<Platform>,
+    /// Everything that was seen, and the findings, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Platform {
+    /// AMD SEV-SNP
+    Snp,
+    /// Intel TDX
+    Tdx,
+    /// KVM without memory encryption
+    Plain,
+}
+
+impl From<Platform> for VmType {
+    fn from(platform: Platform) -> Self {
+        match platform {
+            Platform::Snp => Self::Snp,
+            Platform::Tdx => Self::Tdx,
+            Platform::Plain => Self::Plain,
+        }
+    }
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let facts = Facts::gather(Path::new("/"));
+    let asked: Vec<VmType> = match args.platform {
+        Some(platform) => vec![platform.into()],
+        None => VmType::ALL.to_vec(),
+    };
+    let mut findings = findings(&facts);
+    findings.retain(|finding| finding.platforms.iter().any(|platform| asked.contains(platform)));
+    let launchable: Vec<VmType> =
+        asked.iter().copied().filter(|&platform| can_launch(&findings, platform)).collect();
+    if args.json {
+        let report = json!({ "launchable": launchable, "findings": findings, "facts": facts });
+        let text = serde_json::to_string_pretty(&report).context("could not write JSON")?;
+        println!("{text}");
+    } else {
+        print!("{}", table(&findings));
+        println!("{}", verdict(&asked, &launchable));
+    }
+    Ok(if launchable.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+fn table(findings: &[Finding]) -> String {
+    let width = findings.iter().map(|finding| finding.check.len()).max().unwrap_or(0);
+    let line = |Finding { check, state, says, fix, .. }: &Finding| {
+        let state = match state {
+            State::Ok => "ok",
+            State::Note => "note",
+            State::Missing => "MISSING",
+        };
+        let fix = fix.as_ref().map_or(String::new(), |fix| format!(" -> {fix}"));
+        format!("{state:<7}  {check:<width$}  {says}{fix}\n")
+    };
+    findings.iter().map(line).collect()
+}
+
+fn verdict(asked: &[VmType], launchable: &[VmType]) -> String {
+    let names = |platforms: &mut dyn Iterator<Item = &VmType>| {
+        platforms.map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    };
+    let can = names(&mut launchable.iter());
+    let cannot = names(&mut asked.iter().filter(|platform| !launchable.contains(platform)));
+    match (can.is_empty(), cannot.is_empty()) {
+        (false, true) => format!("This machine can launch: {can}."),
+        (false, false) => format!("This machine can launch: {can}. Not: {cannot}."),
+        (true, _) => format!("This machine cannot launch: {cannot}."),
+    }
+}

@@ -1,0 +1,212 @@
+//! What was seen, judged: the checks of every platform.
+
+use super::facts::{Access, Facts};
+use super::{Finding, State, snp, tdx};
+use crate::vm::VmType;
+
+/// Judges `facts`, one finding per check, each with what to do unless all is well.
+#[must_use]
+pub fn findings(facts: &Facts) -> Vec<Finding> {
+    let mut report = Report { findings: Vec::new(), platforms: VmType::ALL.to_vec() };
+    machine(facts, &mut report);
+    kvm(facts, &mut report);
+    helpers(facts, &mut report);
+    report.platforms = vec![VmType::Snp];
+    snp::checks(facts, &mut report);
+    report.platforms = vec![VmType::Tdx];
+    tdx::checks(facts, &mut report);
+    report.findings
+}
+
+/// Findings in the making.
+pub(super) struct Report {
+    findings: Vec<Finding>,
+    platforms: Vec<VmType>,
+}
+
+impl Report {
+    pub(super) fn ok(&mut self, check: &str, says: impl Into<String>) {
+        self.add(check, State::Ok, says.into(), None);
+    }
+
+    pub(super) fn note(&mut self, check: &str, says: impl Into<String>, fix: impl Into<String>) {
+        self.add(check, State::Note, says.into(), Some(fix.into()));
+    }
+
+    pub(super) fn missing(&mut self, check: &str, says: impl Into<String>, fix: impl Into<String>) {
+        self.add(check, State::Missing, says.into(), Some(fix.into()));
+    }
+
+    fn add(&mut self, check: &str, state: State, says: String, fix: Option<String>) {
+        let (check, platforms) = (check.to_owned(), self.platforms.clone());
+        self.findings.push(Finding { check, platforms, state, says, fix });
+    }
+}
+
+fn machine(facts: &Facts, report: &mut Report) {
+    let cpu = &facts.cpu;
+    let (family, model, stepping) = cpu.signature;
+    let place = if cpu.is_virtual { ", in a virtual machine" } else { "" };
+    let name = if cpu.model.is_empty() { &cpu.vendor } else { &cpu.model };
+    report.ok(
+        "cpu",
+        format!("{name}, family {family:#x} model {model:#x} stepping {stepping}{place}"),
+    );
+    report.ok("kernel", format!("Linux {}", facts.kernel.release));
+}
+
+fn kvm(facts: &Facts, report: &mut Report) {
+    const DEVICE: &str = "/dev/kvm";
+    match facts.device(DEVICE) {
+        Access::Opens => {}
+        Access::Missing => {
+            let fix = no_kvm(facts);
+            return report.missing("kvm", "there is no /dev/kvm", fix);
+        }
+        Access::Denied => {
+            return report.missing("kvm", "this user may not open /dev/kvm", grant(DEVICE));
+        }
+        Access::Fails { why } => {
+            let fix = "look for kvm in the kernel's log (dmesg)";
+            return report.missing("kvm", format!("/dev/kvm cannot be opened: {why}"), fix);
+        }
+    }
+    let Some(kvm) = &facts.kvm else {
+        let fix = "load the kvm modules of this kernel again";
+        return report.missing("kvm", "/dev/kvm is not KVM", fix);
+    };
+    if kvm.api_version != 12 {
+        let says = format!("/dev/kvm has API version {}, not 12", kvm.api_version);
+        return report.missing("kvm", says, "use a kernel of this century");
+    }
+    let most = kvm.max_vcpus.iter().find(|(vm_type, _)| *vm_type == VmType::Plain);
+    let vcpus = most.map_or(String::new(), |(_, most)| format!(", up to {most} vCPUs"));
+    report.ok("kvm", format!("/dev/kvm opens, API version 12{vcpus}"));
+    if kvm.split_irqchip {
+        report.ok("irqchip", "KVM can leave the I/O APIC to us");
+    } else {
+        let fix = "use Linux 4.5 or later on a processor with a local APIC";
+        report.missing("irqchip", "KVM cannot leave the I/O APIC to us", fix);
+    }
+}
+
+fn no_kvm(facts: &Facts) -> String {
+    let flags = &facts.kernel.cpu_flags;
+    let module = if facts.cpu.vendor == "GenuineIntel" { "kvm_intel" } else { "kvm_amd" };
+    if flags.iter().any(|flag| flag == "svm" || flag == "vmx") {
+        format!("sudo modprobe {module}")
+    } else if facts.cpu.is_virtual {
+        "enable nested virtualisation on the host of this virtual machine".into()
+    } else {
+        "enable virtualisation (SVM or VT-x) in the BIOS".into()
+    }
+}
+
+/// How a user gets to open a device.
+pub(super) fn grant(device: &str) -> String {
+    format!("run as root, or: sudo setfacl -m u:$USER:rw {device}")
+}
+
+/// What makes guests better, and is not needed to launch one.
+fn helpers(facts: &Facts, report: &mut Report) {
+    for (check, device, without, module) in [
+        ("tun", "/dev/net/tun", "no network for guests", "tun"),
+        ("vhost-net", "/dev/vhost-net", "networks of guests are slower", "vhost_net"),
+        ("vhost-vsock", "/dev/vhost-vsock", "vsock goes through Unix sockets", "vhost_vsock"),
+    ] {
+        match facts.device(device) {
+            Access::Opens => report.ok(check, format!("{device} opens")),
+            Access::Missing => {
+                let says = format!("there is no {device}: {without}");
+                report.note(check, says, format!("sudo modprobe {module}"));
+            }
+            Access::Denied => {
+                let says = format!("this user may not open {device}: {without}");
+                report.note(check, says, grant(device));
+            }
+            Access::Fails { why } => {
+                let says = format!("{device} cannot be opened ({why}): {without}");
+                report.note(check, says, format!("sudo modprobe {module}"));
+            }
+        }
+    }
+    match &facts.io_uring {
+        Access::Opens => report.ok("io_uring", "io_uring can be used"),
+        Access::Denied => report.note(
+            "io_uring",
+            "io_uring is switched off: disks are slower",
+            "sudo sysctl kernel.io_uring_disabled=0, and let the container's seccomp filter allow it",
+        ),
+        Access::Missing | Access::Fails { .. } => report.note(
+            "io_uring",
+            "the kernel has no io_uring: disks are slower",
+            "use a kernel with CONFIG_IO_URING",
+        ),
+    }
+    open_files(facts, report);
+}
+
+fn open_files(facts: &Facts, report: &mut Report) {
+    /// A vCPU takes two descriptors, a queue of a device two or three: enough for 255 vCPUs.
+    const ENOUGH: u64 = 1024;
+    let limit = facts.limits.open_files;
+    match limit.soft {
+        Some(soft) if soft < ENOUGH => {
+            let says = format!("only {soft} open files: too few for large guests");
+            let hard = limit.hard.unwrap_or(u64::MAX);
+            let fix =
+                if hard < ENOUGH { "raise the hard limit of nofile" } else { "ulimit -n 1024" };
+            report.note("open files", says, fix);
+        }
+        Some(soft) => report.ok("open files", format!("up to {soft}")),
+        None => report.ok("open files", "no limit"),
+    }
+    let locked = match facts.limits.locked_memory.soft {
+        Some(bytes) => format!("up to {} KiB; only devices passed through need more", bytes / 1024),
+        None => "no limit".into(),
+    };
+    report.ok("locked memory", locked);
+}
+
+/// What KVM must have for private memory of either vendor.
+pub(super) fn private_memory(facts: &Facts, vm_type: VmType, report: &mut Report) {
+    let Some(kvm) = &facts.kvm else { return };
+    let lacks: Vec<&str> = [
+        (kvm.guest_memfd, "guest_memfd"),
+        (kvm.user_memory2, "KVM_SET_USER_MEMORY_REGION2"),
+        (kvm.memory_fault_info, "memory fault exits"),
+        (kvm.map_gpa_range, "page conversion exits"),
+        (kvm.private_memory.contains(&vm_type), "private memory for this type of VM"),
+    ]
+    .into_iter()
+    .filter_map(|(there, name)| (!there).then_some(name))
+    .collect();
+    if lacks.is_empty() {
+        report.ok("private memory", "guest_memfd, memory attributes and conversion exits");
+    } else {
+        let fix = "use Linux 6.11 or later for SEV-SNP, 6.16 or later for TDX";
+        report.missing("private memory", format!("KVM lacks {}", lacks.join(", ")), fix);
+    }
+}
+
+/// Room for one more guest among a resource of the `misc` cgroup controller.
+pub(super) fn room(facts: &Facts, resource: &str, report: &mut Report) {
+    let check = format!("cgroup {resource}");
+    let Some(misc) = facts.misc.get(resource) else { return };
+    match (misc.room(), misc.capacity) {
+        (Some(0), _) => report.missing(
+            &check,
+            format!(
+                "the misc cgroup allows {} guests, and {} run",
+                misc.limit.unwrap_or(0),
+                misc.used
+            ),
+            format!("end a guest, or raise `{resource}` in misc.max of this process's cgroups"),
+        ),
+        (Some(room), _) => report.ok(&check, format!("room for {room} more guests")),
+        (None, Some(capacity)) => {
+            report.ok(&check, format!("no limit below the machine's {capacity}"))
+        }
+        (None, None) => {}
+    }
+}
