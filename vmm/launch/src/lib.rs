@@ -10,10 +10,13 @@
 #![forbid(unsafe_code)]
 
 mod gpa;
+mod guid;
+pub mod guid_table;
 mod plan;
 mod vcpu;
 
 pub use gpa::{Gpa, GpaError, GpaRange, PAGE_SIZE, PageCount};
+pub use guid::Guid;
 pub use plan::{
     Contents, IdBlock, Import, LaunchPlan, PageKind, PlatformKind, Policy, SnpIdentity, SnpPolicy,
     TdxPolicy,
