@@ -9,12 +9,15 @@
 
 #![forbid(unsafe_code)]
 
+mod digest;
 mod gpa;
 mod guid;
 pub mod guid_table;
+pub mod manifest;
 mod plan;
 mod vcpu;
 
+pub use digest::{Digest384, DigestError};
 pub use gpa::{Gpa, GpaError, GpaRange, PAGE_SIZE, PageCount};
 pub use guid::Guid;
 pub use plan::{
