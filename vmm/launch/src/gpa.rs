@@ -63,10 +63,9 @@ impl<'de> Deserialize<'de> for Gpa {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let digits = text.strip_prefix("0x").filter(|digits| !digits.starts_with('+'));
-        digits
-            .and_then(|digits| u64::from_str_radix(digits, 16).ok())
-            .map(Self)
-            .ok_or_else(|| de::Error::custom(format!("expected an address such as \"0x800000\", found {text:?}")))
+        digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()).map(Self).ok_or_else(|| {
+            de::Error::custom(format!("expected an address such as \"0x800000\", found {text:?}"))
+        })
     }
 }
 

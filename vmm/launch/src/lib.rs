@@ -13,15 +13,20 @@ mod digest;
 mod gpa;
 mod guid;
 pub mod guid_table;
+pub mod kernel_hashes;
 pub mod manifest;
+pub mod ovmf;
 mod plan;
+pub mod profile;
+pub mod sev_metadata;
+pub mod snp;
 mod vcpu;
 
 pub use digest::{Digest384, DigestError};
 pub use gpa::{Gpa, GpaError, GpaRange, PAGE_SIZE, PageCount};
 pub use guid::Guid;
 pub use plan::{
-    Contents, IdBlock, Import, LaunchPlan, PageKind, PlatformKind, Policy, SnpIdentity, SnpPolicy,
-    TdxPolicy,
+    Contents, FIRMWARE_TAG, IdBlock, Import, LaunchPlan, PageKind, PlatformKind, Policy,
+    SnpIdentity, SnpPolicy, TdxPolicy,
 };
 pub use vcpu::{InitialVcpu, Segment};

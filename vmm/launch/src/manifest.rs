@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Digest384, Gpa, PageKind, PlatformKind};
+use crate::{Contents, Digest384, Gpa, Import, PAGE_SIZE, PageKind, PlatformKind};
 
 /// Every measured range of a guest. As JSON it is what `casemate measure --manifest` writes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +40,56 @@ pub struct MeasuredRange {
     /// Of a VMSA: its registers that are not zero, by name, in hexadecimal.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub registers: BTreeMap<String, String>,
+}
+
+impl Manifest {
+    /// The manifest of these ranges, which get their positions here.
+    pub(crate) fn new(
+        platform: PlatformKind,
+        ranges: impl IntoIterator<Item = MeasuredRange>,
+    ) -> Self {
+        let ranges: Vec<_> = ranges
+            .into_iter()
+            .enumerate()
+            .map(|(order, range)| MeasuredRange { order, ..range })
+            .collect();
+        let measurement = ranges.last().map_or(Digest384::ZERO, |range| range.running_digest);
+        Self { platform, measurement, ranges }
+    }
+}
+
+impl MeasuredRange {
+    /// The entry of an import, at position 0; `None` if nothing of it is measured.
+    pub(crate) fn of_import(import: &Import, running_digest: Digest384) -> Option<Self> {
+        let kind = RangeKind::of(import.kind)?;
+        Some(Self {
+            order: 0,
+            address: import.range.start(),
+            length: import.range.len(),
+            kind,
+            sha384: (kind == RangeKind::Normal).then(|| contents_digest(import)),
+            running_digest,
+            tag: import.tag.to_owned(),
+            registers: BTreeMap::new(),
+        })
+    }
+}
+
+/// SHA-384 of everything in an import's range.
+fn contents_digest(import: &Import) -> Digest384 {
+    let mut context = ring::digest::Context::new(&ring::digest::SHA384);
+    let mut zeroes = import.range.len();
+    if let Contents::Bytes(bytes) = &import.contents {
+        context.update(bytes);
+        zeroes = zeroes.saturating_sub(bytes.len() as u64);
+    }
+    let page = [0; 4096];
+    while zeroes > 0 {
+        let now = zeroes.min(PAGE_SIZE);
+        context.update(&page[..usize::try_from(now).unwrap_or(page.len())]);
+        zeroes -= now;
+    }
+    Digest384::from_ring(&context.finish())
 }
 
 /// What of a range is measured. The words are those of [`PageKind`], and `vmsa`.

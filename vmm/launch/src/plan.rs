@@ -44,6 +44,9 @@ pub enum Contents {
     Bytes(Arc<[u8]>),
 }
 
+/// The tag of a firmware image's own pages; they are the first import of a plan that has them.
+pub const FIRMWARE_TAG: &str = "firmware";
+
 /// Pages that enter guest memory in one piece.
 #[derive(Clone)]
 pub struct Import {

@@ -20,7 +20,8 @@ pub struct Segment {
 ///
 /// One value is read by the calculator (which makes a VMSA of it) and by the launcher (which sets
 /// it through KVM). The fields are those of the VMSA (AMD64 APM volume 2, table B-4) that a VMM
-/// can set; every other byte of the VMSA is zero.
+/// can set, with the values that it sets: what KVM adds for SEV-SNP (EFER.SVME, CR4.MCE) is not
+/// here, it is added where the VMSA is made. Every other byte of the VMSA is zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the architecture's")]
 pub struct InitialVcpu {
@@ -62,4 +63,52 @@ pub struct InitialVcpu {
     pub xcr0: u64,
     pub mxcsr: u32,
     pub x87_fcw: u16,
+}
+
+impl Segment {
+    const ZERO: Self = Self { selector: 0, attributes: 0, limit: 0, base: 0 };
+}
+
+impl InitialVcpu {
+    /// Every register zero: what constant tables start from.
+    pub(crate) const ZERO: Self = Self {
+        es: Segment::ZERO,
+        cs: Segment::ZERO,
+        ss: Segment::ZERO,
+        ds: Segment::ZERO,
+        fs: Segment::ZERO,
+        gs: Segment::ZERO,
+        gdtr: Segment::ZERO,
+        ldtr: Segment::ZERO,
+        idtr: Segment::ZERO,
+        tr: Segment::ZERO,
+        efer: 0,
+        cr0: 0,
+        cr3: 0,
+        cr4: 0,
+        dr6: 0,
+        dr7: 0,
+        rflags: 0,
+        rip: 0,
+        rax: 0,
+        rbx: 0,
+        rcx: 0,
+        rdx: 0,
+        rsi: 0,
+        rdi: 0,
+        rbp: 0,
+        rsp: 0,
+        r8: 0,
+        r9: 0,
+        r10: 0,
+        r11: 0,
+        r12: 0,
+        r13: 0,
+        r14: 0,
+        r15: 0,
+        g_pat: 0,
+        xcr0: 0,
+        mxcsr: 0,
+        x87_fcw: 0,
+    };
 }
