@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod commands;
 
-use commands::{completions, host, lab, man, verify};
+use commands::{completions, host, id_block, lab, man, measure, verify};
 
 /// Measures, launches and proves confidential guests.
 #[derive(Parser)]
@@ -20,6 +20,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Host(host::Args),
+    Measure(measure::Args),
+    IdBlock(id_block::Args),
     Verify(verify::Args),
     Lab(lab::Args),
     Completions(completions::Args),
@@ -29,6 +31,8 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Host(args) => host::run(&args),
+        Command::Measure(args) => measure::run(&args),
+        Command::IdBlock(args) => id_block::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -145,4 +145,15 @@ impl LaunchPlan {
             Policy::Tdx(_) => PlatformKind::Tdx,
         }
     }
+
+    /// Two imports that share a page, if there are any. They can be measured, but no platform
+    /// launches them.
+    #[must_use]
+    pub fn overlap(&self) -> Option<(&Import, &Import)> {
+        let mut ascending: Vec<_> =
+            self.imports.iter().filter(|import| !import.range.is_empty()).collect();
+        ascending.sort_by_key(|import| import.range.start());
+        let mut neighbours = ascending.windows(2).map(|pair| (pair[0], pair[1]));
+        neighbours.find(|(low, high)| low.range.overlaps(high.range))
+    }
 }

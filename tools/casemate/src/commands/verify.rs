@@ -1,13 +1,12 @@
 //! `casemate verify`
 
-use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, ensure};
 use casemate_attest::Timestamp;
 use clap::{Subcommand, ValueEnum};
+
+use super::{read, read_optional};
 
 mod output;
 mod snp;
@@ -67,24 +66,4 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Kind::Snp(args) => snp::run(args),
         Kind::Tdx(args) => tdx::run(args),
     }
-}
-
-/// Reads a file of at most `limit` bytes.
-fn read(what: &str, path: &Path, limit: usize) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let more = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-    File::open(path)
-        .and_then(|file| file.take(more).read_to_end(&mut bytes))
-        .with_context(|| format!("could not read the {what} from {}", path.display()))?;
-    ensure!(
-        bytes.len() <= limit,
-        "{} is too long for a {what}: more than {limit} bytes",
-        path.display()
-    );
-    Ok(bytes)
-}
-
-/// Reads a file if one is named.
-fn read_optional(what: &str, path: Option<&Path>, limit: usize) -> anyhow::Result<Option<Vec<u8>>> {
-    path.map(|path| read(what, path, limit)).transpose()
 }
