@@ -9,12 +9,15 @@
 
 #![forbid(unsafe_code)]
 
+mod bytes;
 mod digest;
 mod gpa;
 mod guid;
 pub mod guid_table;
 pub mod kernel_hashes;
+pub mod linux;
 pub mod manifest;
+mod memory_map;
 pub mod ovmf;
 mod plan;
 pub mod profile;
@@ -22,9 +25,11 @@ pub mod sev_metadata;
 pub mod snp;
 mod vcpu;
 
+pub use bytes::Bytes;
 pub use digest::{Digest384, DigestError};
 pub use gpa::{Gpa, GpaError, GpaRange, PAGE_SIZE, PageCount};
 pub use guid::Guid;
+pub use memory_map::{MemoryKind, MemoryRange};
 pub use plan::{
     Contents, FIRMWARE_TAG, IdBlock, Import, LaunchPlan, PageKind, PlatformKind, Policy,
     SnpIdentity, SnpPolicy, TdxPolicy,

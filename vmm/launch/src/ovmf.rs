@@ -116,7 +116,7 @@ fn firmware_import(image: &Arc<[u8]>) -> Result<Import, OvmfError> {
     Ok(Import {
         range: GpaRange::from_bytes(Gpa(FIRMWARE_END - size), size)?,
         kind: PageKind::Normal,
-        contents: Contents::Bytes(Arc::clone(image)),
+        contents: Contents::Bytes(Arc::clone(image).into()),
         tag: FIRMWARE_TAG,
     })
 }
@@ -169,7 +169,7 @@ fn section_import(
             return Ok(Import {
                 range: section.range,
                 kind: PageKind::Normal,
-                contents: Contents::Bytes(page),
+                contents: Contents::Bytes(page.into()),
                 tag: "kernel hashes",
             });
         }

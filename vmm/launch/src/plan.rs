@@ -1,10 +1,8 @@
 //! The plan itself.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
-use crate::{GpaRange, InitialVcpu};
+use crate::{Bytes, GpaRange, InitialVcpu};
 
 /// What a guest is launched on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -41,7 +39,7 @@ pub enum Contents {
     /// Zeroes, as many as the range has bytes.
     Zeroes,
     /// These bytes; zeroes follow up to the end of the range.
-    Bytes(Arc<[u8]>),
+    Bytes(Bytes),
 }
 
 /// The tag of a firmware image's own pages; they are the first import of a plan that has them.
@@ -127,7 +125,8 @@ pub struct SnpIdentity {
 pub struct LaunchPlan {
     /// The pages, in order.
     pub imports: Vec<Import>,
-    /// The vCPUs, in the order of their creation; index 0 is the boot processor.
+    /// The vCPUs, in the order of their creation; index 0 is the boot processor. A plain plan has
+    /// the boot processor alone: all others wait for INIT and SIPI.
     pub vcpus: Vec<InitialVcpu>,
     /// The policy; it also says which platform the plan is for.
     pub policy: Policy,
