@@ -8,6 +8,7 @@ pub mod bus;
 pub mod doorbell;
 pub mod interrupt;
 pub mod io_thread;
+pub mod legacy;
 pub mod memory;
 pub mod pci;
 pub mod virtio;

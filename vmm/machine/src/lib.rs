@@ -1,1 +1,23 @@
 //! A guest's life: board, memory, launch, vCPUs, devices, end.
+//!
+//! [`Guest`] is what a configuration comes to, without a look at /dev/kvm. [`Machine::launch`] turns
+//! it into a guest that waits for its first instruction, and [`Machine::run`] runs it to its
+//! [`Outcome`].
+
+mod acpi;
+pub mod board;
+mod guest;
+mod interrupts;
+mod launch;
+mod machine;
+mod outcome;
+pub mod platform;
+mod ram;
+mod vcpu;
+
+pub use guest::{Guest, PrepareError};
+pub use launch::{LaunchError, StepError};
+pub use machine::{Control, Machine, Watcher};
+pub use outcome::Outcome;
+pub use ram::{GuestRam, RamError};
+pub use vcpu::Exit;

@@ -1,0 +1,111 @@
+//! From a configuration to everything that a launch needs, without a look at /dev/kvm.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use casemate_config::GuestConfig;
+use casemate_launch::linux::{DirectBoot, DirectBootError, Kernel, KernelError};
+use casemate_launch::{Bytes, GpaError, LaunchPlan};
+
+use crate::acpi;
+use crate::board::Board;
+
+/// Why a guest cannot be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// A file cannot be read.
+    #[error("could not read {}", file.display())]
+    File {
+        /// Which one.
+        file: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel is of no kind that can be booted.
+    #[error("could not boot {}", file.display())]
+    Kernel {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: KernelError,
+    },
+    /// The kernel does not fit the guest.
+    #[error("could not boot {} in a guest with {memory} bytes of memory", file.display())]
+    Boot {
+        /// The kernel.
+        file: PathBuf,
+        /// The guest's memory.
+        memory: u64,
+        /// Why.
+        source: DirectBootError,
+    },
+    /// The memory cannot be laid out.
+    #[error("could not lay out {bytes} bytes of guest memory")]
+    Memory {
+        /// How much it is.
+        bytes: u64,
+        /// Why.
+        source: GpaError,
+    },
+    /// The configuration asks for what a plain guest has not.
+    #[error("{0}")]
+    Unsupported(&'static str),
+}
+
+/// A guest that is ready to be launched, any number of times.
+pub struct Guest {
+    pub(crate) config: GuestConfig,
+    pub(crate) board: Board,
+    pub(crate) plan: LaunchPlan,
+}
+
+impl Guest {
+    /// Reads what `config` names and lays it out. A plain guest boots its kernel directly.
+    ///
+    /// # Errors
+    /// If a file cannot be read, is of the wrong kind, or does not fit.
+    pub fn plain(config: GuestConfig) -> Result<Self, PrepareError> {
+        if config.firmware.is_some() || config.igvm.is_some() {
+            return Err(PrepareError::Unsupported(
+                "plain guests boot a kernel directly: leave out firmware and igvm, or choose \
+                 platform = \"snp\" or \"tdx\"",
+            ));
+        }
+        let file = config.kernel.clone().ok_or(PrepareError::Unsupported(
+            "plain guests boot a kernel: give one with --kernel or in the configuration",
+        ))?;
+        let memory = config.memory.0;
+        let board =
+            Board::new(memory).map_err(|source| PrepareError::Memory { bytes: memory, source })?;
+        let kernel = Kernel::parse(&read(&file)?)
+            .map_err(|source| PrepareError::Kernel { file: file.clone(), source })?;
+        let initrd = config.initrd.as_deref().map(read).transpose()?;
+        let boot = DirectBoot {
+            kernel: &kernel,
+            initrd: initrd.as_ref(),
+            cmdline: &config.cmdline,
+            memory: &board.memory_map(),
+            acpi: acpi::tables(config.vcpus),
+        };
+        let plan = boot.plan().map_err(|source| PrepareError::Boot { file, memory, source })?;
+        Ok(Self { config, board, plan })
+    }
+
+    /// The configuration it was made from.
+    #[must_use]
+    pub const fn config(&self) -> &GuestConfig {
+        &self.config
+    }
+
+    /// What enters its memory.
+    #[must_use]
+    pub const fn plan(&self) -> &LaunchPlan {
+        &self.plan
+    }
+}
+
+fn read(file: &Path) -> Result<Bytes, PrepareError> {
+    let bytes =
+        std::fs::read(file).map_err(|source| PrepareError::File { file: file.into(), source })?;
+    Ok(bytes.into())
+}

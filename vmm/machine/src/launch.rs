@@ -1,0 +1,181 @@
+//! Launching: a one-shot state machine whose states are types. Every failure is the end of it.
+//!
+//! [`Created`] → [`Populated`] → [`Finished`]
+
+use std::io;
+use std::sync::Arc;
+
+use casemate_launch::{GpaRange, LaunchPlan};
+use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+
+use crate::board::gsi;
+use crate::platform::Platform;
+use crate::ram::{GuestRam, RamError};
+use crate::vcpu::Cpuid;
+
+/// Why a step of a launch failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The kernel refused.
+    #[error("{name} failed")]
+    Ioctl {
+        /// The ioctl.
+        name: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel does not know some MSR.
+    #[error("KVM_SET_MSRS set {set} MSRs and refused the next one")]
+    Msrs {
+        /// How many it took.
+        set: usize,
+    },
+    /// Guest memory.
+    #[error(transparent)]
+    Ram(#[from] RamError),
+}
+
+impl StepError {
+    /// For `map_err`.
+    pub(crate) fn ioctl(name: &'static str) -> impl Fn(kvm_ioctls::Error) -> Self {
+        move |error| Self::Ioctl { name, source: error.into() }
+    }
+}
+
+/// Why a launch failed.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// There is no KVM for us.
+    #[error("could not open /dev/kvm")]
+    Kvm(#[source] io::Error),
+    /// KVM speaks another language.
+    #[error("/dev/kvm has API version {0}, not 12")]
+    ApiVersion(i32),
+    /// The VM could not be made.
+    #[error("could not create the VM")]
+    Vm(#[source] StepError),
+    /// A vCPU could not be made.
+    #[error("could not create vCPU {index}")]
+    Vcpu {
+        /// Which one.
+        index: u32,
+        /// Why.
+        source: StepError,
+    },
+    /// Something could not enter guest memory.
+    #[error("could not import the {tag} at {range}")]
+    Import {
+        /// What it is.
+        tag: &'static str,
+        /// Where it goes.
+        range: GpaRange,
+        /// Why.
+        source: StepError,
+    },
+    /// The launch could not be finished.
+    #[error("could not finish the launch")]
+    Finish(#[source] StepError),
+    /// The machine around the vCPUs could not be made.
+    #[error("could not make the {what}")]
+    Device {
+        /// What it is.
+        what: &'static str,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// VM, memory and vCPUs are there.
+pub(crate) struct Created {
+    vm: Arc<VmFd>,
+    ram: GuestRam,
+    platform: Box<dyn Platform>,
+    vcpus: Vec<VcpuFd>,
+}
+
+/// All imports have been taken.
+pub(crate) struct Populated(Created);
+
+/// vCPUs may run.
+pub(crate) struct Finished {
+    pub(crate) vm: Arc<VmFd>,
+    pub(crate) ram: GuestRam,
+    pub(crate) platform: Box<dyn Platform>,
+    pub(crate) vcpus: Vec<VcpuFd>,
+}
+
+impl Created {
+    /// Creates a VM with the memory `ram` and `vcpus` vCPUs, in the states that `plan` has.
+    pub(crate) fn new(
+        mut platform: Box<dyn Platform>,
+        ram: GuestRam,
+        plan: &LaunchPlan,
+        vcpus: u32,
+    ) -> Result<Self, LaunchError> {
+        let kvm = Kvm::new().map_err(|error| LaunchError::Kvm(error.into()))?;
+        match kvm.get_api_version() {
+            12 => {}
+            other => return Err(LaunchError::ApiVersion(other)),
+        }
+        let vm = create_vm(&kvm, platform.vm_type()).map_err(LaunchError::Vm)?;
+        ram.map(&vm).map_err(|error| LaunchError::Vm(error.into()))?;
+        let ioctl = StepError::ioctl("KVM_GET_SUPPORTED_CPUID");
+        let cpuid = Cpuid::new(&kvm, vcpus).map_err(|error| LaunchError::Vm(ioctl(error)))?;
+        let vcpus = (0..vcpus)
+            .map(|index| {
+                let state = plan.vcpus.get(usize::try_from(index).unwrap_or(usize::MAX));
+                let vcpu = create_vcpu(&vm, &cpuid, index)?;
+                platform.prepare_vcpu(&vcpu, state)?;
+                Ok(vcpu)
+            })
+            .zip(0..)
+            .map(|(vcpu, index)| vcpu.map_err(|source| LaunchError::Vcpu { index, source }))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { vm: Arc::new(vm), ram, platform, vcpus })
+    }
+
+    /// Takes all imports of the plan, in its order.
+    pub(crate) fn populate(mut self, plan: &LaunchPlan) -> Result<Populated, LaunchError> {
+        for import in &plan.imports {
+            let (tag, range) = (import.tag, import.range);
+            self.platform
+                .import(&self.vm, &self.ram, import)
+                .map_err(|source| LaunchError::Import { tag, range, source })?;
+        }
+        Ok(Populated(self))
+    }
+}
+
+impl Populated {
+    /// Ends the launch.
+    pub(crate) fn finish(self) -> Result<Finished, LaunchError> {
+        let Created { vm, ram, mut platform, vcpus } = self.0;
+        platform.finish(&vm).map_err(LaunchError::Finish)?;
+        Ok(Finished { vm, ram, platform, vcpus })
+    }
+}
+
+fn create_vm(kvm: &Kvm, vm_type: u64) -> Result<VmFd, StepError> {
+    // A signal can interrupt it before it has done anything.
+    let vm = loop {
+        match kvm.create_vm_with_type(vm_type) {
+            Err(error) if error.errno() == libc::EINTR => {}
+            outcome => break outcome.map_err(StepError::ioctl("KVM_CREATE_VM"))?,
+        }
+    };
+    // Local APICs are KVM's; PIC and PIT are nobody's; the I/O APIC is ours, see `interrupts`.
+    let split = kvm_enable_cap {
+        cap: KVM_CAP_SPLIT_IRQCHIP,
+        args: [gsi::COUNT.into(), 0, 0, 0],
+        ..kvm_enable_cap::default()
+    };
+    vm.enable_cap(&split).map_err(StepError::ioctl("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))?;
+    Ok(vm)
+}
+
+fn create_vcpu(vm: &VmFd, cpuid: &Cpuid, index: u32) -> Result<VcpuFd, StepError> {
+    let vcpu = vm.create_vcpu(index.into()).map_err(StepError::ioctl("KVM_CREATE_VCPU"))?;
+    vcpu.set_cpuid2(&cpuid.of(index)).map_err(StepError::ioctl("KVM_SET_CPUID2"))?;
+    Ok(vcpu)
+}

@@ -1,0 +1,218 @@
+//! A guest that runs.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use casemate_devices::bus::{Bus, BusDevice};
+use casemate_devices::interrupt::Line;
+use casemate_devices::legacy::{
+    AcpiPower, ExitPort, KeyboardReset, PanicPort, Serial, SerialInput,
+};
+use event_manager::{
+    EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps as _,
+};
+use kvm_ioctls::VmFd;
+
+use crate::board::{IO_APIC, IO_APIC_SIZE, gsi, port};
+use crate::guest::Guest;
+use crate::interrupts::{IoApic, Pin, deliver};
+use crate::launch::{Created, Finished, LaunchError};
+use crate::outcome::{End, Outcome};
+use crate::platform::Platform;
+use crate::ram::GuestRam;
+use crate::vcpu::{Surroundings, Threads};
+
+/// Events taken from the kernel at once; there are hardly ever two.
+const EVENTS: usize = 8;
+
+/// What somebody watches while the guest runs: the terminal, signals.
+pub type Watcher = Box<dyn MutEventSubscriber>;
+
+/// A launched guest, before its first instruction.
+pub struct Machine {
+    launched: Finished,
+    ports: Bus,
+    memory: Bus,
+    control: Control,
+}
+
+/// The handle by which the host speaks to a running guest.
+#[derive(Clone)]
+pub struct Control {
+    end: End,
+    power_button: Arc<dyn Line>,
+    serial: SerialInput,
+    exits: Arc<AtomicU64>,
+}
+
+impl Control {
+    /// Ends the run.
+    pub fn stop(&self, outcome: Outcome) {
+        self.end.declare(outcome);
+    }
+
+    /// Presses the power button. The guest may ignore it.
+    ///
+    /// # Errors
+    /// If KVM refuses the interrupt.
+    pub fn press_power_button(&self) -> std::io::Result<()> {
+        self.power_button.trigger()
+    }
+
+    /// The serial port's input.
+    #[must_use]
+    pub const fn serial(&self) -> &SerialInput {
+        &self.serial
+    }
+
+    /// How often vCPUs have left the guest for this process.
+    #[must_use]
+    pub fn exits(&self) -> u64 {
+        self.exits.load(Ordering::Relaxed)
+    }
+}
+
+impl Machine {
+    /// Launches `guest`; what its serial port sends goes to `output`.
+    ///
+    /// # Errors
+    /// If a step of the launch fails. Then nothing is left of it.
+    pub fn launch(
+        guest: &Guest,
+        platform: Box<dyn Platform>,
+        output: Box<dyn Write + Send>,
+    ) -> Result<Self, LaunchError> {
+        let ram = GuestRam::shared(&guest.board).map_err(|source| LaunchError::Device {
+            what: "guest memory",
+            source: source.into(),
+        })?;
+        let launched = Created::new(platform, ram, &guest.plan, guest.config.vcpus)?
+            .populate(&guest.plan)?
+            .finish()?;
+        let end = End::new().map_err(device_error("end of the run"))?;
+        let mut board = Buses::new(&launched.vm)?;
+        let serial = board.serial(output)?;
+        board.endings(&end)?;
+        let control = Control {
+            end,
+            power_button: Arc::new(board.pin(gsi::EVENTS)),
+            serial,
+            exits: Arc::default(),
+        };
+        Ok(Self { launched, ports: board.ports, memory: board.memory, control })
+    }
+
+    /// The handle by which the host speaks to the guest.
+    #[must_use]
+    pub const fn control(&self) -> &Control {
+        &self.control
+    }
+
+    /// Runs the guest until it ends, and calls `watchers` on this thread when what they watch is
+    /// ready.
+    ///
+    /// # Errors
+    /// If the host has no more threads or file descriptors.
+    pub fn run(self, watchers: Vec<Watcher>) -> Result<Outcome, LaunchError> {
+        let end = self.control.end.clone();
+        let mut events = EventManager::<Watcher>::new_with_capacity(EVENTS)
+            .map_err(device_error("event loop"))?;
+        events.add_subscriber(Box::new(EndWatcher(end.clone())));
+        for watcher in watchers {
+            events.add_subscriber(watcher);
+        }
+        let Finished { vm: _vm, ram: _ram, platform, vcpus } = self.launched;
+        let around = Arc::new(Surroundings {
+            ports: self.ports,
+            memory: self.memory,
+            platform,
+            end: end.clone(),
+            exits: self.control.exits,
+        });
+        let threads = Threads::start(vcpus, &around).map_err(device_error("vCPU threads"))?;
+        let outcome = loop {
+            if let Some(outcome) = end.outcome() {
+                break outcome.clone();
+            }
+            if let Err(error) = events.run() {
+                end.declare(Outcome::Failed(format!("event loop: {error}")));
+            }
+        };
+        threads.join();
+        Ok(outcome)
+    }
+}
+
+/// Wakes the event loop when the run has ended.
+struct EndWatcher(End);
+
+impl MutEventSubscriber for EndWatcher {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        if let Err(error) = ops.add(Events::new(self.0.event(), EventSet::IN)) {
+            self.0.declare(Outcome::Failed(format!("event loop: {error}")));
+        }
+    }
+
+    fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
+        // The count may stay: the loop looks at the outcome and ends.
+    }
+}
+
+/// The machine's buses, while devices are plugged in.
+struct Buses {
+    ports: Bus,
+    memory: Bus,
+    io_apic: Arc<Mutex<IoApic>>,
+}
+
+impl Buses {
+    fn new(vm: &Arc<VmFd>) -> Result<Self, LaunchError> {
+        let vm = vm.clone();
+        let io_apic = IoApic::new(move |message| deliver(&vm, message));
+        let io_apic = Arc::new(Mutex::new(io_apic));
+        let mut memory = Bus::default();
+        memory
+            .insert(IO_APIC.into(), IO_APIC_SIZE, io_apic.clone())
+            .map_err(device_error("I/O APIC"))?;
+        Ok(Self { ports: Bus::default(), memory, io_apic })
+    }
+
+    fn pin(&self, gsi: u32) -> Pin {
+        Pin { io_apic: self.io_apic.clone(), gsi }
+    }
+
+    fn serial(&mut self, output: Box<dyn Write + Send>) -> Result<SerialInput, LaunchError> {
+        let (serial, input) = Serial::new(Arc::new(self.pin(gsi::SERIAL)), output)
+            .map_err(device_error("serial port"))?;
+        self.port("serial port", port::SERIAL, Serial::PORTS, serial)?;
+        Ok(input)
+    }
+
+    fn endings(&mut self, end: &End) -> Result<(), LaunchError> {
+        self.port("reset port", port::KEYBOARD, 1, KeyboardReset(end.on_end()))?;
+        self.port("exit port", port::EXIT, 1, ExitPort(end.on_end()))?;
+        self.port("panic port", port::PANIC, 1, PanicPort(end.on_end()))?;
+        self.port("power ports", port::POWER, AcpiPower::PORTS, AcpiPower(end.on_end()))
+    }
+
+    fn port(
+        &mut self,
+        what: &'static str,
+        start: u16,
+        count: u16,
+        device: impl BusDevice + 'static,
+    ) -> Result<(), LaunchError> {
+        self.ports
+            .insert(start.into(), count.into(), Arc::new(Mutex::new(device)))
+            .map_err(device_error(what))
+    }
+}
+
+/// For `map_err`.
+fn device_error<E>(what: &'static str) -> impl Fn(E) -> LaunchError
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    move |error| LaunchError::Device { what, source: error.into() }
+}

@@ -1,0 +1,41 @@
+//! What differs between plain guests and those of SEV-SNP and TDX.
+
+mod plain;
+
+pub use plain::Plain;
+
+use casemate_launch::{Import, InitialVcpu};
+use kvm_ioctls::{VcpuFd, VmFd};
+
+use crate::launch::StepError;
+use crate::outcome::Outcome;
+use crate::ram::GuestRam;
+use crate::vcpu::Exit;
+
+/// A kind of guest, as the launch and the vCPUs see it. The calls come in the order of the methods.
+pub trait Platform: Send + Sync {
+    /// The type of VM (`KVM_X86_*_VM`).
+    fn vm_type(&self) -> u64;
+
+    /// Prepares a new vCPU; `state` is what the plan has for it.
+    ///
+    /// # Errors
+    /// If KVM refuses.
+    fn prepare_vcpu(&mut self, vcpu: &VcpuFd, state: Option<&InitialVcpu>)
+    -> Result<(), StepError>;
+
+    /// Takes one import of the plan.
+    ///
+    /// # Errors
+    /// If KVM or the platform's firmware refuses, or it does not lie in memory.
+    fn import(&mut self, vm: &VmFd, ram: &GuestRam, import: &Import) -> Result<(), StepError>;
+
+    /// Ends the launch: from now on vCPUs may run, and nothing may be imported.
+    ///
+    /// # Errors
+    /// If KVM or the platform's firmware refuses.
+    fn finish(&mut self, vm: &VmFd) -> Result<(), StepError>;
+
+    /// What the end of a guest means that left this exit behind, which no device took.
+    fn last_words(&self, exit: &Exit<'_>) -> Outcome;
+}

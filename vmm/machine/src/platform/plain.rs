@@ -1,0 +1,68 @@
+//! KVM without memory encryption.
+
+use casemate_launch::{Import, InitialVcpu};
+use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_ioctls::{VcpuFd, VmFd};
+
+use super::Platform;
+use crate::launch::StepError;
+use crate::outcome::Outcome;
+use crate::ram::GuestRam;
+use crate::vcpu::{Exit, regs, sregs};
+
+/// KVM without memory encryption: the host writes memory and registers as it likes.
+pub struct Plain;
+
+/// MSRs that a PC's firmware leaves set (Intel SDM volume 4).
+const FIRMWARE_MSRS: [(u32, u64); 2] = [
+    // IA32_MTRR_DEF_TYPE: enabled, fixed ranges too, write-back.
+    (0x2ff, 1 << 11 | 1 << 10 | 6),
+    // IA32_MISC_ENABLE: fast strings. Without it Linux does not use them.
+    (0x1a0, 1),
+];
+
+impl Platform for Plain {
+    fn vm_type(&self) -> u64 {
+        kvm_bindings::KVM_X86_DEFAULT_VM.into()
+    }
+
+    fn prepare_vcpu(
+        &mut self,
+        vcpu: &VcpuFd,
+        state: Option<&InitialVcpu>,
+    ) -> Result<(), StepError> {
+        let entries = FIRMWARE_MSRS.map(|(index, data)| kvm_msr_entry { index, data, reserved: 0 });
+        let msrs = Msrs::from_entries(&entries).map_err(|_| StepError::Msrs { set: 0 })?;
+        let set = vcpu.set_msrs(&msrs).map_err(StepError::ioctl("KVM_SET_MSRS"))?;
+        if set != entries.len() {
+            return Err(StepError::Msrs { set });
+        }
+        // All others are at reset, and wait for INIT and SIPI.
+        let Some(state) = state else { return Ok(()) };
+        vcpu.set_sregs(&sregs(state)).map_err(StepError::ioctl("KVM_SET_SREGS"))?;
+        vcpu.set_regs(&regs(state)).map_err(StepError::ioctl("KVM_SET_REGS"))
+    }
+
+    fn import(&mut self, _: &VmFd, ram: &GuestRam, import: &Import) -> Result<(), StepError> {
+        Ok(ram.write(import)?)
+    }
+
+    fn finish(&mut self, _: &VmFd) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    fn last_words(&self, exit: &Exit<'_>) -> Outcome {
+        Outcome::Failed(match exit {
+            Exit::InternalError { suberror: 1 } => {
+                "KVM cannot emulate an instruction of the guest (internal error 1); a host whose \
+                 KVM has no hardware virtualisation runs few guests"
+                    .into()
+            }
+            Exit::InternalError { suberror } => format!("KVM internal error {suberror}"),
+            Exit::EntryFailed { reason } => {
+                format!("the CPU refused to enter the guest, reason {reason:#x}")
+            }
+            exit => format!("unexpected exit of a vCPU: {exit:?}"),
+        })
+    }
+}

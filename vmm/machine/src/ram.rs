@@ -1,0 +1,118 @@
+//! Guest memory.
+
+#![allow(unsafe_code, reason = "a memory slot is an address of ours that the guest writes to")]
+
+use std::io;
+use std::sync::Arc;
+
+use casemate_devices::memory::{DeviceMemory, SharedPages};
+use casemate_launch::{Contents, GpaRange, Import};
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use vm_memory::guest_memory::GuestMemoryBackend as _;
+use vm_memory::{
+    Bytes as _, GuestAddress, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion as _,
+};
+
+use crate::board::Board;
+
+/// Why guest memory could not be made or filled.
+#[derive(Debug, thiserror::Error)]
+pub enum RamError {
+    /// The host did not give the address space.
+    #[error("could not reserve {bytes} bytes of address space for guest memory")]
+    Map {
+        /// How much was wanted.
+        bytes: u64,
+        /// Why.
+        source: vm_memory::mmap::FromRangesError,
+    },
+    /// KVM refused a memory slot.
+    #[error("KVM_SET_USER_MEMORY_REGION: slot {slot}, {bytes} bytes at {start:#x}")]
+    Slot {
+        /// Its number.
+        slot: u32,
+        /// Its guest-physical address.
+        start: u64,
+        /// Its size.
+        bytes: u64,
+        /// Why.
+        source: io::Error,
+    },
+    /// An import does not lie in memory.
+    #[error("could not write the {tag} to guest memory at {range}")]
+    Write {
+        /// What it is.
+        tag: &'static str,
+        /// Where it was to go.
+        range: GpaRange,
+        /// Why.
+        source: GuestMemoryError,
+    },
+}
+
+/// The memory of a guest, as much of it as the host can see. Nothing is touched before it is
+/// needed, so that the host gives pages only then.
+pub struct GuestRam {
+    memory: Arc<DeviceMemory>,
+}
+
+impl GuestRam {
+    /// Reserves address space for the RAM of `board`, all of it shared with devices.
+    ///
+    /// # Errors
+    /// If the host refuses.
+    pub fn shared(board: &Board) -> Result<Self, RamError> {
+        let size = |range: GpaRange| usize::try_from(range.len()).unwrap_or(usize::MAX);
+        let ranges: Vec<_> =
+            board.ram().map(|range| (GuestAddress(range.start().0), size(range))).collect();
+        let backend = GuestMemoryMmap::from_ranges(&ranges).map_err(|source| RamError::Map {
+            bytes: board.ram().map(GpaRange::len).sum(),
+            source,
+        })?;
+        let memory = DeviceMemory::new(backend, SharedPages::default(), false, ());
+        Ok(Self { memory: Arc::new(memory) })
+    }
+
+    /// Guest memory as devices see it.
+    #[must_use]
+    pub const fn memory(&self) -> &Arc<DeviceMemory> {
+        &self.memory
+    }
+
+    /// Makes this the memory of `vm`, which must not outlive it.
+    ///
+    /// # Errors
+    /// If KVM refuses a slot.
+    pub(crate) fn map(&self, vm: &VmFd) -> Result<(), RamError> {
+        for (slot, region) in (0..).zip(self.memory.get_backend().iter()) {
+            let (start, bytes) = (region.start_addr().0, region.len());
+            let memory_region = kvm_userspace_memory_region {
+                slot,
+                flags: 0,
+                guest_phys_addr: start,
+                memory_size: bytes,
+                userspace_addr: region.as_ptr().expose_provenance() as u64,
+            };
+            // SAFETY: the region's mapping has that address and size, the guest and vm-memory's
+            // volatile accesses are its only users, and `Machine` drops the VM before the mapping.
+            unsafe { vm.set_user_memory_region(memory_region) }
+                .map_err(|source| RamError::Slot { slot, start, bytes, source: source.into() })?;
+        }
+        Ok(())
+    }
+
+    /// Writes an import. Zeroes are there already: memory starts with nothing else.
+    ///
+    /// # Errors
+    /// If it does not lie in memory.
+    pub(crate) fn write(&self, import: &Import) -> Result<(), RamError> {
+        let Contents::Bytes(bytes) = &import.contents else { return Ok(()) };
+        let start = GuestAddress(import.range.start().0);
+        self.memory.get_backend().write_slice(bytes, start).map_err(|source| RamError::Write {
+            tag: import.tag,
+            range: import.range,
+            source,
+        })
+    }
+}

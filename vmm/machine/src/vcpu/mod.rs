@@ -1,0 +1,112 @@
+//! vCPUs: how one is set up, and the thread that runs it.
+
+mod cpuid;
+mod exit;
+mod kick;
+mod registers;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+
+use casemate_devices::bus::Bus;
+use kvm_ioctls::VcpuFd;
+
+pub(crate) use cpuid::Cpuid;
+pub use exit::Exit;
+use exit::RunPage;
+use kick::Kickable;
+pub(crate) use registers::{regs, sregs};
+
+use crate::outcome::{End, Outcome};
+use crate::platform::Platform;
+
+/// What vCPUs need of the machine while they run.
+pub(crate) struct Surroundings {
+    pub(crate) ports: Bus,
+    pub(crate) memory: Bus,
+    pub(crate) platform: Box<dyn Platform>,
+    pub(crate) end: End,
+    /// Exits of all vCPUs so far.
+    pub(crate) exits: Arc<AtomicU64>,
+}
+
+/// The threads of a machine's vCPUs.
+pub(crate) struct Threads(Vec<JoinHandle<()>>);
+
+impl Threads {
+    /// Starts a thread for each vCPU.
+    ///
+    /// # Errors
+    /// If the host has no more threads. Those that run already are stopped.
+    pub(crate) fn start(vcpus: Vec<VcpuFd>, around: &Arc<Surroundings>) -> io::Result<Self> {
+        let mut threads = Self(Vec::with_capacity(vcpus.len()));
+        for (index, vcpu) in vcpus.into_iter().enumerate() {
+            let name = format!("vcpu{index}");
+            let own = around.clone();
+            match thread::Builder::new().name(name).spawn(move || life(vcpu, &own)) {
+                Ok(thread) => threads.0.push(thread),
+                Err(error) => {
+                    around.end.declare(Outcome::Failed(error.to_string()));
+                    threads.join();
+                    return Err(error);
+                }
+            }
+        }
+        Ok(threads)
+    }
+
+    /// Waits for all vCPUs to end, which they do once the end was declared.
+    pub(crate) fn join(self) {
+        for thread in &self.0 {
+            kick::kick(thread);
+        }
+        for thread in self.0 {
+            // A panic of the thread has been reported by its own hook.
+            drop(thread.join());
+        }
+    }
+}
+
+/// A vCPU from its first instruction to the end of the run.
+fn life(mut vcpu: VcpuFd, around: &Surroundings) {
+    let page = RunPage::of(&mut vcpu);
+    let _kickable = match Kickable::new(page) {
+        Ok(kickable) => kickable,
+        Err(error) => {
+            return around.end.declare(Outcome::Failed(format!("no signal handler: {error}")));
+        }
+    };
+    while around.end.outcome().is_none() {
+        match exit::run(&mut vcpu, page) {
+            Ok(exit) => {
+                around.exits.fetch_add(1, Ordering::Relaxed);
+                around.handle(exit);
+            }
+            Err(error) => around.end.declare(Outcome::Failed(format!("KVM_RUN: {error}"))),
+        }
+    }
+}
+
+impl Surroundings {
+    fn handle(&self, exit: Exit<'_>) {
+        match exit {
+            Exit::PortWrite { port, size, data } => {
+                for value in data.chunks(size) {
+                    self.ports.write(port.into(), value);
+                }
+            }
+            Exit::PortRead { port, size, data } => {
+                for value in data.chunks_mut(size) {
+                    self.ports.read(port.into(), value);
+                }
+            }
+            Exit::MemoryWrite { address, data } => self.memory.write(address, data),
+            Exit::MemoryRead { address, data } => self.memory.read(address, data),
+            Exit::Interrupted => {}
+            Exit::TripleFault => self.end.declare(Outcome::TripleFault),
+            exit => self.end.declare(self.platform.last_words(&exit)),
+        }
+    }
+}
