@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod commands;
 
-use commands::{completions, host, id_block, lab, man, measure, verify};
+use commands::{completions, host, id_block, lab, man, measure, run, verify};
 
 /// Measures, launches and proves confidential guests.
 #[derive(Parser)]
@@ -22,6 +22,7 @@ enum Command {
     Host(host::Args),
     Measure(measure::Args),
     IdBlock(id_block::Args),
+    Run(Box<run::Args>),
     Verify(verify::Args),
     Lab(lab::Args),
     Completions(completions::Args),
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Host(args) => host::run(&args),
         Command::Measure(args) => measure::run(&args),
         Command::IdBlock(args) => id_block::run(&args),
+        Command::Run(args) => run::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Completions(args) => completions::run(&args),

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use crate::error::ConfigError;
 use crate::reference::{Shape, quoted};
-use crate::schema::{Disk, GuestConfig, Net, PlatformChoice, Snp, Vsock};
+use crate::schema::{DEFAULT_CMDLINE, Disk, GuestConfig, Net, PlatformChoice, Snp, Vsock};
 
 const MIB: u64 = 1 << 20;
 /// KVM_MEM_MAX_NR_PAGES pages of 4 KiB, rounded down to a whole GiB.
@@ -32,10 +32,11 @@ pub(crate) struct Origin<'a> {
 
 impl Origin<'_> {
     fn value(&self, key: &str, value: &str, problem: &str, remedy: &str) -> ConfigError {
-        let flag = || String::from("--");
+        // disk[0].path belongs to the flag --disk.
+        let flag = key.split(['[', '.']).next().unwrap_or(key);
         let origin = match self.file {
-            Some(file) if !self.from_flags.contains(&key) => format!("{}: ", file.display()),
-            _ => flag(),
+            Some(file) if !self.from_flags.contains(&flag) => format!("{}: ", file.display()),
+            _ => String::from("--"),
         };
         ConfigError::Value {
             origin,
@@ -158,7 +159,7 @@ fn cmdline(config: &GuestConfig, origin: &Origin<'_>) -> Result<(), ConfigError>
     if text.contains(|character: char| character.is_control()) {
         return refused("it has a control character", "use printable characters on one line");
     }
-    if !text.is_empty() && config.kernel.is_none() {
+    if text != DEFAULT_CMDLINE && !text.is_empty() && config.kernel.is_none() {
         return refused("a command line needs a kernel", "give a kernel as well");
     }
     Ok(())

@@ -7,6 +7,7 @@
 
 mod check;
 mod error;
+mod flags;
 mod reference;
 mod schema;
 mod size;
@@ -14,6 +15,7 @@ mod size;
 use std::path::{Path, PathBuf};
 
 pub use error::ConfigError;
+pub use flags::FlagError;
 pub use schema::{Disk, Ending, GuestConfig, Net, PlatformChoice, Snp, Tdx, Vsock, reference};
 pub use size::{ByteSize, Hex, Mac, SizeError};
 
@@ -29,6 +31,16 @@ pub struct Overrides {
     pub platform: Option<PlatformChoice>,
     pub firmware: Option<PathBuf>,
     pub igvm: Option<PathBuf>,
+    pub rng: Option<bool>,
+    pub balloon: Option<bool>,
+    pub console: Option<bool>,
+    pub on_reset: Option<Ending>,
+    pub on_panic: Option<Ending>,
+    /// All disks, if there are any: the file's do not stay beside them.
+    pub disk: Vec<Disk>,
+    /// All network interfaces, likewise.
+    pub net: Vec<Net>,
+    pub vsock: Option<Vsock>,
 }
 
 /// Reads `file`, lets `overrides` win, and checks the outcome.
@@ -70,8 +82,18 @@ impl GuestConfig {
                 }
             )*};
         }
-        take!(kernel: Some, initrd: Some, firmware: Some, igvm: Some);
+        take!(kernel: Some, initrd: Some, firmware: Some, igvm: Some, vsock: Some);
         take!(cmdline: From::from, memory: From::from, vcpus: From::from, platform: From::from);
+        take!(rng: From::from, balloon: From::from, console: From::from);
+        take!(on_reset: From::from, on_panic: From::from);
+        if !overrides.disk.is_empty() {
+            self.disk = overrides.disk;
+            taken.push("disk");
+        }
+        if !overrides.net.is_empty() {
+            self.net = overrides.net;
+            taken.push("net");
+        }
         taken
     }
 

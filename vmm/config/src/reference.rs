@@ -123,6 +123,22 @@ macro_rules! choice {
             }
         }
 
+        impl $name {
+            /// The words, as they stand in a file and on the command line.
+            pub const WORDS: &[&str] = &[$($text),*];
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = $crate::flags::FlagError;
+
+            fn from_str(word: &str) -> Result<Self, Self::Err> {
+                match word {
+                    $($text => Ok(Self::$variant),)*
+                    _ => Err($crate::flags::FlagError::word(word, Self::WORDS)),
+                }
+            }
+        }
+
         impl $crate::reference::Shape for $name {
             fn shape() -> String {
                 [$(concat!("`\"", $text, "\"`")),*].join(", ")

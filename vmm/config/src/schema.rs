@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use crate::reference::{choice, section, table};
 use crate::size::{ByteSize, Hex, Mac};
 
+/// The kernel speaks on the serial port.
+pub(crate) const DEFAULT_CMDLINE: &str = "console=ttyS0";
+
 choice! {
     /// What the guest is launched on.
     pub enum PlatformChoice {
@@ -38,8 +41,8 @@ table! {
         kernel: Option<PathBuf> = None,
         /// Initial RAM disk of the kernel.
         initrd: Option<PathBuf> = None,
-        /// Kernel command line, at most 2047 bytes.
-        cmdline: String = String::new(),
+        /// Kernel command line, at most 2047 bytes. It replaces the default, so name the serial port again.
+        cmdline: String = String::from(DEFAULT_CMDLINE),
         /// Guest memory, in whole MiB.
         memory: ByteSize = ByteSize(512 << 20),
         /// Number of vCPUs, 1 to 255.

@@ -58,6 +58,9 @@ fn flags_win_and_their_errors_say_so() {
     assert_eq!(config.kernel, Some(folder.path().join("one")));
     let error = load(&file, Overrides { vcpus: Some(0), ..Overrides::default() }).unwrap_err();
     assert_eq!(error.to_string(), "--vcpus = 0: a guest has 1 to 255 vCPUs; try vcpus = 1");
+    let disk = "disk.img,read_only=true".parse().unwrap();
+    let error = load(&file, Overrides { disk: vec![disk], vcpus: Some(1), ..Overrides::default() });
+    assert!(error.unwrap_err().to_string().starts_with("--disk[0].path = \"disk.img\": "));
     let error = from_flags(Overrides::default()).unwrap_err();
     let expected = "command line: kernel is missing; give a kernel, firmware, or an igvm file";
     assert_eq!(error.to_string(), expected);

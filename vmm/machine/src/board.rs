@@ -4,8 +4,8 @@
 //! | from | to | what |
 //! |---|---|---|
 //! | 0 | 0xa_0000 | RAM; the first 64 KiB hold what a kernel is told |
-//! | 0xe_0000 | 0x10_0000 | ACPI tables |
-//! | 0x10_0000 | at most 0xc000_0000 | RAM |
+//! | 0xe_0000 | 0xf_0000 | ACPI tables |
+//! | 0xf_0000 | at most 0xc000_0000 | RAM: a linker that is told to start at 1 MiB puts headers before that |
 //! | 0xc000_0000 | 0xe000_0000 | registers of PCI devices |
 //! | 0xe000_0000 | 0xe010_0000 | PCI configuration space (ECAM), bus 0 |
 //! | 0xfec0_0000 | 0xfec0_1000 | I/O APIC |
@@ -20,10 +20,9 @@ use casemate_launch::{Gpa, GpaError, GpaRange, MemoryKind, MemoryRange};
 const LOW_RAM_MAX: u64 = 0xc000_0000;
 const HIGH_RAM: u64 = 1 << 32;
 const LEGACY_HOLE: u64 = 0xa_0000;
-const MIB: u64 = 1 << 20;
 
 /// Where ACPI tables go, the RSDP first.
-pub const ACPI_TABLES: Range<u64> = 0xe_0000..0x10_0000;
+pub const ACPI_TABLES: Range<u64> = 0xe_0000..0xf_0000;
 /// Where registers of PCI devices are.
 pub const PCI_WINDOW: Range<u32> = 0xc000_0000..0xe000_0000;
 /// PCI configuration space of bus 0.
@@ -100,7 +99,7 @@ impl Board {
         let mut map = vec![
             range(0..low_end.min(LEGACY_HOLE), MemoryKind::Ram),
             range(ACPI_TABLES, MemoryKind::Acpi),
-            range(MIB..low_end, MemoryKind::Ram),
+            range(ACPI_TABLES.end..low_end, MemoryKind::Ram),
             range(ECAM.start.into()..ECAM.end.into(), MemoryKind::Reserved),
         ];
         map.extend(self.high.map(|high| range(high.start().0..high.end().0, MemoryKind::Ram)));
@@ -111,6 +110,8 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MIB: u64 = 1 << 20;
 
     #[test]
     fn memory_that_does_not_fit_below_the_window_goes_above_4_gib() {
@@ -127,6 +128,6 @@ mod tests {
         let map = Board::new(8192 * MIB).unwrap().memory_map();
         assert!(map.windows(2).all(|two| two[0].start.0 + two[0].bytes <= two[1].start.0));
         let ram: u64 = map.iter().filter(|r| r.kind == MemoryKind::Ram).map(|r| r.bytes).sum();
-        assert_eq!(ram, 8192 * MIB - (MIB - LEGACY_HOLE));
+        assert_eq!(ram, 8192 * MIB - (ACPI_TABLES.end - LEGACY_HOLE));
     }
 }

@@ -16,6 +16,7 @@ pub(crate) mod id_block;
 pub(crate) mod lab;
 pub(crate) mod man;
 pub(crate) mod measure;
+pub(crate) mod run;
 pub(crate) mod verify;
 
 /// Bad input or usage. clap uses the same.

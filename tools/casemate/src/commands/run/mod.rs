@@ -1,0 +1,179 @@
+//! `casemate run`
+
+mod keys;
+mod report;
+mod signals;
+mod terminal;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use casemate_config::{
+    ByteSize, Disk, Ending, GuestConfig, Net, Overrides, PlatformChoice, Vsock, from_flags, load,
+};
+use casemate_vmm::platform::Plain;
+use casemate_vmm::{Guest, Machine, Outcome};
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use report::Reporter;
+use terminal::RawMode;
+
+/// Run a guest, with its serial port on this terminal
+///
+/// The guest is described by a file, by flags, or by both: flags win. Everything is checked before
+/// /dev/kvm is opened.
+///
+/// Keys on the terminal: Ctrl-A x ends the guest, Ctrl-A c opens a monitor and closes it, Ctrl-A h
+/// shows help, Ctrl-A Ctrl-A sends Ctrl-A.
+///
+/// Exit status: 0 the guest powered off; the guest's own status if it writes one (a byte) to I/O
+/// port 0x501; 120 it reset; 121 its kernel panicked (as told by pvpanic); 122 triple fault; 123
+/// ended from here, by a key, the monitor or a signal; 124 the host could not go on; 2 bad input, or
+/// the launch failed. A guest that gives its own status should keep to 3 to 119.
+#[derive(clap::Args)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "A shell in a guest:\n  casemate run --kernel vmlinuz --initrd initrd.img --platform plain"
+)]
+pub(crate) struct Args {
+    /// Description of the guest, see the configuration reference
+    #[arg(value_name = "GUEST.toml")]
+    file: Option<PathBuf>,
+    /// Linux kernel: bzImage, ELF with a PVH entry, or an uncompressed image
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Initial RAM disk of the kernel
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// Kernel command line [default: console=ttyS0]
+    #[arg(long, value_name = "TEXT")]
+    cmdline: Option<String>,
+    /// Guest memory, like 512M [default: 512M]
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteSize>,
+    /// Number of vCPUs, 1 to 255 [default: 1]
+    #[arg(long, value_name = "NUMBER")]
+    vcpus: Option<u32>,
+    /// What the guest is launched on [default: auto, which never is plain]
+    #[arg(long, value_parser = words::<PlatformChoice>(PlatformChoice::WORDS))]
+    platform: Option<PlatformChoice>,
+    /// Guest firmware (OVMF, TDVF)
+    #[arg(long, value_name = "FILE")]
+    firmware: Option<PathBuf>,
+    /// IGVM file; it brings its own firmware and kernel
+    #[arg(long, value_name = "FILE")]
+    igvm: Option<PathBuf>,
+    /// A disk; may be repeated. Keys are those of [[disk]] in the configuration reference
+    #[arg(long, value_name = "PATH[,KEY=VALUE...]")]
+    disk: Vec<Disk>,
+    /// A network interface on an existing tap; may be repeated. Keys as for [[net]]
+    #[arg(long, value_name = "TAP[,KEY=VALUE...]")]
+    net: Vec<Net>,
+    /// Sockets between host and guest. Keys as for [vsock]
+    #[arg(long, value_name = "SOCKET[,KEY=VALUE...]")]
+    vsock: Option<Vsock>,
+    /// An entropy device [default: true]
+    #[arg(long, value_name = "BOOL")]
+    rng: Option<bool>,
+    /// A balloon that gives free pages back to the host; plain guests only [default: false]
+    #[arg(long, value_name = "BOOL")]
+    balloon: Option<bool>,
+    /// A virtio console beside the serial port [default: false]
+    #[arg(long, value_name = "BOOL")]
+    console: Option<bool>,
+    /// What a reset by the guest does [default: exit]
+    #[arg(long, value_parser = words::<Ending>(Ending::WORDS))]
+    on_reset: Option<Ending>,
+    /// What a panic of the guest's kernel does [default: exit]
+    #[arg(long, value_parser = words::<Ending>(Ending::WORDS))]
+    on_panic: Option<Ending>,
+    /// What to log on standard error, like info or casemate_vmm=debug [default: RUST_LOG, or warn]
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// Events and log on standard error as JSON, one object per line
+    #[arg(long)]
+    json: bool,
+}
+
+/// A parser for a choice between words, which help and completions then list.
+fn words<T>(words: &'static [&'static str]) -> impl clap::builder::TypedValueParser<Value = T>
+where
+    T: std::str::FromStr + Clone + Send + Sync + 'static,
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words.iter().copied()).try_map(|word| word.parse())
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    report::log(args.log.as_deref(), args.json)?;
+    let config = config(args)?;
+    match config.platform {
+        PlatformChoice::Plain => {}
+        PlatformChoice::Auto | PlatformChoice::Snp | PlatformChoice::Tdx => bail!(
+            "this version launches plain guests only, without any protection from the host; add \
+             --platform plain if that is what you want"
+        ),
+    }
+    let guest = Guest::plain(config)?;
+    let reporter = Reporter { json: args.json };
+    let outcome = runs(guest, &reporter)?;
+    reporter.ended(&outcome);
+    Ok(ExitCode::from(outcome.status()))
+}
+
+fn config(args: &Args) -> anyhow::Result<GuestConfig> {
+    let overrides = Overrides {
+        kernel: args.kernel.clone(),
+        initrd: args.initrd.clone(),
+        cmdline: args.cmdline.clone(),
+        memory: args.memory,
+        vcpus: args.vcpus,
+        platform: args.platform,
+        firmware: args.firmware.clone(),
+        igvm: args.igvm.clone(),
+        rng: args.rng,
+        balloon: args.balloon,
+        console: args.console,
+        on_reset: args.on_reset,
+        on_panic: args.on_panic,
+        disk: args.disk.clone(),
+        net: args.net.clone(),
+        vsock: args.vsock.clone(),
+    };
+    Ok(match &args.file {
+        Some(file) => load(file, overrides)?,
+        None => from_flags(overrides)?,
+    })
+}
+
+/// Runs the guest, again for as long as its configuration wants that.
+fn runs(guest: Guest, reporter: &Reporter) -> anyhow::Result<Outcome> {
+    let raw_mode = RawMode::enter()?;
+    let (on_reset, on_panic) = (guest.config().on_reset, guest.config().on_panic);
+    let mut again = Some(guest);
+    loop {
+        let Some(guest) = again.take() else { bail!("the launch plan is gone") };
+        let output = terminal::output().context("could not write to standard output")?;
+        let machine = Machine::launch(&guest, Box::new(Plain), output)?;
+        reporter.launched(guest.config());
+        // A plan holds kernel and initrd: it stays only where it is needed again.
+        if on_reset == Ending::Restart || on_panic == Ending::Restart {
+            again = Some(guest);
+        }
+        let control = machine.control();
+        let watchers = vec![
+            signals::watcher(control.clone()).context("could not watch for signals")?,
+            terminal::watcher(control.clone(), raw_mode.is_some()),
+        ];
+        let outcome = machine.run(watchers)?;
+        let restart = match outcome {
+            Outcome::Reset => on_reset == Ending::Restart,
+            Outcome::Panic => on_panic == Ending::Restart,
+            _ => false,
+        };
+        if !restart {
+            return Ok(outcome);
+        }
+        reporter.restarts(&outcome);
+    }
+}

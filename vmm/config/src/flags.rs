@@ -1,0 +1,108 @@
+//! Tables of `guest.toml` as values of a flag: `PATH,read_only=true,queues=2`.
+
+use std::str::FromStr;
+
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+use crate::schema::{Disk, Net, Vsock};
+
+/// Why the value of a flag is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct FlagError(String);
+
+impl FlagError {
+    pub(crate) fn word(word: &str, words: &[&str]) -> Self {
+        Self(format!("\"{word}\" is not one of {}", words.join(", ")))
+    }
+}
+
+/// Keys whose values are numbers in a file. All others are text, but for `true` and `false`.
+const NUMBERS: [&str; 3] = ["cid", "queues", "requests_per_second"];
+
+/// Reads `FIRST,KEY=VALUE,...`; the first value is that of the key `first` and has no name.
+fn table<T: DeserializeOwned>(first: &str, text: &str) -> Result<T, FlagError> {
+    let mut table = Table::new();
+    for (at, item) in text.split(',').enumerate() {
+        let (key, value) = match item.split_once('=') {
+            _ if at == 0 => (first, item),
+            Some(pair) => pair,
+            None => return Err(FlagError(format!("\"{item}\" is not of the form KEY=VALUE"))),
+        };
+        if table.insert(key.to_owned(), typed(key, value)).is_some() {
+            return Err(FlagError(format!("{key} is given twice")));
+        }
+    }
+    T::deserialize(table).map_err(|error| FlagError(error.message().to_owned()))
+}
+
+fn typed(key: &str, value: &str) -> Value {
+    match value {
+        "true" => return Value::Boolean(true),
+        "false" => return Value::Boolean(false),
+        _ => {}
+    }
+    let number = value.parse().ok().filter(|_| NUMBERS.contains(&key));
+    number.map_or_else(|| Value::String(value.to_owned()), Value::Integer)
+}
+
+impl FromStr for Disk {
+    type Err = FlagError;
+
+    fn from_str(text: &str) -> Result<Self, FlagError> {
+        table("path", text)
+    }
+}
+
+impl FromStr for Net {
+    type Err = FlagError;
+
+    fn from_str(text: &str) -> Result<Self, FlagError> {
+        table("tap", text)
+    }
+}
+
+impl FromStr for Vsock {
+    type Err = FlagError;
+
+    fn from_str(text: &str) -> Result<Self, FlagError> {
+        table("socket", text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ByteSize, Ending, PlatformChoice};
+
+    #[test]
+    fn keys_are_those_of_the_file() {
+        let disk: Disk =
+            "a=b.img,read_only=true,queues=2,serial=7,bytes_per_second=1M".parse().unwrap();
+        let expected = Disk {
+            path: "a=b.img".into(),
+            read_only: true,
+            queues: 2,
+            serial: Some("7".into()),
+            bytes_per_second: Some(ByteSize(1 << 20)),
+            ..Disk::default()
+        };
+        assert_eq!(disk, expected);
+        let net: Net = "tap0,mac=02:00:00:00:00:01".parse().unwrap();
+        assert_eq!((net.tap.as_str(), net.mac.is_some()), ("tap0", true));
+        assert_eq!("/run/v.sock,cid=7".parse::<Vsock>().unwrap().cid, 7);
+        assert_eq!("tdx".parse(), Ok(PlatformChoice::Tdx));
+    }
+
+    #[test]
+    fn refusals_name_what_is_wrong() {
+        let refused = |text: &str| text.parse::<Disk>().unwrap_err().to_string();
+        assert_eq!(refused("a,ro"), "\"ro\" is not of the form KEY=VALUE");
+        assert_eq!(refused("a,direct=true,direct=true"), "direct is given twice");
+        assert!(refused("a,speed=1").starts_with("unknown field `speed`, expected one of `path`"));
+        assert!(refused("a,queues=many").contains("expected u16"), "{}", refused("a,queues=many"));
+        let word = "stop".parse::<Ending>().unwrap_err();
+        assert_eq!(word.to_string(), "\"stop\" is not one of exit, restart");
+    }
+}
