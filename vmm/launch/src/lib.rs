@@ -23,6 +23,7 @@ mod plan;
 pub mod profile;
 pub mod sev_metadata;
 pub mod snp;
+pub mod tdx;
 mod vcpu;
 
 pub use bytes::Bytes;
