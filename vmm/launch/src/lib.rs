@@ -14,6 +14,7 @@ mod digest;
 mod gpa;
 mod guid;
 pub mod guid_table;
+pub mod igvm;
 pub mod kernel_hashes;
 pub mod linux;
 pub mod manifest;

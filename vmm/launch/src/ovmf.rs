@@ -104,6 +104,20 @@ pub fn snp_plan(image: &Arc<[u8]>, options: &SnpOptions) -> Result<LaunchPlan, O
     })
 }
 
+/// The plan of a firmware image for a guest whose memory is not encrypted: the image, and a vCPU at
+/// its reset vector. Nothing is measured.
+///
+/// # Errors
+/// The image is empty or not a number of pages below 4 GiB.
+pub fn plain_plan(image: &Arc<[u8]>) -> Result<LaunchPlan, OvmfError> {
+    Ok(LaunchPlan {
+        imports: vec![firmware_import(image)?],
+        vcpus: vec![Profile::Qemu.vcpu(RESET_VECTOR, CpuSignature(0))],
+        policy: Policy::Plain,
+        identity: SnpIdentity::default(),
+    })
+}
+
 /// The image, so that it ends at 4 GiB.
 fn firmware_import(image: &Arc<[u8]>) -> Result<Import, OvmfError> {
     let size = image.len() as u64;
