@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod commands;
 
-use commands::{completions, host, id_block, lab, man, measure, run, verify};
+use commands::{completions, host, id_block, igvm, lab, man, measure, run, verify};
 
 /// Measures, launches and proves confidential guests.
 #[derive(Parser)]
@@ -23,6 +23,7 @@ enum Command {
     Measure(measure::Args),
     IdBlock(id_block::Args),
     Run(Box<run::Args>),
+    Igvm(igvm::Args),
     Verify(verify::Args),
     Lab(lab::Args),
     Completions(completions::Args),
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Measure(args) => measure::run(&args),
         Command::IdBlock(args) => id_block::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Igvm(args) => igvm::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Completions(args) => completions::run(&args),

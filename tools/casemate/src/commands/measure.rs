@@ -4,8 +4,12 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
+mod igvm_snp;
 mod output;
 mod snp;
+pub(crate) mod tdx;
+
+pub(crate) use igvm_snp::Digests;
 
 /// Compute what a guest measures to, before anything runs
 ///
@@ -23,10 +27,12 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Platform {
     Snp(snp::Args),
+    Tdx(tdx::Args),
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.platform {
         Platform::Snp(args) => snp::run(args),
+        Platform::Tdx(args) => tdx::run(args),
     }
 }

@@ -13,6 +13,7 @@ use anyhow::{Context as _, ensure};
 pub(crate) mod completions;
 pub(crate) mod host;
 pub(crate) mod id_block;
+pub(crate) mod igvm;
 pub(crate) mod lab;
 pub(crate) mod man;
 pub(crate) mod measure;

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use casemate_launch::{Digest384, LaunchPlan, PlatformKind, SnpIdentity, SnpPolic
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use serde::Serialize;
 
+use super::igvm_snp;
 use super::output::{Output, Report, Row};
 use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, number, read, read_optional};
 
@@ -25,11 +26,18 @@ use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, number, read, read_optional};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The guest's firmware: an OVMF image with code and variables in one file, or OVMF_CODE
-    #[arg(long, value_name = "FILE")]
-    firmware: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "igvm")]
+    firmware: Option<PathBuf>,
+    #[command(flatten)]
+    igvm: igvm_snp::Args,
     /// Number of vCPUs
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_VCPUS))]
-    vcpus: u32,
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=MAX_VCPUS),
+        required_unless_present = "igvm",
+    )]
+    vcpus: Option<u32>,
     /// CPU model that the guest is shown, such as EPYC-Milan or EPYC-v4
     #[arg(long, value_name = "NAME", conflicts_with = "vcpu_signature")]
     vcpu_type: Option<CpuSignature>,
@@ -84,30 +92,36 @@ struct Assumptions {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let plan = plan(args)?;
+    if let Some(path) = &args.igvm.igvm {
+        return igvm_snp::run(&args.igvm, path, &args.output);
+    }
+    let (Some(firmware), Some(vcpus)) = (&args.firmware, args.vcpus) else {
+        bail!("either --firmware and --vcpus or --igvm are needed");
+    };
+    let plan = plan(args, firmware, vcpus)?;
     let measurement = snp::measure(&plan)?;
     let report = Report {
         platform: PlatformKind::Snp,
         measurement: measurement.launch_digest(),
         details: Details { firmware_seed: measurement.firmware_seed(&plan) },
-        assumptions: assumptions(args, &plan)?,
+        assumptions: assumptions(args, firmware, vcpus, &plan)?,
     };
     args.output.print(&report, rows(&report), || Ok(snp::manifest(&plan)?))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn plan(args: &Args) -> anyhow::Result<LaunchPlan> {
-    let image: Arc<[u8]> = read("firmware", &args.firmware, MAX_FIRMWARE)?.into();
+fn plan(args: &Args, firmware: &Path, vcpus: u32) -> anyhow::Result<LaunchPlan> {
+    let image: Arc<[u8]> = read("firmware", firmware, MAX_FIRMWARE)?.into();
     let options = SnpOptions {
         profile: args.vmm,
-        vcpus: args.vcpus,
+        vcpus,
         cpu_signature: signature(args)?.unwrap_or(CpuSignature(0)),
         policy: SnpPolicy { guest_policy: DEFAULT_POLICY, vmsa_features: args.guest_features },
         kernel: kernel_hashes(args)?,
         identity: SnpIdentity::default(),
     };
     ovmf::snp_plan(&image, &options)
-        .with_context(|| format!("{} cannot be measured", args.firmware.display()))
+        .with_context(|| format!("{} cannot be measured", firmware.display()))
 }
 
 /// The signature to assume, `None` where it does not matter.
@@ -133,7 +147,12 @@ fn kernel_hashes(args: &Args) -> anyhow::Result<Option<KernelHashes>> {
     Ok(Some(KernelHashes::new(&kernel, &initrd.unwrap_or_default(), cmdline)))
 }
 
-fn assumptions(args: &Args, plan: &LaunchPlan) -> anyhow::Result<Assumptions> {
+fn assumptions(
+    args: &Args,
+    firmware: &Path,
+    vcpus: u32,
+    plan: &LaunchPlan,
+) -> anyhow::Result<Assumptions> {
     let name = |path: &PathBuf| path.display().to_string();
     let mut host_rules: Vec<String> = HOST_RULES.iter().map(|&rule| rule.to_owned()).collect();
     if matches!(args.vmm, Profile::Qemu | Profile::Casemate) {
@@ -154,10 +173,10 @@ fn assumptions(args: &Args, plan: &LaunchPlan) -> anyhow::Result<Assumptions> {
     }
     Ok(Assumptions {
         vmm: args.vmm.name(),
-        vcpus: args.vcpus,
+        vcpus,
         vcpu_signature: signature(args)?.map(|signature| signature.to_string()),
         guest_features: format!("{:#x}", args.guest_features),
-        firmware: name(&args.firmware),
+        firmware: firmware.display().to_string(),
         kernel: args.kernel.as_ref().map(name),
         initrd: args.initrd.as_ref().map(name),
         append: args.append.as_ref().map(|append| append.to_string_lossy().into_owned()),

@@ -1,0 +1,133 @@
+//! `casemate measure snp --igvm`
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use casemate_launch::igvm::{SnpMeasurement, ZeroPages, manifest, measure_snp};
+use casemate_launch::{Digest384, PlatformKind};
+use clap::ValueEnum;
+use serde::Serialize;
+
+use super::output::{Output, Report, Row};
+use crate::commands::{igvm, number};
+
+/// Options of an IGVM file.
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// An IGVM file instead of firmware; it says itself what its vCPU starts with
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["firmware", "vcpus", "kernel"])]
+    pub(super) igvm: Option<PathBuf>,
+    /// Which platform of the IGVM file; needed if it has SEV-SNP more than once
+    #[arg(long, value_name = "MASK", requires = "igvm", value_parser = number::<u32>)]
+    compatibility_mask: Option<u32>,
+    /// What the launcher makes of measured pages without data: NORMAL pages (QEMU) or ZERO pages
+    /// (Cloud Hypervisor since April 2026)
+    #[arg(long, value_enum, requires = "igvm", default_value_t = Zeroes::Normal)]
+    zero_pages: Zeroes,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Zeroes {
+    Normal,
+    Native,
+}
+
+#[derive(Serialize)]
+struct Details {
+    /// An IGVM file has no firmware of its own pages.
+    firmware_seed: Option<Digest384>,
+    digests: Digests,
+}
+
+/// The digests of a file, by who computes them.
+#[derive(Serialize)]
+pub(crate) struct Digests {
+    /// What the file says, in its own order.
+    file: Digest384,
+    /// What KVM makes of it; null if it cannot launch it as written.
+    kvm: Option<Digest384>,
+    /// Why it cannot.
+    kvm_refuses: Option<String>,
+    /// The digest that the file's ID block is for.
+    id_block: Option<Digest384>,
+}
+
+#[derive(Serialize)]
+struct Assumptions {
+    igvm: String,
+    compatibility_mask: String,
+    zero_pages: &'static str,
+    host_rules: Vec<&'static str>,
+}
+
+const ORDER_RULE: &str = "pages enter as 4 KiB pages in the order of the file";
+const KVM_RULE: &str = "KVM measures the VMSA last, at 0xfffffffff000, wherever it is in the file";
+
+impl From<&SnpMeasurement> for Digests {
+    fn from(found: &SnpMeasurement) -> Self {
+        Self {
+            file: found.file,
+            kvm: found.kvm.clone().ok(),
+            kvm_refuses: found.kvm.as_ref().err().map(ToString::to_string),
+            id_block: found.id_block,
+        }
+    }
+}
+
+impl Digests {
+    /// What the table says of them beside the file's own.
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        if let Some(kvm) = self.kvm {
+            let same = if kvm == self.file { " (the same)" } else { "" };
+            rows.push(("digest by KVM", format!("{kvm}{same}")));
+        }
+        if let Some(why) = &self.kvm_refuses {
+            rows.push(("digest by KVM", format!("none, it cannot launch this as written: {why}")));
+        }
+        if let Some(expected) = self.id_block {
+            let verdict = if Some(expected) == self.kvm {
+                ""
+            } else {
+                " (not what KVM computes: the launch would fail)"
+            };
+            rows.push(("ID block is for", format!("{expected}{verdict}")));
+        }
+        rows
+    }
+}
+
+pub(super) fn run(args: &Args, path: &Path, output: &Output) -> anyhow::Result<ExitCode> {
+    let zero_pages = match args.zero_pages {
+        Zeroes::Normal => ZeroPages::Normal,
+        Zeroes::Native => ZeroPages::Native,
+    };
+    let failed = || format!("{} cannot be measured", path.display());
+    let mut file = igvm::open(path)?;
+    let platform =
+        file.platform(PlatformKind::Snp, args.compatibility_mask).with_context(failed)?;
+    let found = measure_snp(&mut file, Some(platform.mask), zero_pages).with_context(failed)?;
+    let report = Report {
+        platform: PlatformKind::Snp,
+        measurement: found.file,
+        details: Details { firmware_seed: None, digests: Digests::from(&found) },
+        assumptions: Assumptions {
+            igvm: path.display().to_string(),
+            compatibility_mask: format!("{:#x}", platform.mask),
+            zero_pages: match args.zero_pages {
+                Zeroes::Normal => "normal",
+                Zeroes::Native => "native",
+            },
+            host_rules: vec![ORDER_RULE, KVM_RULE],
+        },
+    };
+    let mut rows = vec![("platform", "SEV-SNP (the measurement is the file's own)".to_owned())];
+    rows.extend(report.details.digests.rows());
+    rows.push(("IGVM file", report.assumptions.igvm.clone()));
+    rows.push(("mask", report.assumptions.compatibility_mask.clone()));
+    rows.push(("zero pages", report.assumptions.zero_pages.to_owned()));
+    rows.extend([ORDER_RULE, KVM_RULE].map(|rule| ("assuming that", rule.to_owned())));
+    output.print(&report, rows, || Ok(manifest(&mut file, platform, zero_pages)?))?;
+    Ok(ExitCode::SUCCESS)
+}
