@@ -203,3 +203,58 @@ fn difference(before: &[u8], after: &[u8], addresses: &[usize]) -> Vec<Written> 
     }
     runs
 }
+
+#[cfg(test)]
+mod tests {
+    use kvm_ioctls::Kvm;
+
+    use super::*;
+    use crate::vm::{SevAttributes, enable_map_gpa_range_exits, enable_split_irqchip};
+
+    /// Commands that any KVM answers, one of them with an error on every one without SEV.
+    fn commands() -> (SevAttributes, bool) {
+        let kvm = Kvm::new().expect("these tests need a /dev/kvm that this user may open");
+        let vm = kvm.create_vm().expect("a plain VM");
+        let enabled = enable_map_gpa_range_exits(&vm).and_then(|()| enable_split_irqchip(&vm, 24));
+        (SevAttributes::of(&kvm), enabled.is_ok())
+    }
+
+    #[test]
+    fn what_was_recorded_can_be_replayed() {
+        let plain = commands();
+        let (recorded, trace) = Interposer::recording().run(commands);
+        assert_eq!((recorded, trace.len()), (plain, 5));
+        let text = serde_json::to_string(&trace).expect("JSON");
+        let trace_again: Vec<Event> = serde_json::from_str(&text).expect("the same JSON");
+        assert_eq!(trace_again, trace);
+        let (replayed, trace_again) = Interposer::replaying(trace.clone()).run(commands);
+        assert_eq!((replayed, trace_again), (plain, trace));
+    }
+
+    #[test]
+    fn another_command_than_the_recorded_one_fails() {
+        let ((_, enabled), _) = Interposer::replaying(Vec::new()).run(commands);
+        assert!(!enabled);
+    }
+
+    #[test]
+    fn addresses_are_not_written_down() {
+        let before = [0; 24];
+        let mut after = [0; 24];
+        after[3] = 1;
+        after[8..16].fill(0xff);
+        after[17..19].fill(2);
+        let runs = difference(&before, &after, &[8]);
+        let run = |offset, bytes: &[u8]| Written { offset, bytes: bytes.to_vec() };
+        assert_eq!(runs, [run(3, &[1]), run(17, &[2, 2])]);
+    }
+
+    #[test]
+    fn a_panic_leaves_no_interposer_behind() {
+        let panicked = std::panic::catch_unwind(|| {
+            Interposer::succeeding().run(|| panic!("as a test does"));
+        });
+        assert!(panicked.is_err());
+        assert!(ACTIVE.with_borrow(Option::is_none));
+    }
+}

@@ -218,3 +218,65 @@ fn sev_attribute(kvm: &Kvm, attr: u64) -> Option<u64> {
     .ok()?;
     Some(query.value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::{Event, Interposer, Reply, Written};
+
+    fn kvm() -> Kvm {
+        Kvm::new().expect("these tests need a /dev/kvm that this user may open")
+    }
+
+    #[test]
+    fn types_are_those_of_the_kernel() {
+        assert_eq!(VmType::Plain as u64, u64::from(kvm_bindings::KVM_X86_DEFAULT_VM));
+        assert_eq!(VmType::Snp as u64, u64::from(kvm_bindings::KVM_X86_SNP_VM));
+        assert_eq!(VmType::Tdx as u64, u64::from(kvm_bindings::KVM_X86_TDX_VM));
+        assert!(VmType::Plain.is_offered_by(&kvm()));
+    }
+
+    #[test]
+    fn a_plain_vm_takes_what_all_platforms_need() {
+        let vm = kvm().create_vm().expect("a plain VM");
+        enable_map_gpa_range_exits(&vm).expect("conversion exits");
+        enable_split_irqchip(&vm, 24).expect("a split interrupt controller");
+        let error = enable_split_irqchip(&vm, 24).expect_err("a second one");
+        assert!(error.to_string().contains("capability 121, argument 0x18"), "{error}");
+    }
+
+    #[test]
+    fn settings_are_made_before_vcpus_exist() {
+        let vm = kvm().create_vm().expect("a plain VM");
+        let (outcome, events) = Interposer::succeeding().run(|| {
+            set_apic_bus_cycle(&vm, 40)?;
+            set_tsc_khz(&vm, 1_000_000)
+        });
+        assert_eq!(outcome, Ok(()));
+        let arguments: Vec<&str> = events.iter().map(|event| event.arguments.as_str()).collect();
+        assert_eq!(arguments, ["capability 237, argument 0x28", "1000000 kHz"]);
+    }
+
+    #[test]
+    fn sev_attributes_are_asked_one_by_one() {
+        let event = |attr, reply, value: u64| Event {
+            command: "KVM_GET_DEVICE_ATTR".into(),
+            arguments: format!("group 1, attribute {attr}"),
+            reply,
+            written: vec![Written { offset: 24, bytes: value.to_ne_bytes().to_vec() }],
+        };
+        let unknown = Reply::errno(libc::ENXIO);
+        let new = vec![
+            event(0, Reply::default(), 1 << 5 | 1 << 9),
+            event(1, Reply::default(), 0x3ff_ffff),
+            event(2, Reply::default(), 1),
+        ];
+        let old = vec![event(0, Reply::default(), 0), event(1, unknown, 0), event(2, unknown, 0)];
+        let kvm = kvm();
+        let (new, _) = Interposer::replaying(new).run(|| SevAttributes::of(&kvm));
+        let (old, _) = Interposer::replaying(old).run(|| SevAttributes::of(&kvm));
+        assert_eq!((new.vmsa_features, new.certificate_requests), (0x220, true));
+        assert_eq!((new.policy_mask(), old.policy_mask()), (0x3ff_ffff, 0xb_ffff));
+        assert_eq!((old.policy_bits, old.certificate_requests), (None, false));
+    }
+}

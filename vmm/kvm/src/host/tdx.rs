@@ -51,7 +51,8 @@ fn reasons(facts: &Facts, report: &mut Report) {
         None => missing("tdx module", "kvm_intel is not loaded", "sudo modprobe kvm_intel tdx=1"),
         Some("N" | "0") => {
             let says = "kvm_intel has TDX off (as it has by default, or because it failed)";
-            let fix = "boot with kvm_intel.tdx=1; if it is there, look for TDX in the kernel's log";
+            let fix = "boot with kvm_intel.tdx=1; in the BIOS: enable TME-MT, TDX with KeyIDs for it, \
+                       and the SEAM loader; then look for TDX in the kernel's log";
             missing("tdx module", says, fix);
         }
         Some(_) => {}
@@ -71,10 +72,6 @@ fn reasons(facts: &Facts, report: &mut Report) {
     if facts.kernel.hibernation {
         let says = "the kernel can hibernate, which TDX does not allow";
         missing("tdx hibernation", says, "boot with nohibernate");
-    }
-    if facts.misc.get("tdx").is_none_or(|keyids| keyids.capacity.unwrap_or(0) == 0) {
-        let fix = "in the BIOS: enable TME-MT and TDX, with KeyIDs for TDX, and the SEAM loader";
-        missing("tdx keyids", "the kernel knows of no TDX KeyIDs", fix);
     }
     if !known && facts.kvm.is_some() {
         report.missing("tdx kvm", "KVM offers no TDX, for a reason only the log has", LOG);
