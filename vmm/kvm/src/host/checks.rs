@@ -79,8 +79,7 @@ fn kvm(facts: &Facts, report: &mut Report) {
         let says = format!("/dev/kvm has API version {}, not 12", kvm.api_version);
         return report.missing("kvm", says, "use a kernel of this century");
     }
-    let most = kvm.max_vcpus.iter().find(|(vm_type, _)| *vm_type == VmType::Plain);
-    let vcpus = most.map_or(String::new(), |(_, most)| format!(", up to {most} vCPUs"));
+    let vcpus = vcpus(facts, VmType::Plain);
     report.ok("kvm", format!("/dev/kvm opens, API version 12{vcpus}"));
     if kvm.split_irqchip {
         report.ok("irqchip", "KVM can leave the I/O APIC to us");
@@ -88,6 +87,13 @@ fn kvm(facts: &Facts, report: &mut Report) {
         let fix = "use Linux 4.5 or later on a processor with a local APIC";
         report.missing("irqchip", "KVM cannot leave the I/O APIC to us", fix);
     }
+}
+
+/// How many vCPUs a guest of a type can have, to be put behind other words.
+pub(super) fn vcpus(facts: &Facts, vm_type: VmType) -> String {
+    let mut known = facts.kvm.iter().flat_map(|kvm| &kvm.max_vcpus);
+    let most = known.find(|(known, _)| *known == vm_type);
+    most.map_or(String::new(), |(_, most)| format!(", up to {most} vCPUs"))
 }
 
 fn no_kvm(facts: &Facts) -> String {

@@ -1,6 +1,6 @@
 //! The checks of SEV-SNP.
 
-use super::checks::{Report, grant, private_memory, room};
+use super::checks::{Report, grant, private_memory, room, vcpus};
 use super::facts::{Access, Facts};
 use crate::sev_device::SevDevice;
 use crate::vm::VmType;
@@ -13,7 +13,8 @@ pub(super) fn checks(facts: &Facts, report: &mut Report) {
     }
     let offered = facts.kvm.as_ref().is_some_and(|kvm| kvm.offers(VmType::Snp));
     if offered {
-        report.ok("snp kvm", "KVM launches SEV-SNP guests");
+        let vcpus = vcpus(facts, VmType::Snp);
+        report.ok("snp kvm", format!("KVM launches SEV-SNP guests{vcpus}"));
         private_memory(facts, VmType::Snp, report);
         policy(facts, report);
     } else {

@@ -1,6 +1,6 @@
 //! The checks of TDX.
 
-use super::checks::{Report, grant, private_memory, room};
+use super::checks::{Report, grant, private_memory, room, vcpus};
 use super::facts::{Access, Facts, QUOTE_SERVICE};
 use super::snp::named;
 use crate::vm::VmType;
@@ -21,7 +21,8 @@ pub(super) fn checks(facts: &Facts, report: &mut Report) {
     }
     let module = facts.tdx_module.as_ref();
     let version = module.map_or(String::new(), |version| format!(", TDX module {version}"));
-    report.ok("tdx kvm", format!("KVM launches TDs{version}"));
+    let vcpus = vcpus(facts, VmType::Tdx);
+    report.ok("tdx kvm", format!("KVM launches TDs{vcpus}{version}"));
     private_memory(facts, VmType::Tdx, report);
     room(facts, "tdx", report);
     quotes(facts, report);

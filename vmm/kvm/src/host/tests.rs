@@ -105,7 +105,10 @@ fn a_tdx_host_launches_tdx_and_plain_guests() {
     let launchable: Vec<VmType> =
         VmType::ALL.into_iter().filter(|&vm_type| can_launch(&findings, vm_type)).collect();
     assert_eq!(launchable, [VmType::Tdx, VmType::Plain]);
-    assert_eq!(finding(&findings, "tdx kvm").says, "KVM launches TDs, TDX module 1.5.06");
+    assert_eq!(
+        finding(&findings, "tdx kvm").says,
+        "KVM launches TDs, up to 2 vCPUs, TDX module 1.5.06"
+    );
     assert!(finding(&findings, "cgroup tdx").says.ends_with("31"));
     assert_eq!(finding(&findings, "tdx quotes").state, State::Note);
 }

@@ -1,6 +1,6 @@
 //! From the CPUID that a guest should have to what KVM_TDX_INIT_VM takes.
 
-use kvm_bindings::kvm_cpuid_entry2;
+use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 use super::Capabilities;
 
@@ -31,6 +31,9 @@ impl Capabilities {
     /// The part of `wanted` that is the host's to choose: leaves that are configurable, and of them
     /// the bits that are. The kernel refuses any leaf beyond. Configurable leaves that are not
     /// wanted are left out, which makes them 0.
+    ///
+    /// All entries say that their index counts. Without that the kernel takes an entry for every
+    /// index of its function, and refuses the table because there are more uses than entries.
     #[must_use]
     pub fn configure(&self, wanted: &[kvm_cpuid_entry2], gpaw: Gpaw) -> Vec<kvm_cpuid_entry2> {
         let mut chosen: Vec<kvm_cpuid_entry2> = self
@@ -42,7 +45,7 @@ impl Capabilities {
                 };
                 let entry = wanted.iter().find(same)?;
                 Some(kvm_cpuid_entry2 {
-                    flags: 0,
+                    flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
                     eax: entry.eax & mask.eax,
                     ebx: entry.ebx & mask.ebx,
                     ecx: entry.ecx & mask.ecx,
@@ -53,7 +56,8 @@ impl Capabilities {
             .collect();
         let widths = chosen.iter().position(|entry| entry.function == ADDRESS_WIDTHS);
         let widths = widths.unwrap_or_else(|| {
-            chosen.push(kvm_cpuid_entry2 { function: ADDRESS_WIDTHS, ..Default::default() });
+            let flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+            chosen.push(kvm_cpuid_entry2 { function: ADDRESS_WIDTHS, flags, ..Default::default() });
             chosen.len() - 1
         });
         let eax = &mut chosen[widths].eax;
