@@ -4,11 +4,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
-use casemate_attest::snp::{self, SnpEvidence};
+use casemate_attest::snp::{self, CertificateTable, SnpEvidence};
 use casemate_attest::{SnpPolicy, Timestamp, Verdict};
 use casemate_tests::evidence::{Inputs, SnpInputs, cases};
 use sev::certs::snp::{Chain, Verifiable as _};
 use sev::firmware::guest::AttestationReport;
+use sev::firmware::host::{CertTableEntry, CertType};
 use sev::parser::ByteParser as _;
 
 fn sev_accepts(snp: &SnpInputs) -> bool {
@@ -37,4 +38,17 @@ fn what_is_accepted_here_the_sev_crate_accepts() {
         }
     }
     assert!(both > 10, "only {both} cases were accepted by both");
+}
+
+#[test]
+fn certificate_tables_of_the_sev_crate_are_read() {
+    let entries = [CertType::VCEK, CertType::VLEK, CertType::ASK, CertType::ARK, CertType::CRL]
+        .map(|kind| CertTableEntry { data: kind.to_string().into_bytes(), cert_type: kind });
+    let bytes = CertTableEntry::cert_table_to_vec_bytes(&entries).unwrap();
+    let table = CertificateTable::parse(&bytes).unwrap();
+    for (entry, found) in
+        entries.iter().zip([table.vcek, table.vlek, table.ask, table.ark, table.crl])
+    {
+        assert_eq!(found, Some(&entry.data[..]), "{}", entry.cert_type);
+    }
 }

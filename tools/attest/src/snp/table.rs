@@ -39,7 +39,8 @@ pub struct CertificateTable<'a> {
     pub crl: Option<&'a [u8]>,
 }
 
-/// GUID in its mixed-endian byte order, offset, length.
+/// GUID, offset, length. The GUID's bytes are in the order of its text (RFC 4122, section 4.1.2), as
+/// AMD's own tools write them, not in the mixed order of UEFI.
 const ENTRY_LEN: usize = 24;
 const VCEK: [u8; 16] = guid(0x63da_758d, 0xe664, 0x4564, 0xadc5_f4b9_3be8_accd);
 const VLEK: [u8; 16] = guid(0xa807_4bc2, 0xa25a, 0x483e, 0xaae6_39c0_45a0_b8a1);
@@ -95,9 +96,9 @@ fn range(bytes: &[u8], offset: u32, length: u32) -> Option<&[u8]> {
 }
 
 const fn guid(first: u32, second: u16, third: u16, rest: u64) -> [u8; 16] {
-    let [a, b, c, d] = first.to_le_bytes();
-    let [e, f] = second.to_le_bytes();
-    let [g, h] = third.to_le_bytes();
+    let [a, b, c, d] = first.to_be_bytes();
+    let [e, f] = second.to_be_bytes();
+    let [g, h] = third.to_be_bytes();
     let [i, j, k, l, m, n, o, p] = rest.to_be_bytes();
     [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
 }
