@@ -1,0 +1,30 @@
+//! What both ends of the Key Broker Service protocol agree on.
+//!
+//! The protocol is that of confidential-containers, version [`VERSION`]: request, challenge,
+//! attestation, resource (`kbs_attestation_protocol.md` of its project Trustee). The messages are
+//! those of the crate `kbs-types`; here is what their fields hold:
+//!
+//! * [`report_data`]: how nonce and key are bound into evidence;
+//! * [`Evidence`]: evidence as JSON;
+//! * [`TeeKey`]: the guest's key, to which the broker encrypts, and [`key_encryption_key`], from
+//!   which both sides know how.
+
+#![forbid(unsafe_code)]
+
+mod binding;
+mod evidence;
+mod jwe;
+mod snp_json;
+
+pub use binding::{HASH_ALGORITHM, report_data};
+pub use evidence::{Evidence, EvidenceError};
+pub use jwe::{EC_ALGORITHM, EC_CURVE, ENCRYPTION, JweError, TeeKey, key_encryption_key};
+
+/// The protocol's version, as requests state it.
+pub const VERSION: &str = "0.4.0";
+/// What all paths of the protocol begin with.
+pub const PREFIX: &str = "/kbs/v0/";
+/// The cookie that names a session.
+pub const COOKIE: &str = "kbs-session-id";
+/// The longest secret, in bytes: it must fit into a pipe.
+pub const MAX_SECRET: usize = 32 * 1024;
