@@ -1,0 +1,16 @@
+//! Inside the guest: asks the processor for evidence, fetches secrets with it, and hands them on.
+//!
+//! A secret is in this process's memory, wiped when it is no longer needed, and in a pipe to whoever
+//! gets it. It is never written to a file or a log.
+
+mod address;
+mod client;
+mod evidence;
+mod exchange;
+mod handover;
+
+pub use address::{Address, AddressError, DEFAULT_PORT, Stream};
+pub use client::{FetchError, fetch};
+pub use evidence::{EvidenceError, EvidenceSource, TSM_ROOT, Tsm};
+pub use exchange::ExchangeError;
+pub use handover::{HandoverError, open_volume, run};
