@@ -1,3 +1,4 @@
 //! What integration tests share: the files they need, guests, the emulated host.
 
+pub mod chip;
 pub mod evidence;
