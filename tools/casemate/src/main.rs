@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 mod commands;
 
-use commands::{completions, host, id_block, igvm, lab, man, measure, run, verify};
+use commands::{audit, broker, completions, host, id_block, igvm, lab, man, measure, run, verify};
 
 /// Measures, launches and proves confidential guests.
 #[derive(Parser)]
@@ -25,6 +25,8 @@ enum Command {
     Run(Box<run::Args>),
     Igvm(igvm::Args),
     Verify(verify::Args),
+    Broker(broker::Args),
+    Audit(audit::Args),
     Lab(lab::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Igvm(args) => igvm::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Broker(args) => broker::run(&args),
+        Command::Audit(args) => audit::run(&args),
         Command::Lab(args) => lab::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),

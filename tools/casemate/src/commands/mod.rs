@@ -10,6 +10,8 @@ use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 
+pub(crate) mod audit;
+pub(crate) mod broker;
 pub(crate) mod completions;
 pub(crate) mod host;
 pub(crate) mod id_block;

@@ -1,0 +1,135 @@
+//! `casemate audit`
+
+use std::fs::File;
+use std::io::{BufReader, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, ensure};
+use casemate_broker::audit::{self, ChainError, Head, Summary};
+use casemate_broker::{Store, StoreKey};
+use clap::Subcommand;
+
+use super::read;
+use super::verify::Format;
+
+const EXIT_CHANGED: u8 = 1;
+
+/// Check the audit log of a broker
+///
+/// The log is one JSON object a line, for jq and the like; each is chained to the one before by its
+/// hash.
+#[derive(clap::Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Verify(VerifyArgs),
+}
+
+/// Find out whether an audit log is what the broker wrote
+///
+/// Any record that was changed, added, moved or removed breaks the chain. Records that are missing at
+/// the end can be seen only against something outside of the log: the broker's store, or a hash that
+/// was printed by an earlier run and kept elsewhere.
+///
+/// Exit status: 0 the log is whole, 1 it was changed, 2 bad input or usage.
+#[derive(clap::Args)]
+struct VerifyArgs {
+    /// The log
+    log: PathBuf,
+    /// The hash of a record that must be there, 96 hexadecimal digits
+    #[arg(long, value_name = "HEX", conflicts_with = "store")]
+    head: Option<String>,
+    /// The broker's store, which knows where the log ends
+    #[arg(long, value_name = "FILE", requires = "key")]
+    store: Option<PathBuf>,
+    /// The store's key
+    #[arg(long, value_name = "FILE", requires = "store")]
+    key: Option<PathBuf>,
+    /// How to print the result
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let Command::Verify(args) = &args.command;
+    let anchor = args.anchor()?;
+    let log = File::open(&args.log)
+        .with_context(|| format!("could not open the audit log {}", args.log.display()))?;
+    let outcome = audit::verify(BufReader::new(log), anchor.as_ref());
+    if let Err(error @ ChainError::Read { .. }) = outcome {
+        return Err(error).with_context(|| format!("the audit log {}", args.log.display()));
+    }
+    let mut out = std::io::stdout().lock();
+    match args.format {
+        Format::Json => writeln!(out, "{:#}", json(&outcome, anchor.is_some()))?,
+        Format::Text => match &outcome {
+            Ok(summary) => text(&mut out, summary, anchor.is_some())?,
+            Err(error) => writeln!(out, "changed: {error}")?,
+        },
+    }
+    Ok(if outcome.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_CHANGED) })
+}
+
+impl VerifyArgs {
+    /// Where the log must have been.
+    fn anchor(&self) -> anyhow::Result<Option<Head>> {
+        if let Some(hash) = &self.head {
+            let digits = hash.len() == 96 && hash.bytes().all(|digit| digit.is_ascii_hexdigit());
+            ensure!(digits, "--head takes 96 hexadecimal digits, as an earlier run printed them");
+            return Ok(Some(Head { records: 0, hash: hash.to_ascii_lowercase() }));
+        }
+        let (Some(store), Some(key)) = (&self.store, &self.key) else { return Ok(None) };
+        ensure!(store.exists(), "there is no store {}", store.display());
+        let key = StoreKey::parse(&read("key", key, 1024)?)
+            .with_context(|| format!("could not use the key in {}", key.display()))?;
+        Ok(Some(Store::open(store, key)?.audit_head()?))
+    }
+}
+
+fn text(out: &mut impl std::io::Write, summary: &Summary, anchored: bool) -> std::io::Result<()> {
+    let Summary { head, releases, refusals, test_releases, partial, .. } = summary;
+    writeln!(
+        out,
+        "whole: {} records, {releases} releases and {refusals} refusals\nhead:  {}",
+        head.records, head.hash
+    )?;
+    if *test_releases > 0 {
+        writeln!(out, "TEST: {test_releases} releases rest on a TEST root, which proves nothing")?;
+    }
+    if *partial > 0 {
+        writeln!(
+            out,
+            "note: the last line is unfinished ({partial} bytes): the broker was stopped while it wrote, \
+             before it answered; it takes the line away when it starts"
+        )?;
+    }
+    if !anchored {
+        writeln!(
+            out,
+            "note: records that are missing at the end cannot be seen without --store or --head"
+        )?;
+    }
+    Ok(())
+}
+
+fn json(outcome: &Result<Summary, ChainError>, anchored: bool) -> serde_json::Value {
+    match outcome {
+        Ok(summary) => serde_json::json!({
+            "verdict": "whole",
+            "records": summary.head.records,
+            "head": summary.head.hash,
+            "releases": summary.releases,
+            "refusals": summary.refusals,
+            "test_releases": summary.test_releases,
+            "unfinished_bytes": summary.partial,
+            "end_checked": anchored,
+        }),
+        Err(error) => serde_json::json!({"verdict": "changed", "detail": error.to_string()}),
+    }
+}

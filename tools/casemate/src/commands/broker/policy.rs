@@ -1,0 +1,107 @@
+//! `casemate broker policy`
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, ensure};
+use casemate_attest::MAX_INPUT;
+use casemate_broker::{ReleasePolicy, SecretId};
+use clap::Subcommand;
+
+use super::StoreArgs;
+use crate::commands::read;
+
+/// Look at or change whom a secret is given to
+#[derive(clap::Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Replace a secret's policies
+    ///
+    /// Those that are not named are removed: guests of that kind get nothing from then on.
+    Set {
+        /// The secret: REPOSITORY/TYPE/TAG
+        id: SecretId,
+        #[command(flatten)]
+        policy: PolicyArgs,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+    /// Print a secret's policies as JSON
+    Show {
+        /// The secret: REPOSITORY/TYPE/TAG
+        id: SecretId,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
+}
+
+/// Whom a secret is given to.
+#[derive(clap::Args)]
+pub(super) struct PolicyArgs {
+    /// What an SEV-SNP guest has to prove; JSON, as casemate verify snp takes it
+    #[arg(long, value_name = "FILE")]
+    snp_policy: Option<PathBuf>,
+    /// What a TDX guest has to prove; JSON, as casemate verify tdx takes it
+    #[arg(long, value_name = "FILE")]
+    tdx_policy: Option<PathBuf>,
+    /// Take policies that leave open what a secret should not be given away with
+    #[arg(long)]
+    accept_weak_policy: bool,
+}
+
+impl PolicyArgs {
+    /// Reads the files. A policy that leaves the measurement or debugging open is an error, unless
+    /// that was asked for.
+    pub(super) fn read(&self) -> anyhow::Result<ReleasePolicy> {
+        let text = |path: &Option<PathBuf>| {
+            let path = path.as_ref()?;
+            let text = read("policy", path, MAX_INPUT).and_then(|bytes| {
+                String::from_utf8(bytes)
+                    .with_context(|| format!("the policy {} is not text", path.display()))
+            });
+            Some(text)
+        };
+        let policy = ReleasePolicy {
+            snp: text(&self.snp_policy).transpose()?,
+            tdx: text(&self.tdx_policy).transpose()?,
+        };
+        let open = policy.check().context("could not use the policy")?;
+        for sentence in &open {
+            eprintln!("casemate: the policy is weak: {sentence}");
+        }
+        ensure!(
+            open.is_empty() || self.accept_weak_policy,
+            "the secret would not be safe: add what is missing to the policy, or say \
+             --accept-weak-policy"
+        );
+        Ok(policy)
+    }
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        Command::Set { id, policy, store } => {
+            let policy = policy.read()?;
+            let store = store.open()?;
+            let secret = super::secret::existing(&store, id)?;
+            store.put(id, &casemate_broker::Secret { policy, ..secret })?;
+            println!("{} has new policies", id.as_ref());
+        }
+        Command::Show { id, store } => {
+            let ReleasePolicy { snp, tdx } = super::secret::existing(&store.open()?, id)?.policy;
+            let json = |text: Option<String>| -> anyhow::Result<serde_json::Value> {
+                Ok(text.map_or(Ok(serde_json::Value::Null), |text| serde_json::from_str(&text))?)
+            };
+            let policies = serde_json::json!({"snp": json(snp)?, "tdx": json(tdx)?});
+            writeln!(std::io::stdout(), "{policies:#}")?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

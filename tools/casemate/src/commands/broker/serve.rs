@@ -1,0 +1,129 @@
+//! `casemate broker serve`
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use casemate_attest::{MAX_CERTIFICATE, MAX_INPUT};
+use casemate_broker::{Broker, Endorsements, ListenAddress, Listener, Settings, Verifier, serve};
+
+use super::StoreArgs;
+use crate::commands::read;
+
+/// Where a broker listens when nobody says where.
+const DEFAULT_LISTEN: [&str; 2] = ["vsock:8080", "tcp:127.0.0.1:8080"];
+
+/// Answer guests, until the process is ended
+///
+/// Speaks the Key Broker Service protocol of confidential-containers, version 0.4, over HTTP. Secrets
+/// are encrypted to the guest's key; for anything beyond this machine, put a TLS proxy in front, so
+/// that guests know whom they ask. Prints one line "listening at ADDRESS" for each address.
+///
+/// A kill -9 at any time loses nothing that was answered.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// The audit log; made if it is not there
+    #[arg(long, value_name = "FILE")]
+    audit: PathBuf,
+    /// Where to listen: vsock:PORT, tcp:IP:PORT or unix:PATH. May be given more than once. Default:
+    /// vsock:8080 (if this machine has it) and tcp:127.0.0.1:8080
+    #[arg(long, value_name = "ADDRESS")]
+    listen: Vec<ListenAddress>,
+    /// A VCEK or VLEK certificate, for guests whose host gives none with the report. May be given
+    /// more than once
+    #[arg(long, value_name = "FILE")]
+    chip_certificate: Vec<PathBuf>,
+    /// One of AMD's revocation lists. If there are any, those that hosts give do not count. May be
+    /// given more than once
+    #[arg(long, value_name = "FILE")]
+    crl: Vec<PathBuf>,
+    /// What Intel publishes about a kind of platform, as casemate verify tdx takes it. May be given
+    /// more than once
+    #[arg(long, value_name = "FILE")]
+    tdx_collateral: Vec<PathBuf>,
+    /// Trust this root as well. For tests: evidence then proves nothing, and all output says TEST
+    #[arg(long, value_name = "FILE", requires = "test_ask")]
+    test_root: Option<PathBuf>,
+    /// The certificate between the test root and the chip's
+    #[arg(long, value_name = "FILE", requires = "test_root")]
+    test_ask: Option<PathBuf>,
+    /// Requests that are answered at a time
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: u16,
+    /// Seconds that a request may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    timeout: u16,
+    /// Requests per second and peer, on average; three times as many at once
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
+    rate: u16,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    // A subscriber that is there already has been asked for.
+    let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).try_init();
+    let endorsements = args.endorsements()?;
+    if endorsements.test_root.is_some() {
+        eprintln!(
+            "casemate: TEST: a TEST root is trusted; what this broker releases is not protected"
+        );
+    }
+    let store = args.store.open()?;
+    let broker = Broker::new(store, Verifier::new(endorsements), &args.audit)?;
+    let listeners = args.listeners()?;
+    let mut out = std::io::stdout();
+    for listener in &listeners {
+        writeln!(out, "listening at {}", listener.address())?;
+    }
+    out.flush()?;
+    let rate = u32::from(args.rate);
+    let settings = Settings {
+        workers: usize::from(args.workers),
+        timeout: Duration::from_secs(args.timeout.into()),
+        rate,
+        burst: rate.saturating_mul(3),
+    };
+    serve(&broker, listeners, settings);
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Args {
+    fn listeners(&self) -> anyhow::Result<Vec<Listener>> {
+        let bind = |address: &ListenAddress| Listener::bind(address).map_err(anyhow::Error::from);
+        if !self.listen.is_empty() {
+            return self.listen.iter().map(bind).collect();
+        }
+        let mut listeners = Vec::new();
+        for address in DEFAULT_LISTEN {
+            let address = address.parse().context("a default address")?;
+            match (bind(&address), &address) {
+                (Ok(listener), _) => listeners.push(listener),
+                (Err(error), ListenAddress::Vsock(_)) => eprintln!(
+                    "casemate: {error:#}; going on without (modprobe vhost_vsock gives this machine vsock)"
+                ),
+                (Err(error), _) => return Err(error),
+            }
+        }
+        Ok(listeners)
+    }
+
+    fn endorsements(&self) -> anyhow::Result<Endorsements> {
+        let all = |what: &str, paths: &[PathBuf], limit| {
+            paths.iter().map(|path| read(what, path, limit)).collect::<anyhow::Result<Vec<_>>>()
+        };
+        let certificate = |path: &Option<PathBuf>| {
+            path.as_deref()
+                .map(|path: &Path| read("test certificate", path, MAX_CERTIFICATE))
+                .transpose()
+        };
+        Ok(Endorsements {
+            chip_certificates: all("chip certificate", &self.chip_certificate, MAX_CERTIFICATE)?,
+            revocation_lists: all("revocation list", &self.crl, MAX_CERTIFICATE)?,
+            collateral: all("collateral", &self.tdx_collateral, MAX_INPUT)?,
+            test_root: certificate(&self.test_ask)?.zip(certificate(&self.test_root)?),
+        })
+    }
+}
