@@ -11,4 +11,5 @@ pub mod io_thread;
 pub mod legacy;
 pub mod memory;
 pub mod pci;
+pub mod rate_limit;
 pub mod virtio;

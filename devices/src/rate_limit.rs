@@ -286,12 +286,12 @@ mod tests {
     proptest! {
         #[test]
         fn any_rate_and_any_size_end_in_a_finite_wait(
-            rate in 1u64.., sizes in prop::collection::vec(any::<u64>(), 1..8), gap in any::<u64>(),
+            rate in 1u64.., sizes in prop::collection::vec(any::<u32>(), 1..8), gap in any::<u64>(),
         ) {
             let start = Instant::now();
             let mut buckets = Buckets::new(limits(rate, rate), start);
             for size in sizes {
-                buckets.charge(size);
+                buckets.charge(size.into());
             }
             let now = start + Duration::from_nanos(gap >> 8);
             if let Some(wait) = buckets.wait(now) {

@@ -1,0 +1,252 @@
+//! One request on its way to the image and back.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use io_uring::{opcode, squeue, types};
+
+use super::{Finished, Image};
+use crate::memory::DeviceMemory;
+use crate::virtio::blk::request::{Extent, HEADER_LEN, Request};
+use crate::virtio::{Chain, QueueFault};
+
+/// Most buffers that one system call takes (UIO_MAXIOV).
+const MAX_IOVECS: usize = 1024;
+
+/// Index of the image among the files registered with a ring, and of its second way in.
+const FILE: u32 = 0;
+const CACHED_FILE: u32 = 1;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    Read,
+    /// With RWF_DSYNC: it is stable when it is done.
+    Write { durable: bool },
+    Flush,
+    /// The argument of fallocate.
+    Allocate { mode: i32 },
+    /// BLKDISCARD.
+    Discard,
+}
+
+/// A request, what is left of it, and the guest memory that it uses.
+#[derive(Debug)]
+pub(in super::super) struct Job {
+    chain: Chain,
+    operation: Operation,
+    /// What is left, in bytes of the image.
+    left: Extent,
+    /// What is left, in this process's view of guest memory.
+    iovecs: Vec<libc::iovec>,
+    /// Buffers at the start of `iovecs` that are done.
+    done: usize,
+    /// Must not go past the page cache.
+    cached: bool,
+    /// Keeps what `iovecs` points to mapped.
+    _memory: Arc<DeviceMemory>,
+}
+
+// SAFETY: of the fields only the pointers in `iovecs` are not Send by themselves. They point into
+// guest memory, which any thread may access (as the guest itself does all the time), and which
+// `_memory` keeps mapped wherever the job goes.
+unsafe impl Send for Job {}
+
+impl Job {
+    /// The job that carries out `request`, which `chain` asked for; writes are stable when they are
+    /// done if `durable`.
+    ///
+    /// # Errors
+    /// If the guest took the pages of its buffers back.
+    pub(in super::super) fn new(
+        chain: Chain,
+        request: Request,
+        durable: bool,
+        memory: &Arc<DeviceMemory>,
+        image: &Image,
+    ) -> Result<Self, QueueFault> {
+        let keep = libc::FALLOC_FL_KEEP_SIZE;
+        let punch = Operation::Allocate { mode: keep | libc::FALLOC_FL_PUNCH_HOLE };
+        let nothing = Extent { offset: 0, len: 0 };
+        let (operation, left) = match request {
+            Request::Read(extent) => (Operation::Read, extent),
+            Request::Write(extent) => (Operation::Write { durable }, extent),
+            Request::Flush | Request::Identify => (Operation::Flush, nothing),
+            Request::Discard(extent) if image.is_block_device() => (Operation::Discard, extent),
+            Request::Discard(extent) => (punch, extent),
+            Request::WriteZeroes { extent, unmap: true } => (punch, extent),
+            Request::WriteZeroes { extent, unmap: false } => {
+                (Operation::Allocate { mode: keep | libc::FALLOC_FL_ZERO_RANGE }, extent)
+            }
+        };
+        let iovecs = iovecs(&chain, operation, left, memory)?;
+        let cached = image.is_direct(left.offset, left.len, &iovecs) == Some(false);
+        let _memory = Arc::clone(memory);
+        Ok(Self { chain, operation, left, iovecs, done: 0, cached, _memory })
+    }
+
+    /// Whether there is no way to do it but a call that blocks.
+    pub(super) fn must_block(&self) -> bool {
+        self.operation == Operation::Discard
+    }
+
+    /// Carries it out with blocking system calls.
+    pub(super) fn run(mut self, image: &Image) -> Finished {
+        loop {
+            let result = self.attempt(image, 0);
+            if let Some(result) = self.advance(result) {
+                return self.finish(result);
+            }
+        }
+    }
+
+    /// Carries it out if it is a read that the page cache can answer at once. If not, part of it may
+    /// have been done.
+    pub(super) fn try_cached(&mut self, image: &Image) -> bool {
+        if self.operation != Operation::Read {
+            return false;
+        }
+        let result = self.attempt(image, libc::RWF_NOWAIT);
+        result.is_ok() && matches!(self.advance(result), Some(Ok(())))
+    }
+
+    pub(super) fn finish(self, result: io::Result<()>) -> Finished {
+        Finished { chain: self.chain, result }
+    }
+
+    /// What is to be done next, as an entry of a ring.
+    ///
+    /// The entry points into `self` until it is submitted, and into guest memory until the kernel
+    /// has answered it.
+    pub(super) fn entry(&self) -> squeue::Entry {
+        let file = types::Fixed(if self.cached { CACHED_FILE } else { FILE });
+        let Extent { offset, len } = self.left;
+        let iovecs = self.rest();
+        let (iovec, count) = (iovecs.as_ptr(), iovecs.len() as u32);
+        match (self.operation, iovecs) {
+            (Operation::Read, [one]) => {
+                opcode::Read::new(file, one.iov_base.cast(), short(one.iov_len))
+                    .offset(offset)
+                    .build()
+            }
+            (Operation::Read, _) => opcode::Readv::new(file, iovec, count).offset(offset).build(),
+            (Operation::Write { durable }, [one]) => {
+                opcode::Write::new(file, one.iov_base.cast(), short(one.iov_len))
+                    .offset(offset)
+                    .rw_flags(write_flags(durable))
+                    .build()
+            }
+            (Operation::Write { durable }, _) => opcode::Writev::new(file, iovec, count)
+                .offset(offset)
+                .rw_flags(write_flags(durable))
+                .build(),
+            (Operation::Allocate { mode }, _) => {
+                opcode::Fallocate::new(file, len).offset(offset).mode(mode).build()
+            }
+            (Operation::Flush | Operation::Discard, _) => {
+                opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build()
+            }
+        }
+    }
+
+    /// Takes the kernel's answer: bytes done, or 0 where there are none to count. `None`: there is
+    /// more to do.
+    pub(super) fn advance(&mut self, result: io::Result<usize>) -> Option<io::Result<()>> {
+        let bytes = match result {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return None,
+            Err(error) => return Some(Err(error)),
+            Ok(bytes) => bytes,
+        };
+        if !matches!(self.operation, Operation::Read | Operation::Write { .. }) {
+            return Some(Ok(()));
+        }
+        if bytes == 0 {
+            // The image shrank, or its disk is full.
+            return Some(Err(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.left.offset = self.left.offset.saturating_add(bytes as u64);
+        self.left.len = self.left.len.saturating_sub(bytes as u64);
+        let mut bytes = bytes;
+        while let Some(first) = self.iovecs.get_mut(self.done) {
+            let step = bytes.min(first.iov_len);
+            first.iov_base = first.iov_base.wrapping_byte_add(step);
+            first.iov_len -= step;
+            bytes -= step;
+            if first.iov_len > 0 {
+                break;
+            }
+            self.done += 1;
+        }
+        (self.left.len == 0).then_some(Ok(()))
+    }
+
+    /// The buffers for one call.
+    fn rest(&self) -> &[libc::iovec] {
+        let rest = self.iovecs.get(self.done..).unwrap_or_default();
+        &rest[..rest.len().min(MAX_IOVECS)]
+    }
+
+    /// One system call's worth, with `flags` of preadv2.
+    fn attempt(&self, image: &Image, flags: i32) -> io::Result<usize> {
+        let file = image.file(self.cached);
+        let descriptor = file.as_raw_fd();
+        let (offset, len) = (signed(self.left.offset), signed(self.left.len));
+        let iovecs = self.rest();
+        let (iovec, count) = (iovecs.as_ptr(), iovecs.len() as i32);
+        let result = match self.operation {
+            // SAFETY: `iovecs` are `count` buffers in guest memory (`iovecs()` made them of slices
+            // of it, `advance()` only shortens them), which `_memory` keeps mapped. The kernel
+            // writes to them; nothing in this process holds references into guest memory.
+            Operation::Read => unsafe { libc::preadv2(descriptor, iovec, count, offset, flags) },
+            // SAFETY: as above, but the kernel only reads.
+            Operation::Write { durable } => unsafe {
+                libc::pwritev2(descriptor, iovec, count, offset, write_flags(durable))
+            },
+            Operation::Flush => return file.sync_data().map(|()| 0),
+            // SAFETY: fallocate touches no memory of ours.
+            Operation::Allocate { mode } => unsafe {
+                libc::fallocate(descriptor, mode, offset, len) as isize
+            },
+            Operation::Discard => {
+                return image.discard(self.left.offset, self.left.len).map(|()| 0);
+            }
+        };
+        usize::try_from(result).map_err(|_| io::Error::last_os_error())
+    }
+}
+
+/// This process's view of the guest's buffers; none where no data is moved.
+fn iovecs(
+    chain: &Chain,
+    operation: Operation,
+    extent: Extent,
+    memory: &DeviceMemory,
+) -> Result<Vec<libc::iovec>, QueueFault> {
+    let mut iovecs = Vec::with_capacity(chain.readable().len() + chain.writable().len());
+    let add = |slice: vm_memory::VolatileSlice<'_>| {
+        let iov_base = slice.ptr_guard_mut().as_ptr().cast();
+        iovecs.push(libc::iovec { iov_base, iov_len: slice.len() });
+        Ok(())
+    };
+    let len = usize::try_from(extent.len).unwrap_or(usize::MAX);
+    match operation {
+        Operation::Read => chain.for_each_writable(memory, 0, len, add)?,
+        Operation::Write { .. } => chain.for_each_readable(memory, HEADER_LEN, len, add)?,
+        _ => {}
+    }
+    Ok(iovecs)
+}
+
+fn write_flags(durable: bool) -> i32 {
+    if durable { libc::RWF_DSYNC } else { 0 }
+}
+
+/// A length for one call; a shorter transfer is continued.
+fn short(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
+
+/// Offsets and lengths lie within the image, whose size is a signed number.
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,105 @@
+//! How requests reach the image: through io_uring, or plain system calls where the host forbids
+//! that. All of the disk's unsafe code is in this module.
+//!
+//! Data goes straight between guest memory and the image. A [`Job`] owns what makes that sound: the
+//! addresses it hands to the kernel, and the guest memory that keeps them mapped. The ring keeps
+//! every job until the kernel has answered it.
+
+mod image;
+mod job;
+mod ring;
+
+use std::io;
+use std::sync::Arc;
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::super::Chain;
+pub use image::{Image, ImageError};
+pub(super) use job::Job;
+use ring::Ring;
+
+/// A request that was carried out, or failed.
+#[derive(Debug)]
+pub(super) struct Finished {
+    pub(super) chain: Chain,
+    pub(super) result: io::Result<()>,
+}
+
+/// Carries out the requests of one queue, in no order.
+pub(super) struct Engine {
+    image: Arc<Image>,
+    ring: Option<Ring>,
+    waiting: Vec<Job>,
+    finished: Vec<Finished>,
+}
+
+impl Engine {
+    /// An engine for up to `depth` requests at once; with io_uring if the host allows it.
+    pub(super) fn new(image: &Arc<Image>, depth: u16) -> Self {
+        let ring = Ring::new(image, depth)
+            .inspect(|_| tracing::info!("disk requests go through io_uring"))
+            .inspect_err(|error| {
+                tracing::info!(%error, "no io_uring: disk requests are plain, blocking calls");
+            })
+            .ok();
+        Self::with_ring(image, ring)
+    }
+
+    /// An engine of plain, blocking system calls.
+    pub(super) fn plain(image: &Arc<Image>) -> Self {
+        Self::with_ring(image, None)
+    }
+
+    fn with_ring(image: &Arc<Image>, ring: Option<Ring>) -> Self {
+        Self { image: Arc::clone(image), ring, waiting: Vec::new(), finished: Vec::new() }
+    }
+
+    /// Becomes readable when requests finished on their own time; `None` where all finish within
+    /// [`Engine::submit`].
+    pub(super) fn event(&self) -> Option<&EventFd> {
+        self.ring.as_ref().map(Ring::event)
+    }
+
+    /// Takes a job, to be started by [`Engine::submit`]. Never more at once than the depth.
+    pub(super) fn add(&mut self, job: Job) {
+        self.waiting.push(job);
+    }
+
+    /// Starts what was added, all with one system call, and collects what has finished.
+    ///
+    /// # Errors
+    /// If the host refuses to take requests at all.
+    pub(super) fn submit(&mut self) -> io::Result<()> {
+        let Some(ring) = &mut self.ring else {
+            self.finished.extend(self.waiting.drain(..).map(|job| job.run(&self.image)));
+            return Ok(());
+        };
+        // A lone read that is in the page cache is answered with the least work.
+        let alone = self.waiting.len() == 1 && ring.is_idle();
+        for mut job in self.waiting.drain(..) {
+            if job.must_block() {
+                self.finished.push(job.run(&self.image));
+            } else if alone && job.try_cached(&self.image) {
+                self.finished.push(job.finish(Ok(())));
+            } else {
+                ring.start(job)?;
+            }
+        }
+        ring.submit(&mut self.finished)
+    }
+
+    /// The next request that has finished.
+    pub(super) fn next_finished(&mut self) -> Option<Finished> {
+        self.finished.pop()
+    }
+
+    /// Forgets all requests, those that the kernel has begun once it is done with them.
+    pub(super) fn abandon(&mut self) {
+        self.waiting.clear();
+        if let Some(ring) = &mut self.ring {
+            ring.drain();
+        }
+        self.finished.clear();
+    }
+}

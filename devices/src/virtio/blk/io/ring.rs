@@ -1,0 +1,139 @@
+//! An io_uring that owns the jobs it was given.
+
+use std::io;
+use std::mem;
+use std::os::fd::AsRawFd;
+
+use io_uring::{IoUring, cqueue};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::{Finished, Image, Job};
+
+pub(super) struct Ring {
+    ring: IoUring,
+    completions: EventFd,
+    /// What the kernel works on; the index is the entry's user data.
+    jobs: Vec<Option<Job>>,
+    free: Vec<usize>,
+    /// Entries pushed but not yet submitted.
+    pushed: usize,
+}
+
+impl Ring {
+    /// A ring for `depth` jobs at once on `image`.
+    pub(super) fn new(image: &Image, depth: u16) -> io::Result<Self> {
+        let entries = u32::from(depth);
+        // With COOP_TASKRUN (Linux 5.19) completions do not interrupt what this thread does.
+        let ring = IoUring::builder()
+            .setup_coop_taskrun()
+            .build(entries)
+            .or_else(|_| IoUring::new(entries))?;
+        let completions = EventFd::new(EFD_NONBLOCK)?;
+        let files = [image.file(false).as_raw_fd(), image.file(true).as_raw_fd()];
+        ring.submitter().register_files(&files)?;
+        ring.submitter().register_eventfd(completions.as_raw_fd())?;
+        Ok(Self {
+            ring,
+            completions,
+            jobs: (0..depth).map(|_| None).collect(),
+            free: (0..usize::from(depth)).collect(),
+            pushed: 0,
+        })
+    }
+
+    pub(super) fn event(&self) -> &EventFd {
+        &self.completions
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.free.len() == self.jobs.len()
+    }
+
+    /// Puts a job into the ring.
+    pub(super) fn start(&mut self, job: Job) -> io::Result<()> {
+        let index = self.free.pop().ok_or(io::ErrorKind::QuotaExceeded)?;
+        self.push(index, job)
+    }
+
+    fn push(&mut self, index: usize, job: Job) -> io::Result<()> {
+        let slot = self.jobs.get_mut(index).ok_or(io::ErrorKind::QuotaExceeded)?;
+        let entry = slot.insert(job).entry().user_data(index as u64);
+        // SAFETY: the entry points to the job's list of buffers, which is on the heap and untouched
+        // while the job is in `jobs`, and to the guest memory that the job keeps mapped. The job
+        // leaves `jobs` when the kernel has answered the entry (`reap`), never before: `Drop` waits
+        // for all answers, and if it cannot, it leaks the jobs.
+        let result = unsafe { self.ring.submission().push(&entry) };
+        // Cannot be full: it has as many entries as there are jobs.
+        result.map_err(io::Error::other)?;
+        self.pushed += 1;
+        Ok(())
+    }
+
+    /// Hands all new jobs to the kernel, and takes back those that are done.
+    pub(super) fn submit(&mut self, finished: &mut Vec<Finished>) -> io::Result<()> {
+        loop {
+            if self.pushed > 0 {
+                self.enter(0)?;
+            }
+            self.reap(|job, result| finished.push(job.finish(result)))?;
+            if self.pushed == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Enters the kernel with what was pushed, to wait for `wanted` answers.
+    fn enter(&mut self, wanted: usize) -> io::Result<()> {
+        match self.ring.submit_and_wait(wanted) {
+            Ok(taken) => self.pushed = self.pushed.saturating_sub(taken),
+            // Passing shortages: of memory, or of room for answers, which reaping makes.
+            Err(error) if is_passing(&error) => std::thread::yield_now(),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Takes all answers; jobs that have more to do are pushed again.
+    fn reap(&mut self, mut done: impl FnMut(Job, io::Result<()>)) -> io::Result<()> {
+        while let Some(answer) = self.next_answer() {
+            let index = usize::try_from(answer.user_data()).unwrap_or(usize::MAX);
+            let Some(mut job) = self.jobs.get_mut(index).and_then(Option::take) else { continue };
+            let result = usize::try_from(answer.result())
+                .map_err(|_| io::Error::from_raw_os_error(answer.result().saturating_neg()));
+            match job.advance(result) {
+                None => self.push(index, job)?,
+                Some(result) => {
+                    self.free.push(index);
+                    done(job, result);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn next_answer(&mut self) -> Option<cqueue::Entry> {
+        self.ring.completion().next()
+    }
+
+    /// Waits until the kernel is done with all jobs, and forgets them.
+    pub(super) fn drain(&mut self) {
+        while !self.is_idle() {
+            let waited = self.enter(1).and_then(|()| self.reap(|_, _| {}));
+            if let Err(error) = waited {
+                tracing::error!(%error, "cannot wait for disk requests; their memory is kept");
+                mem::take(&mut self.jobs).into_iter().for_each(mem::forget);
+                self.free.clear();
+            }
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.drain();
+    }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
+}

@@ -1,0 +1,182 @@
+//! What serves one request queue.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+
+use super::super::{Chain, DeviceControl, FaultReason, QueueFault, Virtqueue};
+use super::io::{Engine, Image, Job};
+use super::request::{Geometry, HEADER_LEN, ID_LEN, Request, SEGMENT_LEN, Status};
+use crate::rate_limit::Throttle;
+
+/// How often a queue is looked at before others on the same thread get their turn.
+const ROUNDS: usize = 16;
+
+/// Engines without work. They are made while the host still allows it, and outlive resets.
+pub(super) type Engines = Arc<Mutex<Vec<Engine>>>;
+
+/// What the queues of an activated disk share.
+pub(super) struct Session {
+    pub(super) image: Arc<Image>,
+    pub(super) geometry: Geometry,
+    pub(super) serial: [u8; ID_LEN],
+    /// The driver will not flush: each write must be stable when it is done.
+    pub(super) durable: bool,
+    pub(super) control: DeviceControl,
+    /// A queue is broken, so none is served any longer.
+    pub(super) stopped: AtomicBool,
+}
+
+pub(super) struct Worker {
+    session: Arc<Session>,
+    queue: Virtqueue,
+    engine: Engine,
+    engines: Engines,
+    throttle: Throttle,
+}
+
+/// Why a queue can no longer be served.
+#[derive(Debug, thiserror::Error)]
+enum Stop {
+    #[error(transparent)]
+    Driver(#[from] QueueFault),
+    #[error("the host does not take requests for a disk")]
+    Host(#[from] io::Error),
+}
+
+impl Worker {
+    /// Serves `queue` with one of `engines`.
+    pub(super) fn new(
+        session: &Arc<Session>,
+        queue: Virtqueue,
+        engines: &Engines,
+        throttle: Throttle,
+    ) -> io::Result<Self> {
+        let engine = engines.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        Ok(Self {
+            session: Arc::clone(session),
+            queue,
+            engine: engine.ok_or_else(|| io::Error::other("no engine for another queue"))?,
+            engines: Arc::clone(engines),
+            throttle,
+        })
+    }
+
+    fn serve(&mut self) -> Result<(), Stop> {
+        for _ in 0..ROUNDS {
+            let all = self.take_requests()?;
+            self.engine.submit()?;
+            while let Some(done) = self.engine.next_finished() {
+                let status = status_of(&done.result);
+                self.complete(done.chain, status)?;
+            }
+            self.queue.notify_if_needed()?;
+            // The timer resumes what the rate limit holds back.
+            if !all || !self.queue.enable_notification()? {
+                return Ok(());
+            }
+        }
+        // The driver keeps up with us: go on, but after the others.
+        Ok(self.queue.kick().write(1)?)
+    }
+
+    /// Takes requests from the queue until there is none (`true`) or the rate limit forbids more.
+    fn take_requests(&mut self) -> Result<bool, Stop> {
+        while self.throttle.may_begin()? {
+            let Some(chain) = self.queue.next_chain()? else { return Ok(true) };
+            self.begin(chain)?;
+        }
+        Ok(false)
+    }
+
+    fn begin(&mut self, chain: Chain) -> Result<(), QueueFault> {
+        let readable = chain.readable_len().checked_sub(HEADER_LEN);
+        let readable = readable.ok_or_else(|| chain.malformed("no room for a request header"))?;
+        let writable = chain.writable_len().checked_sub(1);
+        let writable = writable.ok_or_else(|| chain.malformed("no room for a status byte"))?;
+        let mut head = [0; (HEADER_LEN + SEGMENT_LEN) as usize];
+        let head = &mut head[..(HEADER_LEN + readable.min(SEGMENT_LEN)) as usize];
+        chain.read(self.queue.memory(), 0, head)?;
+        self.throttle.charge(u64::from(readable) + u64::from(writable));
+        let Session { image, geometry, serial, durable, .. } = &*self.session;
+        match Request::parse(head, readable.into(), writable.into(), geometry) {
+            Err(status) => self.complete(chain, status),
+            Ok(Request::Identify) => {
+                let len = serial.len().min(writable as usize);
+                chain.write(self.queue.memory(), 0, &serial[..len])?;
+                self.complete(chain, Status::Ok)
+            }
+            Ok(request) => {
+                self.engine.add(Job::new(chain, request, *durable, self.queue.memory(), image)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Answers a request: its last byte is its status.
+    fn complete(&mut self, chain: Chain, status: Status) -> Result<(), QueueFault> {
+        let len = chain.writable_len();
+        chain.write(self.queue.memory(), len.saturating_sub(1), &[status as u8])?;
+        self.queue.complete(chain, len)
+    }
+
+    fn stop(&self, stop: &Stop) {
+        self.session.stopped.store(true, Ordering::Release);
+        let fault = match stop {
+            Stop::Driver(fault) => *fault,
+            Stop::Host(error) => {
+                tracing::error!(%error, "the host does not take requests for a disk");
+                let reason = FaultReason::Request("the host cannot serve this queue");
+                QueueFault { queue: self.queue.index(), address: 0, reason }
+            }
+        };
+        self.session.control.needs_reset(&fault);
+    }
+}
+
+impl MutEventSubscriber for Worker {
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        // Edges: what is ready is not read, which saves a system call per event.
+        let edges = EventSet::IN | EventSet::EDGE_TRIGGERED;
+        let mut sources = vec![self.queue.kick().as_raw_fd(), self.throttle.as_raw_fd()];
+        sources.extend(self.engine.event().map(AsRawFd::as_raw_fd));
+        for source in sources {
+            if let Err(error) = ops.add(Events::new_raw(source, edges)) {
+                self.stop(&Stop::Host(io::Error::other(error)));
+            }
+        }
+    }
+
+    fn process(&mut self, events: Events, _: &mut EventOps<'_>) {
+        if self.session.stopped.load(Ordering::Acquire) {
+            return;
+        }
+        let timer = events.fd() == self.throttle.as_raw_fd();
+        let resumed = if timer { self.throttle.timer_fired() } else { Ok(()) };
+        if let Err(stop) = resumed.map_err(Stop::Host).and_then(|()| self.serve()) {
+            self.stop(&stop);
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.engine.abandon();
+        let engine = std::mem::replace(&mut self.engine, Engine::plain(&self.session.image));
+        self.engines.lock().unwrap_or_else(PoisonError::into_inner).push(engine);
+    }
+}
+
+fn status_of(result: &io::Result<()>) -> Status {
+    match result {
+        Ok(()) => Status::Ok,
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => Status::Unsupported,
+        Err(error) => {
+            tracing::warn!(%error, "a disk request failed");
+            Status::IoError
+        }
+    }
+}
