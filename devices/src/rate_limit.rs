@@ -240,10 +240,7 @@ mod tests {
         assert_eq!(buckets.wait(start), None);
         buckets.charge(10_100);
         assert_eq!(buckets.wait(start), Some(Duration::from_secs(10)));
-        assert_eq!(
-            buckets.wait(start + Duration::from_secs(9)),
-            Some(Duration::from_secs(1))
-        );
+        assert_eq!(buckets.wait(start + Duration::from_secs(9)), Some(Duration::from_secs(1)));
         assert_eq!(buckets.wait(start + Duration::from_secs(10)), None);
     }
 

@@ -149,6 +149,9 @@ impl Block {
             stopped: AtomicBool::new(false),
         });
         let threads = self.threads.clone();
+        if threads.is_empty() {
+            return Err(std::io::Error::other("no thread to serve the disk's queues"));
+        }
         for (index, thread) in (0..self.queue_sizes.len()).zip(threads.iter().cycle()) {
             // A driver need not use all queues.
             if index > 0 && activation.queues.get(index).is_none_or(Option::is_none) {
@@ -174,8 +177,12 @@ impl VirtioDevice for Block {
     }
 
     fn features(&self) -> u64 {
-        let mut bits =
-            vec![VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_FLUSH];
+        let mut bits = vec![
+            VIRTIO_BLK_F_SEG_MAX,
+            VIRTIO_BLK_F_BLK_SIZE,
+            VIRTIO_BLK_F_TOPOLOGY,
+            VIRTIO_BLK_F_FLUSH,
+        ];
         if self.queue_sizes.len() > 1 {
             bits.push(VIRTIO_BLK_F_MQ);
         }

@@ -1,5 +1,7 @@
 //! A disk, driven over its queue on a temporary file.
 
+#![expect(clippy::cast_possible_truncation, reason = "sizes are of a few MiB")]
+
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::num::NonZeroU64;
@@ -126,7 +128,6 @@ fn reads_and_writes_arrive_whole_with_both_engines() {
         let file = image_file(&expected);
         let image = Image::new(open(&file, 0), false).unwrap();
         let mut rig = Rig::with(image, &options(), FLUSH, plain);
-        assert_eq!(rig.disk.engines.lock().unwrap().len(), 0);
         // In one piece, and in pieces of odd sizes at odd addresses.
         let scattered = [(DATA, 1), (DATA + 0x10_003, 4094), (DATA + 0x20_000, 1)];
         assert_eq!(rig.request(0, 8, &[], &[(DATA, 65536)]), 0);
@@ -348,15 +349,10 @@ fn every_queue_is_served_and_may_be_left_out() {
     let image = Image::new(open(&file, 0), false).unwrap();
     let mut disk = Block::new(image, &options, [threads(), threads()].concat());
     assert_ne!(disk.features() & 1 << VIRTIO_BLK_F_MQ, 0);
-    let mut queues = [0, 1, 3].map(|at| MockQueue::new(&memory(), at * 0x1_0000, 128));
-    for queue in &mut queues[1..] {
-        queue.memory = Arc::clone(&queue.memory);
-    }
     let memory = memory();
-    for queue in &mut queues {
-        queue.memory = Arc::clone(&memory);
-    }
     for _ in 0..3 {
+        memory.write_slice(&[0; 0x4_0000], GuestAddress(0)).unwrap();
+        let mut queues = [0, 1, 3].map(|at| MockQueue::new(&memory, at * 0x1_0000, 128));
         let active = [(0, &queues[0]), (1, &queues[1]), (3, &queues[2])];
         activate(&mut disk, &active, RING_FEATURES | FLUSH).0.unwrap();
         memory.write_slice(&[0; 16], GuestAddress(HEADER)).unwrap();
@@ -369,11 +365,9 @@ fn every_queue_is_served_and_may_be_left_out() {
             assert_eq!(bytes, expected[..4096]);
         }
         disk.reset();
-        queues = [0, 1, 3].map(|at| MockQueue::new(&memory, at * 0x1_0000, 128));
-        memory.write_slice(&[0; 0x4_0000], GuestAddress(0)).unwrap();
     }
-    let active = [(1, &queues[1])];
-    assert!(activate(&mut disk, &active, RING_FEATURES).0.is_err());
+    let second = MockQueue::new(&memory, 0, 128);
+    assert!(activate(&mut disk, &[(1, &second)], RING_FEATURES).0.is_err());
     assert_eq!(disk.engines.lock().unwrap().len(), 4);
 }
 
@@ -383,10 +377,8 @@ fn a_reset_waits_for_requests_in_flight() {
     let mut rig = Rig::new(&file);
     for slot in 0..32u64 {
         rig.header(HEADER + slot * 16, 0, slot * 128);
-        rig.queue.add(
-            &[(HEADER + slot * 16, 16)],
-            &[(DATA + slot * 65536, 65536), (STATUS + slot, 1)],
-        );
+        rig.queue
+            .add(&[(HEADER + slot * 16, 16)], &[(DATA + slot * 65536, 65536), (STATUS + slot, 1)]);
     }
     rig.queue.kick();
     rig.disk.reset();
@@ -400,8 +392,7 @@ fn a_reset_waits_for_requests_in_flight() {
 #[test]
 fn the_rate_limit_holds_requests_back() {
     let file = image_file(&[0; 4096]);
-    let limits =
-        Limits { operations_per_second: NonZeroU64::new(100), bytes_per_second: None };
+    let limits = Limits { operations_per_second: NonZeroU64::new(100), bytes_per_second: None };
     let options = BlockOptions { limits, ..options() };
     let image = Image::new(open(&file, 0), false).unwrap();
     let mut rig = Rig::with(image, &options, FLUSH, false);

@@ -22,10 +22,14 @@ const CACHED_FILE: u32 = 1;
 enum Operation {
     Read,
     /// With RWF_DSYNC: it is stable when it is done.
-    Write { durable: bool },
+    Write {
+        durable: bool,
+    },
     Flush,
     /// The argument of fallocate.
-    Allocate { mode: i32 },
+    Allocate {
+        mode: i32,
+    },
     /// BLKDISCARD.
     Discard,
 }
@@ -122,7 +126,7 @@ impl Job {
         let file = types::Fixed(if self.cached { CACHED_FILE } else { FILE });
         let Extent { offset, len } = self.left;
         let iovecs = self.rest();
-        let (iovec, count) = (iovecs.as_ptr(), iovecs.len() as u32);
+        let (iovec, count) = (iovecs.as_ptr(), short(iovecs.len()));
         match (self.operation, iovecs) {
             (Operation::Read, [one]) => {
                 opcode::Read::new(file, one.iov_base.cast(), short(one.iov_len))
@@ -192,7 +196,7 @@ impl Job {
         let descriptor = file.as_raw_fd();
         let (offset, len) = (signed(self.left.offset), signed(self.left.len));
         let iovecs = self.rest();
-        let (iovec, count) = (iovecs.as_ptr(), iovecs.len() as i32);
+        let (iovec, count) = (iovecs.as_ptr(), i32::try_from(iovecs.len()).unwrap_or(0));
         let result = match self.operation {
             // SAFETY: `iovecs` are `count` buffers in guest memory (`iovecs()` made them of slices
             // of it, `advance()` only shortens them), which `_memory` keeps mapped. The kernel
@@ -241,7 +245,7 @@ fn write_flags(durable: bool) -> i32 {
     if durable { libc::RWF_DSYNC } else { 0 }
 }
 
-/// A length for one call; a shorter transfer is continued.
+/// A length or count for one call; a shorter transfer is continued.
 fn short(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
