@@ -39,8 +39,8 @@ pub struct Virtqueue {
     available: u16,
     /// Chains taken and not yet completed.
     in_flight: u16,
-    /// Whether chains were completed since the last look at whether to interrupt.
-    completed: bool,
+    /// Chains completed since the last look at whether to interrupt.
+    completed: u16,
     /// Lists of chains that are done, for chains to come.
     spare: Vec<Vec<Buffer>>,
 }
@@ -61,7 +61,7 @@ impl Virtqueue {
             indirect,
             available,
             in_flight: 0,
-            completed: false,
+            completed: 0,
             spare: Vec::new(),
         }
     }
@@ -128,15 +128,35 @@ impl Virtqueue {
     /// # Errors
     /// If the used ring cannot be written.
     pub fn complete(&mut self, chain: Chain, written: u32) -> Result<(), QueueFault> {
-        let Chain { head, mut buffers, .. } = chain;
-        self.queue
-            .add_used(&*self.memory, head, written)
-            .map_err(|_| self.fault(self.queue.used_ring(), FaultReason::Ring))?;
-        self.in_flight = self.in_flight.saturating_sub(1);
-        self.completed = true;
-        buffers.clear();
-        self.spare.push(buffers);
-        Ok(())
+        self.complete_all([(chain, written)])
+    }
+
+    /// Gives several requests back, each with the bytes written into it, so that the driver sees all
+    /// of them at once (VIRTIO 1.2, section 5.1.6.4, asks that of the buffers of one packet).
+    ///
+    /// # Errors
+    /// If the used ring cannot be written.
+    pub fn complete_all(
+        &mut self,
+        chains: impl IntoIterator<Item = (Chain, u32)>,
+    ) -> Result<(), QueueFault> {
+        let ring = self.queue.used_ring();
+        let mut next = self.queue.next_used();
+        for (Chain { head, mut buffers, .. }, written) in chains {
+            let entry = ring.wrapping_add(4 + 8 * u64::from(next % self.queue.size()));
+            self.memory
+                .write_obj([u32::from(head), written], GuestAddress(entry))
+                .map_err(|_| self.fault(entry, FaultReason::Ring))?;
+            next = next.wrapping_add(1);
+            self.in_flight = self.in_flight.saturating_sub(1);
+            self.completed = self.completed.saturating_add(1);
+            buffers.clear();
+            self.spare.push(buffers);
+        }
+        self.queue.set_next_used(next);
+        self.memory
+            .store(next, GuestAddress(ring.wrapping_add(2)), Ordering::Release)
+            .map_err(|_| self.fault(ring, FaultReason::Ring))
     }
 
     /// Interrupts the driver if it wants to hear of the chains completed since the last call.
@@ -144,19 +164,27 @@ impl Virtqueue {
     /// # Errors
     /// If the available ring cannot be read.
     pub fn notify_if_needed(&mut self) -> Result<(), QueueFault> {
-        if !std::mem::take(&mut self.completed) {
+        let completed = std::mem::take(&mut self.completed);
+        if completed == 0 {
             return Ok(());
         }
         let ring = self.queue.avail_ring();
-        let wanted = if self.queue.event_idx_enabled() {
-            self.queue.needs_notification(&*self.memory).ok()
+        let event_idx = self.queue.event_idx_enabled();
+        // Section 2.7.7: `used_event` stands behind the available ring, the flags before it.
+        let wish = if event_idx { 4 + 2 * u64::from(self.queue.size()) } else { 0 };
+        // The used index must be visible before the driver's wish is read.
+        fence(Ordering::SeqCst);
+        let wish: u16 = self
+            .memory
+            .load(GuestAddress(ring.wrapping_add(wish)), Ordering::Relaxed)
+            .map_err(|_| self.fault(ring, FaultReason::Ring))?;
+        let wanted = if event_idx {
+            // The entry of that index is among those just used.
+            self.queue.next_used().wrapping_sub(wish).wrapping_sub(1) < completed
         } else {
-            // The used index must be visible before the driver's wish is read.
-            fence(Ordering::SeqCst);
-            let flags = self.memory.load::<u16>(GuestAddress(ring), Ordering::Relaxed).ok();
-            flags.map(|flags| flags & NO_INTERRUPT == 0)
+            wish & NO_INTERRUPT == 0
         };
-        if wanted.ok_or_else(|| self.fault(ring, FaultReason::Ring))? {
+        if wanted {
             self.interrupt.trigger();
         }
         Ok(())
