@@ -11,6 +11,7 @@ pub mod chain;
 pub mod console;
 pub mod device;
 pub mod fault;
+pub mod net;
 pub mod pci;
 pub mod queue;
 pub mod rng;
