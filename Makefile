@@ -8,6 +8,9 @@
 setup:
 	@tests/setup
 
+demo: setup
+	@tests/demo
+
 test: setup
 	cargo test --workspace --locked
 

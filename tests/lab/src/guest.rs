@@ -1,9 +1,11 @@
 //! Small Linux systems: busybox, modules and a script, as an initramfs.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 
 use crate::cache::CacheError;
 use crate::initramfs::Initramfs;
+use crate::kernel::{Flavour, Kernel, KernelError};
 use crate::packages::{PackageError, Packages};
 
 /// Runs before the script that is given: mounts, modules, busybox's commands in the path.
@@ -12,6 +14,9 @@ pub(crate) const PROLOGUE: &str = include_str!("prologue.sh");
 /// Why a guest's image could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
+    /// The kernel.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
     /// busybox could not be had.
     #[error(transparent)]
     Package(#[from] PackageError),
@@ -56,4 +61,37 @@ pub fn initramfs(
     image.file("modules/list", 0o644, list);
     image.file("init", 0o755, format!("{PROLOGUE}\n{script}\n\npoweroff -f\n"));
     Ok(image)
+}
+
+/// What a guest's kernel has as modules and a guest may want.
+pub const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "vmw_vsock_virtio_transport",
+    "virtio_console",
+    "virtio_rng",
+    "virtio_balloon",
+    "sev-guest",
+    "tdx-guest",
+];
+
+/// Writes a small guest to a directory: `vmlinuz`, `vmlinux` and `initrd`, whose paths are returned.
+/// It starts a shell, or with `casemate.hello` on its command line says what it is and powers off.
+///
+/// # Errors
+///
+/// The kernel or busybox cannot be had, or the directory cannot be written.
+pub fn write(directory: &Path, series: &str) -> Result<[PathBuf; 3], GuestError> {
+    let packages = Packages::open()?;
+    let kernel = Kernel::debian(&packages, series, Flavour::Cloud)?;
+    let modules = kernel.modules(MODULES)?;
+    let image = initramfs(&packages, &modules, include_str!("guest-init.sh"))?.build();
+    fs::create_dir_all(directory).map_err(CacheError::io("creating", directory))?;
+    let files = ["vmlinuz", "vmlinux", "initrd"].map(|name| directory.join(name));
+    for (file, from) in files.iter().zip([&kernel.image, &kernel.vmlinux(packages.cache())?]) {
+        fs::copy(from, file).map_err(CacheError::io("writing", file))?;
+    }
+    fs::write(&files[2], image).map_err(CacheError::io("writing", &files[2]))?;
+    Ok(files)
 }

@@ -21,6 +21,8 @@ pub struct Part {
     pub state: State,
     /// Where it is, or what is known of it.
     pub detail: String,
+    /// Debian packages that only root can install, and that must be there first.
+    pub packages: Vec<String>,
     /// The command that brings it, where it is not here.
     pub next: Option<String>,
 }
@@ -66,6 +68,7 @@ fn tool(name: &'static str, package: &str, hosts: &[&'static str]) -> Part {
         hosts: hosts.to_vec(),
         state: if runs { State::Ready } else { State::Missing },
         detail: if runs { "here" } else { "not here" }.into(),
+        packages: absent(runs, package),
         next: (!runs).then(|| install(&[package.into()])),
     }
 }
@@ -77,6 +80,7 @@ fn keyring(hosts: &[&'static str]) -> Part {
         hosts: hosts.to_vec(),
         state: if here { State::Ready } else { State::Missing },
         detail: packages::KEYRING.into(),
+        packages: absent(here, "debian-archive-keyring"),
         next: (!here).then(|| install(&["debian-archive-keyring".into()])),
     }
 }
@@ -91,24 +95,28 @@ fn fetched(cache: &Cache, hosts: &[&'static str]) -> Part {
         hosts: hosts.to_vec(),
         state: if count > 0 { State::Ready } else { State::OnDemand },
         detail: format!("{count} Debian packages in {}", directory.display()),
+        packages: Vec::new(),
         next: None,
     }
 }
 
 fn built(name: &'static str, available: Availability, hosts: &[&'static str], host: Host) -> Part {
     let prepare = format!("casemate lab prepare --host {host}");
-    let (state, detail, next) = match available {
-        Availability::Here(origin) => (State::Ready, origin, None),
-        Availability::ToBuild(missing) if missing.is_empty() => {
-            (State::ToBuild, "not built yet".into(), Some(prepare))
+    let hosts = hosts.to_vec();
+    let missing = match available {
+        Availability::Here(detail) => {
+            let (packages, next) = (Vec::new(), None);
+            return Part { name, hosts, state: State::Ready, detail, packages, next };
         }
-        Availability::ToBuild(missing) => (
-            State::Missing,
-            format!("not built yet, and {} packages for that are missing", missing.len()),
-            Some(format!("{} && {prepare}", install(&missing))),
-        ),
+        Availability::ToBuild(missing) => missing,
     };
-    Part { name, hosts: hosts.to_vec(), state, detail, next }
+    let (state, detail, next) = if missing.is_empty() {
+        (State::ToBuild, "not built yet".into(), prepare)
+    } else {
+        let detail = format!("not built yet, and {} packages for that are missing", missing.len());
+        (State::Missing, detail, format!("{} && {prepare}", install(&missing)))
+    };
+    Part { name, hosts, state, detail, packages: missing, next: Some(next) }
 }
 
 fn saved(cache: &Cache) -> Part {
@@ -119,8 +127,13 @@ fn saved(cache: &Cache) -> Part {
         hosts: vec!["kvm"],
         state: if count > 0 { State::Ready } else { State::OnDemand },
         detail: format!("{count} saved; the first run of a configuration saves one"),
+        packages: Vec::new(),
         next: None,
     }
+}
+
+fn absent(here: bool, package: &str) -> Vec<String> {
+    if here { Vec::new() } else { vec![package.into()] }
 }
 
 fn install(packages: &[String]) -> String {

@@ -29,6 +29,7 @@ enum Command {
     Run(Run),
     Prepare(Prepare),
     Status(Status),
+    Guest(Guest),
 }
 
 /// Run a command in an emulated host
@@ -88,6 +89,24 @@ struct Status {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Print only the names of Debian packages that must be installed first
+    #[arg(long, conflicts_with = "json")]
+    packages: bool,
+}
+
+/// Make a small guest to try things with: a kernel of Debian's, and a shell
+///
+/// Writes vmlinuz (bzImage), vmlinux (the same as ELF) and initrd: busybox, and the modules for
+/// virtio devices and attestation. With casemate.hello on its command line the guest says what it is
+/// and powers off; otherwise it starts a shell.
+#[derive(clap::Args)]
+struct Guest {
+    /// Where to write the files
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
+    /// Debian's cloud kernel: 6.12 or 7.2
+    #[arg(long, value_name = "SERIES", default_value = "6.12")]
+    kernel: String,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -95,6 +114,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run_command(args),
         Command::Prepare(args) => prepare(args),
         Command::Status(args) => status(args),
+        Command::Guest(args) => guest(args),
     }
 }
 
@@ -138,7 +158,9 @@ fn prepare(args: &Prepare) -> anyhow::Result<ExitCode> {
 
 fn status(args: &Status) -> anyhow::Result<ExitCode> {
     let parts = casemate_lab::status()?;
-    if args.json {
+    if args.packages {
+        parts.iter().flat_map(|part| &part.packages).for_each(|name| println!("{name}"));
+    } else if args.json {
         println!("{}", serde_json::to_string_pretty(&parts)?);
     } else {
         parts.iter().for_each(print_part);
@@ -158,4 +180,12 @@ fn print_part(part: &Part) {
     if let Some(next) = &part.next {
         println!("{:10} {:16} next: {next}", "", "");
     }
+}
+
+fn guest(args: &Guest) -> anyhow::Result<ExitCode> {
+    let files = casemate_lab::guest::write(&args.directory, &args.kernel)?;
+    for file in files {
+        println!("{}", file.display());
+    }
+    Ok(ExitCode::SUCCESS)
 }
