@@ -52,7 +52,7 @@ impl fmt::Display for SevTermination {
     }
 }
 
-/// A TD's ReportFatalError (Intel TDX GHCI, TDG.VP.VMCALL<ReportFatalError>).
+/// A TD's ReportFatalError (Intel TDX GHCI, `TDG.VP.VMCALL<ReportFatalError>`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TdxFatal {
     /// Error code, R12 without bit 63.
