@@ -158,7 +158,7 @@ impl Msix {
 
 /// The offsets of the words in an aligned access of 4 or 8 bytes, none for any other.
 fn words(offset: u32, len: usize) -> impl Iterator<Item = u32> {
-    let count = if offset % 4 == 0 && len % 4 == 0 { len / 4 } else { 0 };
+    let count = if offset.is_multiple_of(4) && len.is_multiple_of(4) { len / 4 } else { 0 };
     (offset..=u32::MAX).step_by(4).take(count)
 }
 

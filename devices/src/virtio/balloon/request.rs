@@ -21,7 +21,7 @@ impl Pages {
     /// Reads the pages of a request.
     pub(super) fn read(&mut self, chain: &Chain, memory: &DeviceMemory) -> Result<(), QueueFault> {
         let bytes = chain.readable_len() as usize;
-        if bytes == 0 || bytes % 4 != 0 || bytes > 4 * MOST {
+        if bytes == 0 || !bytes.is_multiple_of(4) || bytes > 4 * MOST {
             return Err(chain.malformed("a balloon request is not a list of up to 4096 pages"));
         }
         let mut raw = [0; 4 * 256];

@@ -194,10 +194,11 @@ impl Common {
             QUEUE_SELECT => self.queue_select = value,
             QUEUE_VECTOR => signals.set_queue_vector(selected, value),
             QUEUE_SIZE => {
-                if let Some(queue) = self.in_setup() {
-                    if value.is_power_of_two() && value <= queue.max_size {
-                        queue.size = value;
-                    }
+                if let Some(queue) = self.in_setup()
+                    && value.is_power_of_two()
+                    && value <= queue.max_size
+                {
+                    queue.size = value;
                 }
             }
             QUEUE_ENABLE if value == 1 => {
@@ -231,7 +232,7 @@ impl Common {
                 return;
             }
             DRIVER_FEATURE => return self.accept(value),
-            QUEUE_DESC..COMMON_LEN if offset % 4 == 0 => offset - QUEUE_DESC,
+            QUEUE_DESC..COMMON_LEN if offset.is_multiple_of(4) => offset - QUEUE_DESC,
             _ => return,
         };
         let Some(queue) = self.in_setup() else { return };
