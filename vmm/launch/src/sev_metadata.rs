@@ -59,7 +59,9 @@ pub enum SectionType {
 }
 
 impl SectionType {
-    const fn new(value: u32) -> Option<Self> {
+    /// The type that an entry names, if it is known.
+    #[must_use]
+    pub const fn new(value: u32) -> Option<Self> {
         match value {
             1 => Some(Self::SecMem),
             2 => Some(Self::Secrets),
