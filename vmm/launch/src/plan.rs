@@ -94,6 +94,15 @@ pub struct TdxPolicy {
     pub mrownerconfig: [u8; 48],
 }
 
+impl TdxPolicy {
+    /// These attributes, the XFAM bits that every guest has (x87 and SSE), and no identities.
+    #[must_use]
+    pub const fn new(attributes: u64) -> Self {
+        let none = [0; 48];
+        Self { attributes, xfam: 3, mrconfigid: none, mrowner: none, mrownerconfig: none }
+    }
+}
+
 /// The ID block and its signatures (SEV-SNP firmware ABI, sections "ID Block" and "ID
 /// Authentication Information").
 #[derive(Clone, Debug, PartialEq, Eq)]

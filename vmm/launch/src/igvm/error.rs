@@ -48,7 +48,10 @@ pub enum IgvmError {
         "compatibility mask {mask:#x} is not that of one platform of the file, which has {found}"
     )]
     Mask { mask: u32, found: String },
-    #[error("compatibility mask {mask:#x} is {found:?}'s, not {wanted:?}'s")]
+    #[error(
+        "compatibility mask {mask:#x} is {}, not {wanted:?}'s",
+        found.map_or("a platform's that KVM does not have".to_owned(), |found| format!("{found:?}'s"))
+    )]
     MaskPlatform { mask: u32, wanted: PlatformKind, found: Option<PlatformKind> },
     #[error(
         "the IGVM file supports {wanted:?} {count} times; choose one by its compatibility mask: {found}"

@@ -8,7 +8,7 @@ use super::id_block;
 use super::measure::{Kvm, KvmRefusal};
 use super::steps::{Parameter, Step, ZeroPages, walk};
 use super::{IgvmError, IgvmFile, vmsa};
-use crate::tdx::{ATTRIBUTE_DEBUG, ATTRIBUTE_MIGRATABLE, ATTRIBUTE_SEPT_VE_DISABLE, XFAM_FIXED};
+use crate::tdx::{ATTRIBUTE_DEBUG, ATTRIBUTE_MIGRATABLE, ATTRIBUTE_SEPT_VE_DISABLE};
 use crate::{
     GpaRange, Import, InitialVcpu, LaunchPlan, PlatformKind, Policy, SnpIdentity, SnpPolicy,
     TdxPolicy,
@@ -131,12 +131,6 @@ impl Parts {
                 | bit(policy.sept_ve_disable(), ATTRIBUTE_SEPT_VE_DISABLE)
                 | bit(policy.migratable(), ATTRIBUTE_MIGRATABLE)
         });
-        TdxPolicy {
-            attributes,
-            xfam: XFAM_FIXED,
-            mrconfigid: [0; 48],
-            mrowner: [0; 48],
-            mrownerconfig: [0; 48],
-        }
+        TdxPolicy::new(attributes)
     }
 }

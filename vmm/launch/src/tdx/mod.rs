@@ -16,7 +16,6 @@ pub use authenticode::AuthenticodeError;
 pub use mrtd::{Mrtd, MrtdError, PageOrder, manifest, mrtd};
 pub use qemu_kernel::PatchError;
 pub use source::{
-    ATTRIBUTE_DEBUG, ATTRIBUTE_MIGRATABLE, ATTRIBUTE_SEPT_VE_DISABLE, SourceError, XFAM_FIXED,
-    plan, td_hob,
+    ATTRIBUTE_DEBUG, ATTRIBUTE_MIGRATABLE, ATTRIBUTE_SEPT_VE_DISABLE, SourceError, plan, td_hob,
 };
 pub use tdvf::{Section, SectionKind, Tdvf, TdvfError};

@@ -13,8 +13,6 @@ pub const ATTRIBUTE_DEBUG: u64 = 1;
 pub const ATTRIBUTE_SEPT_VE_DISABLE: u64 = 1 << 28;
 /// TD attribute: a migration TD may move the guest.
 pub const ATTRIBUTE_MIGRATABLE: u64 = 1 << 29;
-/// XFAM bits that every guest has: x87 and SSE.
-pub const XFAM_FIXED: u64 = 3;
 
 /// Why a firmware image makes no plan.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -14,7 +14,7 @@ use crate::commands::{igvm, number};
 
 /// Options of an IGVM file.
 #[derive(clap::Args)]
-pub(super) struct Args {
+pub(super) struct IgvmArgs {
     /// An IGVM file instead of firmware; it says itself what its vCPU starts with
     #[arg(long, value_name = "FILE", conflicts_with_all = ["firmware", "vcpus", "kernel"])]
     pub(super) igvm: Option<PathBuf>,
@@ -98,7 +98,7 @@ impl Digests {
     }
 }
 
-pub(super) fn run(args: &Args, path: &Path, output: &Output) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &IgvmArgs, path: &Path, output: &Output) -> anyhow::Result<ExitCode> {
     let zero_pages = match args.zero_pages {
         Zeroes::Normal => ZeroPages::Normal,
         Zeroes::Native => ZeroPages::Native,

@@ -29,7 +29,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", required_unless_present = "igvm")]
     firmware: Option<PathBuf>,
     #[command(flatten)]
-    igvm: igvm_snp::Args,
+    igvm: igvm_snp::IgvmArgs,
     /// Number of vCPUs
     #[arg(
         long,

@@ -8,9 +8,7 @@ use casemate_config::ByteSize;
 use casemate_launch::igvm::{IgvmFile, ZeroPages, manifest, measure_tdx};
 use casemate_launch::manifest::Manifest;
 use casemate_launch::tdx::rtmr::{DirectBoot, Initrd};
-use casemate_launch::tdx::{
-    self, ATTRIBUTE_SEPT_VE_DISABLE, PageOrder, SectionKind, Tdvf, XFAM_FIXED, hob,
-};
+use casemate_launch::tdx::{self, ATTRIBUTE_SEPT_VE_DISABLE, PageOrder, SectionKind, Tdvf, hob};
 use casemate_launch::{Digest384, LaunchPlan, PlatformKind, TdxPolicy};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -151,13 +149,7 @@ fn run_firmware(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
 
 /// The plan of a firmware in QEMU's q35 machine.
 pub(crate) fn firmware_plan(image: &[u8], memory: Option<u64>) -> anyhow::Result<LaunchPlan> {
-    let policy = TdxPolicy {
-        attributes: ATTRIBUTE_SEPT_VE_DISABLE,
-        xfam: XFAM_FIXED,
-        mrconfigid: [0; 48],
-        mrowner: [0; 48],
-        mrownerconfig: [0; 48],
-    };
+    let policy = TdxPolicy::new(ATTRIBUTE_SEPT_VE_DISABLE);
     let memory = hob::q35_memory(memory.unwrap_or(ANY_MEMORY))?;
     Ok(tdx::plan(image, &memory, 1, policy)?)
 }
