@@ -16,3 +16,4 @@ test: setup
 
 bench: setup
 	cargo bench -q --locked -p casemate-attest --bench verify
+	cargo bench -q --locked -p casemate-launch --bench tdx_igvm
