@@ -120,6 +120,7 @@ pub fn verify(mut input: impl BufRead, anchor: Option<&Head>) -> Result<Summary,
         }
         let bytes = u64::try_from(length).unwrap_or(u64::MAX);
         if line.last() != Some(&b'\n') && length < MAX_LINE {
+            check_partial(&line, after.saturating_add(1))?;
             summary.partial = bytes;
             break;
         }
@@ -191,6 +192,17 @@ fn check(line: &[u8], before: &Head) -> Result<Checked, ChainError> {
         event: record.record.event,
         test: record.record.trust.as_deref() == Some("TEST"),
     })
+}
+
+/// That an unfinished line is the beginning of the next record, not some other file.
+fn check_partial(line: &[u8], expected: u64) -> Result<(), ChainError> {
+    let begin = format!("{{\"sequence\":{expected},");
+    let common = line.len().min(begin.len());
+    if line[..common] == begin.as_bytes()[..common] {
+        return Ok(());
+    }
+    let why = "it is not the beginning of the next record".to_owned();
+    Err(ChainError::Malformed { line: expected, why })
 }
 
 /// A line's hashed part, and its hash.
