@@ -211,7 +211,8 @@ pub(super) fn room(facts: &Facts, resource: &str, report: &mut Report) {
         ),
         (Some(room), _) => report.ok(&check, format!("room for {room} more guests")),
         (None, Some(capacity)) => {
-            report.ok(&check, format!("no limit below the machine's {capacity}"))
+            let says = format!("no limit below the machine's {capacity}");
+            report.ok(&check, says);
         }
         (None, None) => {}
     }

@@ -61,10 +61,10 @@ fn each_reason_for_no_snp_is_found() {
     let cases: &[(&str, &str, Spoil)] = &[
         ("snp cpu", "has no SEV-SNP", |facts| facts.cpu.sev = None),
         ("snp cpu", "GenuineIntel has no SEV-SNP", |facts| {
-            facts.cpu.vendor = "GenuineIntel".into()
+            facts.cpu.vendor = "GenuineIntel".into();
         }),
         ("snp kernel", "from Linux 6.11 on", |facts| {
-            facts.kernel.release = "6.1.0-44-amd64".into()
+            facts.kernel.release = "6.1.0-44-amd64".into();
         }),
         ("snp bios", "keeps memory encryption off", |facts| facts.kernel.cpu_flags.clear()),
         ("snp bios", "no usable RMP table", |facts| {
@@ -168,7 +168,7 @@ fn what_a_launch_needs_besides_kvm_is_looked_at() {
             }
         }),
         ("snp firmware", "does not answer: no", |facts| {
-            facts.sev_firmware = Some(Err("no".into()))
+            facts.sev_firmware = Some(Err("no".into()));
         }),
         ("cgroup sev_es", "allows 2 guests, and 2 run", |facts| {
             let limited = Misc { capacity: Some(99), limit: Some(2), used: 2 };
