@@ -1,7 +1,7 @@
 //! How requests reach the image: through io_uring, or plain system calls where the host forbids
 //! that. All of the disk's unsafe code is in this module.
 //!
-//! Data goes straight between guest memory and the image. A [`Job`] owns what makes that sound: the
+//! Data goes straight between guest memory and the image. A `Job` owns what makes that sound: the
 //! addresses it hands to the kernel, and the guest memory that keeps them mapped. The ring keeps
 //! every job until the kernel has answered it.
 
