@@ -15,6 +15,7 @@ pub mod net;
 pub mod pci;
 pub mod queue;
 pub mod rng;
+mod service;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod vsock;

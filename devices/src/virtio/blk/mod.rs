@@ -15,7 +15,6 @@ mod worker;
 mod tests;
 
 use std::num::NonZeroU16;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use virtio_bindings::virtio_blk::{
@@ -25,6 +24,7 @@ use virtio_bindings::virtio_blk::{
 use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{Immutable, IntoBytes};
 
+use super::service::Service;
 use super::{Activation, DeviceKind, VirtioDevice};
 use crate::io_thread::{IoThread, SubscriberId};
 use crate::rate_limit::{Limits, RateLimit, Throttle};
@@ -145,8 +145,7 @@ impl Block {
             serial: self.serial,
             // Section 5.2.6.2: without FLUSH, writes are stable when they complete.
             durable: activation.features & 1 << VIRTIO_BLK_F_FLUSH == 0,
-            control: activation.control.clone(),
-            stopped: AtomicBool::new(false),
+            service: Service::new(activation.control.clone()),
         });
         let threads = self.threads.clone();
         if threads.is_empty() {

@@ -2,18 +2,22 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use event_manager::{EventOps, Events, MutEventSubscriber};
 
-use super::super::{Chain, DeviceControl, FaultReason, QueueFault, Virtqueue};
+use super::super::service::{Service, Stop};
+use super::super::{Chain, QueueFault, Virtqueue};
 use super::io::{Engine, Image, Job};
 use super::request::{Geometry, HEADER_LEN, ID_LEN, Request, SEGMENT_LEN, Status};
 use crate::rate_limit::Throttle;
 
 /// How often a queue is looked at before others on the same thread get their turn.
 const ROUNDS: usize = 16;
+
+/// Event data: what has happened.
+const WORK: u32 = 0;
+const TIMER: u32 = 1;
 
 /// Engines without work. They are made while the host still allows it, and outlive resets.
 pub(super) type Engines = Arc<Mutex<Vec<Engine>>>;
@@ -25,9 +29,7 @@ pub(super) struct Session {
     pub(super) serial: [u8; ID_LEN],
     /// The driver will not flush: each write must be stable when it is done.
     pub(super) durable: bool,
-    pub(super) control: DeviceControl,
-    /// A queue is broken, so none is served any longer.
-    pub(super) stopped: AtomicBool,
+    pub(super) service: Service,
 }
 
 pub(super) struct Worker {
@@ -36,15 +38,6 @@ pub(super) struct Worker {
     engine: Engine,
     engines: Engines,
     throttle: Throttle,
-}
-
-/// Why a queue can no longer be served.
-#[derive(Debug, thiserror::Error)]
-enum Stop {
-    #[error(transparent)]
-    Driver(#[from] QueueFault),
-    #[error("the host does not take requests for a disk")]
-    Host(#[from] io::Error),
 }
 
 impl Worker {
@@ -122,43 +115,27 @@ impl Worker {
         chain.write(self.queue.memory(), len.saturating_sub(1), &[status as u8])?;
         self.queue.complete(chain, len)
     }
-
-    fn stop(&self, stop: &Stop) {
-        self.session.stopped.store(true, Ordering::Release);
-        let fault = match stop {
-            Stop::Driver(fault) => *fault,
-            Stop::Host(error) => {
-                tracing::error!(%error, "the host does not take requests for a disk");
-                let reason = FaultReason::Request("the host cannot serve this queue");
-                QueueFault { queue: self.queue.index(), address: 0, reason }
-            }
-        };
-        self.session.control.needs_reset(&fault);
-    }
 }
 
 impl MutEventSubscriber for Worker {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        // Edges: what is ready is not read, which saves a system call per event.
-        let edges = EventSet::IN | EventSet::EDGE_TRIGGERED;
-        let mut sources = vec![self.queue.kick().as_raw_fd(), self.throttle.as_raw_fd()];
-        sources.extend(self.engine.event().map(AsRawFd::as_raw_fd));
-        for source in sources {
-            if let Err(error) = ops.add(Events::new_raw(source, edges)) {
-                self.stop(&Stop::Host(io::Error::other(error)));
-            }
+        let completions = self.engine.event().map(AsRawFd::as_raw_fd);
+        let sources = [Some(self.queue.kick().as_raw_fd()), completions];
+        for source in sources.into_iter().flatten() {
+            self.session.service.listen(ops, self.queue.index(), source, WORK);
         }
+        let timer = self.throttle.as_raw_fd();
+        self.session.service.listen(ops, self.queue.index(), timer, TIMER);
     }
 
     fn process(&mut self, events: Events, _: &mut EventOps<'_>) {
-        if self.session.stopped.load(Ordering::Acquire) {
+        if self.session.service.is_stopped() {
             return;
         }
-        let timer = events.fd() == self.throttle.as_raw_fd();
+        let timer = events.data() == TIMER;
         let resumed = if timer { self.throttle.timer_fired() } else { Ok(()) };
-        if let Err(stop) = resumed.map_err(Stop::Host).and_then(|()| self.serve()) {
-            self.stop(&stop);
-        }
+        let served = resumed.map_err(Stop::Host).and_then(|()| self.serve());
+        self.session.service.check(self.queue.index(), served);
     }
 }
 

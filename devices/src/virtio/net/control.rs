@@ -2,18 +2,18 @@
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use event_manager::{EventOps, Events, MutEventSubscriber};
 use virtio_bindings::virtio_net::{VIRTIO_NET_ERR, VIRTIO_NET_OK};
 
+use super::super::service::{Service, Stop};
 use super::super::{Chain, QueueFault, Virtqueue};
 use super::link::Link;
 use super::packet::{CONTROL_LEN, requested_pairs};
-use super::worker::{BUDGET, Session, Stop};
+use super::worker::BUDGET;
 
 pub(super) struct Control {
-    pub(super) session: Arc<Session>,
+    pub(super) service: Arc<Service>,
     pub(super) queue: Virtqueue,
     pub(super) links: Vec<Arc<dyn Link>>,
 }
@@ -58,18 +58,14 @@ pub(super) fn attach(links: &[Arc<dyn Link>], pairs: usize) -> std::io::Result<(
 
 impl MutEventSubscriber for Control {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        let edges = EventSet::IN | EventSet::EDGE_TRIGGERED;
-        if let Err(error) = ops.add(Events::new_raw(self.queue.kick().as_raw_fd(), edges)) {
-            self.session.stop(0, &Stop::Host(std::io::Error::other(error)));
-        }
+        let queue = &self.queue;
+        self.service.listen(ops, queue.index(), queue.kick().as_raw_fd(), 0);
     }
 
     fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
-        if self.session.stopped.load(Ordering::Acquire) {
-            return;
-        }
-        if let Err(stop) = self.serve() {
-            self.session.stop(self.queue.index(), &stop);
+        if !self.service.is_stopped() {
+            let served = self.serve();
+            self.service.check(self.queue.index(), served);
         }
     }
 }

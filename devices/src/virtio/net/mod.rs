@@ -22,7 +22,6 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_CTRL_VQ, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN,
@@ -34,6 +33,7 @@ use vm_memory::{GuestMemory, GuestMemoryMmap};
 use zerocopy::little_endian::U16;
 use zerocopy::{Immutable, IntoBytes};
 
+use super::service::Service;
 use super::{Activation, ActiveQueue, DeviceKind, VirtioDevice, Virtqueue};
 use crate::io_thread::{IoThread, SubscriberId, Worker as Subscriber};
 use crate::memory::DeviceMemory;
@@ -44,7 +44,7 @@ use packet::{HEADER_LEN, MAX_PACKET, Offloads};
 use receive::Receive;
 use transmit::Transmit;
 use vhost::{Vhost, Watch};
-use worker::{Session, Worker};
+use worker::Worker;
 
 /// Packets that a queue holds, if each has one buffer.
 const QUEUE_SIZE: u16 = 256;
@@ -117,8 +117,7 @@ impl Net {
     fn start(&mut self, mut activation: Activation) -> io::Result<()> {
         let features = activation.features;
         let has = |bit: u32| features & 1 << bit != 0;
-        let control = activation.control.clone();
-        let session = Arc::new(Session { control, stopped: AtomicBool::new(false) });
+        let service = Arc::new(Service::new(activation.control.clone()));
         let first =
             self.links.first().ok_or_else(|| io::Error::other("an interface without tap"))?;
         first.set_offloads(tap_offloads(features))?;
@@ -131,7 +130,7 @@ impl Net {
         if has(VIRTIO_NET_F_CTRL_VQ) {
             let queue = activation.take_queue(control)?;
             let links = self.links[..pairs].to_vec();
-            self.add(0, Box::new(Control { session: Arc::clone(&session), queue, links }))?;
+            self.add(0, Box::new(Control { service: Arc::clone(&service), queue, links }))?;
         }
         for pair in 0..pairs {
             let index = 2 * pair;
@@ -139,7 +138,7 @@ impl Net {
             match (take(index), take(index + 1)) {
                 (Some(receive), Some(transmit)) => {
                     let queues = [receive, transmit];
-                    self.start_pair(pair, queues, &session, &activation.memory, features)?;
+                    self.start_pair(pair, queues, &service, &activation.memory, features)?;
                 }
                 // A driver need not use all pairs.
                 _ if pair > 0 => {}
@@ -153,13 +152,13 @@ impl Net {
         &mut self,
         pair: usize,
         queues: [ActiveQueue; 2],
-        session: &Arc<Session>,
+        service: &Arc<Service>,
         memory: &Arc<DeviceMemory>,
         features: u64,
     ) -> io::Result<()> {
         let link = Arc::clone(&self.links[pair]);
         if let Some((vhost, memory)) = self.usable_vhost(pair, &queues, memory, features) {
-            let watch = Watch::new(session, queues[0].index)?;
+            let watch = Watch::new(service, queues[0].index)?;
             vhost.start(memory, features, queues.each_ref(), &watch.errors, &*link)?;
             return self.add(pair, Box::new(watch));
         }
@@ -170,7 +169,7 @@ impl Net {
         // With Ethernet header and VLAN tag.
         let packet = if segments { MAX_PACKET } else { u32::from(self.options.mtu) + 18 };
         let worker = Worker {
-            session: Arc::clone(session),
+            service: Arc::clone(service),
             link,
             receive: Receive::new(
                 receive,

@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::io;
 
+use super::super::service::Stop;
 use super::super::{Chain, QueueFault, Virtqueue};
 use super::link::{self, Link};
 use super::packet::{HEADER_LEN, NUM_BUFFERS_OFFSET};
-use super::worker::{BUDGET, Stop};
+use super::worker::BUDGET;
 use crate::rate_limit::Throttle;
 
 pub(super) struct Receive {

@@ -1,9 +1,10 @@
 //! Packets from the guest to the host.
 
+use super::super::service::Stop;
 use super::super::{Chain, QueueFault, Virtqueue};
 use super::link::{self, Link};
 use super::packet::{HEADER_LEN, Header, Offloads, checked_header};
-use super::worker::{BUDGET, Stop};
+use super::worker::BUDGET;
 use crate::rate_limit::Throttle;
 
 pub(super) struct Transmit {

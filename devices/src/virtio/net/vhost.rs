@@ -5,9 +5,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use event_manager::{EventOps, Events, MutEventSubscriber};
 use vhost::net::VhostNet;
 use vhost::vhost_kern::net::Net as Handle;
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -20,9 +19,9 @@ use vm_memory::{
 };
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::super::service::Service;
 use super::super::{ActiveQueue, FaultReason, QueueFault};
 use super::link::Link;
-use super::worker::{Session, Stop};
 
 /// Features that change what vhost itself does; offloads are the tap's.
 const CONCERNS: u64 = 1 << VIRTIO_NET_F_MRG_RXBUF
@@ -119,32 +118,29 @@ fn region(region: &vm_memory::GuestRegionMmap) -> VhostUserMemoryRegionInfo {
 
 /// Waits for the kernel's complaints about the driver.
 pub(super) struct Watch {
-    pub(super) session: Arc<Session>,
-    pub(super) queue: u16,
+    service: Arc<Service>,
+    queue: u16,
     pub(super) errors: EventFd,
 }
 
 impl Watch {
-    pub(super) fn new(session: &Arc<Session>, queue: u16) -> io::Result<Self> {
+    /// For the pair whose first queue is `queue`.
+    pub(super) fn new(service: &Arc<Service>, queue: u16) -> io::Result<Self> {
         let errors = EventFd::new(EFD_NONBLOCK)?;
-        Ok(Self { session: Arc::clone(session), queue, errors })
+        Ok(Self { service: Arc::clone(service), queue, errors })
     }
 }
 
 impl MutEventSubscriber for Watch {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        let edges = EventSet::IN | EventSet::EDGE_TRIGGERED;
-        if let Err(error) = ops.add(Events::new_raw(self.errors.as_raw_fd(), edges)) {
-            self.session.stop(self.queue, &Stop::Host(io::Error::other(error)));
-        }
+        self.service.listen(ops, self.queue, self.errors.as_raw_fd(), 0);
     }
 
     fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
-        if !self.session.stopped.load(Ordering::Acquire) {
-            let reason =
-                FaultReason::Request("the host's vhost-net cannot make sense of the queue");
+        if !self.service.is_stopped() {
+            let reason = FaultReason::Request("vhost-net cannot make sense of the queue");
             let fault = QueueFault { queue: self.queue, address: 0, reason };
-            self.session.stop(self.queue, &Stop::Driver(fault));
+            self.service.check(self.queue, Err(fault.into()));
         }
     }
 }

@@ -1,13 +1,11 @@
 //! What serves a pair of queues: one for each direction.
 
-use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use event_manager::{EventOps, Events, MutEventSubscriber};
 
-use super::super::{DeviceControl, FaultReason, QueueFault};
+use super::super::service::{Service, Stop};
 use super::link::Link;
 use super::receive::Receive;
 use super::transmit::Transmit;
@@ -21,40 +19,8 @@ const RECEIVE_TIMER: u32 = 1;
 const TRANSMIT: u32 = 2;
 const TRANSMIT_TIMER: u32 = 3;
 
-/// What the queues of an activated interface share.
-pub(super) struct Session {
-    pub(super) control: DeviceControl,
-    /// A queue is broken, so none is served any longer.
-    pub(super) stopped: AtomicBool,
-}
-
-/// Why a queue can no longer be served.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Stop {
-    #[error(transparent)]
-    Driver(#[from] QueueFault),
-    #[error("the host cannot serve a network interface")]
-    Host(#[from] io::Error),
-}
-
-impl Session {
-    /// Stops all queues because of `queue`.
-    pub(super) fn stop(&self, queue: u16, stop: &Stop) {
-        self.stopped.store(true, Ordering::Release);
-        let fault = match stop {
-            Stop::Driver(fault) => *fault,
-            Stop::Host(error) => {
-                tracing::error!(%error, "the host cannot serve a network interface");
-                let reason = FaultReason::Request("the host cannot serve this queue");
-                QueueFault { queue, address: 0, reason }
-            }
-        };
-        self.control.needs_reset(&fault);
-    }
-}
-
 pub(super) struct Worker {
-    pub(super) session: Arc<Session>,
+    pub(super) service: Arc<Service>,
     pub(super) link: Arc<dyn Link>,
     pub(super) receive: Receive,
     pub(super) transmit: Transmit,
@@ -76,30 +42,23 @@ impl Worker {
 
 impl MutEventSubscriber for Worker {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        // Edges: what is ready is not read, which saves a system call per event; and packets for
-        // which the guest has no room do not keep the thread awake.
-        let edges = EventSet::IN | EventSet::EDGE_TRIGGERED;
-        let sources = [
-            (self.receive.queue.kick().as_raw_fd(), RECEIVE),
-            (self.link.as_fd().as_raw_fd(), RECEIVE),
-            (self.receive.throttle.as_raw_fd(), RECEIVE_TIMER),
-            (self.transmit.queue.kick().as_raw_fd(), TRANSMIT),
-            (self.transmit.throttle.as_raw_fd(), TRANSMIT_TIMER),
-        ];
-        for (source, what) in sources {
-            if let Err(error) = ops.add(Events::with_data_raw(source, what, edges)) {
-                let queue = self.receive.queue.index();
-                self.session.stop(queue, &Stop::Host(io::Error::other(error)));
-            }
+        let (receive, transmit) = (&self.receive, &self.transmit);
+        for (queue, source, what) in [
+            (&receive.queue, receive.queue.kick().as_raw_fd(), RECEIVE),
+            (&receive.queue, self.link.as_fd().as_raw_fd(), RECEIVE),
+            (&receive.queue, receive.throttle.as_raw_fd(), RECEIVE_TIMER),
+            (&transmit.queue, transmit.queue.kick().as_raw_fd(), TRANSMIT),
+            (&transmit.queue, transmit.throttle.as_raw_fd(), TRANSMIT_TIMER),
+        ] {
+            self.service.listen(ops, queue.index(), source, what);
         }
     }
 
     fn process(&mut self, events: Events, _: &mut EventOps<'_>) {
-        if self.session.stopped.load(Ordering::Acquire) {
+        if self.service.is_stopped() {
             return;
         }
-        if let Err(stop) = self.handle(events.data()) {
-            self.session.stop(self.receive.queue.index(), &stop);
-        }
+        let served = self.handle(events.data());
+        self.service.check(self.receive.queue.index(), served);
     }
 }

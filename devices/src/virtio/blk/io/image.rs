@@ -112,22 +112,21 @@ impl Image {
         self.block_device
     }
 
-    /// Whether a transfer of `len` bytes at `offset` can go past the page cache, from or to
-    /// `buffers` in memory; `None` where nothing does.
-    pub(super) fn is_direct(&self, offset: u64, len: u64, buffers: &[libc::iovec]) -> Option<bool> {
-        let direct = self.direct.as_ref()?;
-        let whole = (offset | len).is_multiple_of(direct.offset_alignment);
-        let alignment = direct.memory_alignment;
-        let aligned = |buffer: &libc::iovec| {
-            (buffer.iov_base.addr() | buffer.iov_len).is_multiple_of(alignment)
-        };
-        Some(whole && buffers.iter().all(aligned))
+    /// Whether a transfer of `len` bytes at `offset`, from or to `buffers` in memory, goes past the
+    /// page cache.
+    pub(super) fn is_direct(&self, offset: u64, len: u64, buffers: &[libc::iovec]) -> bool {
+        self.direct.as_ref().is_some_and(|direct| {
+            let aligned = |buffer: &libc::iovec| {
+                (buffer.iov_base.addr() | buffer.iov_len).is_multiple_of(direct.memory_alignment)
+            };
+            (offset | len).is_multiple_of(direct.offset_alignment) && buffers.iter().all(aligned)
+        })
     }
 
-    /// The file for transfers; `cached` where direct I/O is on but cannot carry this one.
-    pub(super) fn file(&self, cached: bool) -> &File {
+    /// The file for what is direct, or not.
+    pub(super) fn file(&self, direct: bool) -> &File {
         match &self.direct {
-            Some(direct) if cached => &direct.cached,
+            Some(ways) if !direct => &ways.cached,
             _ => &self.file,
         }
     }

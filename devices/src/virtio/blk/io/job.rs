@@ -14,8 +14,8 @@ use crate::virtio::{Chain, QueueFault};
 /// Most buffers that one system call takes (UIO_MAXIOV).
 const MAX_IOVECS: usize = 1024;
 
-/// Index of the image among the files registered with a ring, and of its second way in.
-const FILE: u32 = 0;
+/// Indices of the files that are registered with a ring.
+const DIRECT_FILE: u32 = 0;
 const CACHED_FILE: u32 = 1;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,8 +45,8 @@ pub(in super::super) struct Job {
     iovecs: Vec<libc::iovec>,
     /// Buffers at the start of `iovecs` that are done.
     done: usize,
-    /// Must not go past the page cache.
-    cached: bool,
+    /// Whether it goes past the page cache.
+    direct: bool,
     /// Keeps what `iovecs` points to mapped.
     _memory: Arc<DeviceMemory>,
 }
@@ -84,9 +84,9 @@ impl Job {
             }
         };
         let iovecs = iovecs(&chain, operation, left, memory)?;
-        let cached = image.is_direct(left.offset, left.len, &iovecs) == Some(false);
+        let direct = image.is_direct(left.offset, left.len, &iovecs);
         let _memory = Arc::clone(memory);
-        Ok(Self { chain, operation, left, iovecs, done: 0, cached, _memory })
+        Ok(Self { chain, operation, left, iovecs, done: 0, direct, _memory })
     }
 
     /// Whether there is no way to do it but a call that blocks.
@@ -107,7 +107,8 @@ impl Job {
     /// Carries it out if it is a read that the page cache can answer at once. If not, part of it may
     /// have been done.
     pub(super) fn try_cached(&mut self, image: &Image) -> bool {
-        if self.operation != Operation::Read {
+        // Past the page cache, even this call would wait for the disk.
+        if self.operation != Operation::Read || self.direct {
             return false;
         }
         let result = self.attempt(image, libc::RWF_NOWAIT);
@@ -123,7 +124,7 @@ impl Job {
     /// The entry points into `self` until it is submitted, and into guest memory until the kernel
     /// has answered it.
     pub(super) fn entry(&self) -> squeue::Entry {
-        let file = types::Fixed(if self.cached { CACHED_FILE } else { FILE });
+        let file = types::Fixed(if self.direct { DIRECT_FILE } else { CACHED_FILE });
         let Extent { offset, len } = self.left;
         let iovecs = self.rest();
         let (iovec, count) = (iovecs.as_ptr(), short(iovecs.len()));
@@ -192,7 +193,7 @@ impl Job {
 
     /// One system call's worth, with `flags` of preadv2.
     fn attempt(&self, image: &Image, flags: i32) -> io::Result<usize> {
-        let file = image.file(self.cached);
+        let file = image.file(self.direct);
         let descriptor = file.as_raw_fd();
         let (offset, len) = (signed(self.left.offset), signed(self.left.len));
         let iovecs = self.rest();

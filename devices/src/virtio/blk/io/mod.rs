@@ -75,13 +75,14 @@ impl Engine {
             self.finished.extend(self.waiting.drain(..).map(|job| job.run(&self.image)));
             return Ok(());
         };
-        // A lone read that is in the page cache is answered with the least work.
-        let alone = self.waiting.len() == 1 && ring.is_idle();
+        // As long as reads find their data in the page cache, fetching it at once is the least work.
+        let mut cached = true;
         for mut job in self.waiting.drain(..) {
-            if job.must_block() {
-                self.finished.push(job.run(&self.image));
-            } else if alone && job.try_cached(&self.image) {
+            cached = cached && job.try_cached(&self.image);
+            if cached {
                 self.finished.push(job.finish(Ok(())));
+            } else if job.must_block() {
+                self.finished.push(job.run(&self.image));
             } else {
                 ring.start(job)?;
             }

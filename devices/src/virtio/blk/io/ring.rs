@@ -29,7 +29,7 @@ impl Ring {
             .build(entries)
             .or_else(|_| IoUring::new(entries))?;
         let completions = EventFd::new(EFD_NONBLOCK)?;
-        let files = [image.file(false).as_raw_fd(), image.file(true).as_raw_fd()];
+        let files = [image.file(true).as_raw_fd(), image.file(false).as_raw_fd()];
         ring.submitter().register_files(&files)?;
         ring.submitter().register_eventfd(completions.as_raw_fd())?;
         Ok(Self {
@@ -45,7 +45,7 @@ impl Ring {
         &self.completions
     }
 
-    pub(super) fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         self.free.len() == self.jobs.len()
     }
 
