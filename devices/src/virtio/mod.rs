@@ -27,11 +27,3 @@ pub use device::{
 };
 pub use fault::{FaultReason, QueueFault};
 pub use queue::Virtqueue;
-
-/// Answers a read of the configuration space, which is `config`; past its end `data` stays as it is.
-fn read_config(config: &[u8], offset: u64, data: &mut [u8]) {
-    let rest = usize::try_from(offset).ok().and_then(|offset| config.get(offset..));
-    for (to, from) in data.iter_mut().zip(rest.unwrap_or_default()) {
-        *to = *from;
-    }
-}

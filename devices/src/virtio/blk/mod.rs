@@ -194,7 +194,7 @@ impl VirtioDevice for Block {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        super::read_config(self.config().as_bytes(), offset, data);
+        super::read_fields(self.config().as_bytes(), offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> std::io::Result<()> {

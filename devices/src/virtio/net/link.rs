@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vm_memory::VolatileSlice;
@@ -81,7 +82,7 @@ impl Tap {
         let many = if queues > 1 { libc::IFF_MULTI_QUEUE } else { 0 };
         let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR | many;
         let mut request = interface_request(name, flags)?;
-        let header_len = HEADER_LEN;
+        let mut header_len = HEADER_LEN;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -90,12 +91,12 @@ impl Tap {
             .map_err(TapError::Open)?;
         // SAFETY: TUNSETIFF reads an ifreq and writes it back to the address given, which `request`
         // is.
-        let attached = unsafe { checked_ioctl(&file, libc::TUNSETIFF, (&raw mut request).addr()) };
+        let attached = unsafe { checked_ioctl(&file, libc::TUNSETIFF, (&raw mut request).cast()) };
         attached
             // SAFETY: TUNSETVNETHDRSZ reads a 32-bit integer at the address given, which `header_len`
             // is.
             .and_then(|()| unsafe {
-                checked_ioctl(&file, libc::TUNSETVNETHDRSZ, (&raw const header_len).addr())
+                checked_ioctl(&file, libc::TUNSETVNETHDRSZ, (&raw mut header_len).cast())
             })
             .map_err(|source| TapError::Attach { name: name.to_owned(), queues, source })?;
         Ok(Self { file, attached: Mutex::new(true) })
@@ -111,7 +112,7 @@ impl Tap {
         let socket = std::net::UdpSocket::bind("0.0.0.0:0").map_err(refused)?;
         // SAFETY: SIOCGIFMTU reads an ifreq and writes it back to the address given, which
         // `request` is.
-        unsafe { checked_ioctl(&socket, libc::SIOCGIFMTU, (&raw mut request).addr()) }
+        unsafe { checked_ioctl(&socket, libc::SIOCGIFMTU, (&raw mut request).cast()) }
             .map_err(refused)?;
         // SAFETY: the kernel filled in this field of the union, and any bits are a valid integer.
         let mtu = unsafe { request.ifr_ifru.ifru_mtu };
@@ -127,8 +128,9 @@ impl AsFd for Tap {
 
 impl Link for Tap {
     fn set_offloads(&self, offloads: u32) -> io::Result<()> {
+        let number = ptr::without_provenance_mut(offloads as usize);
         // SAFETY: TUNSETOFFLOAD takes a number, and touches no memory of ours.
-        unsafe { checked_ioctl(&self.file, libc::TUNSETOFFLOAD, offloads as usize) }
+        unsafe { checked_ioctl(&self.file, libc::TUNSETOFFLOAD, number) }
     }
 
     fn set_attached(&self, attached: bool) -> io::Result<()> {
@@ -137,9 +139,9 @@ impl Link for Tap {
             return Ok(());
         }
         let flag = if attached { libc::IFF_ATTACH_QUEUE } else { libc::IFF_DETACH_QUEUE };
-        let request = request(flag);
+        let mut request = request(flag);
         // SAFETY: TUNSETQUEUE reads an ifreq at the address given, which `request` is.
-        unsafe { checked_ioctl(&self.file, libc::TUNSETQUEUE, (&raw const request).addr()) }?;
+        unsafe { checked_ioctl(&self.file, libc::TUNSETQUEUE, (&raw mut request).cast()) }?;
         *state = attached;
         Ok(())
     }
@@ -168,7 +170,11 @@ fn request(flags: libc::c_int) -> libc::ifreq {
 
 /// # Safety
 /// `argument` must be what `request` takes: a number, or the address of what it reads and writes.
-unsafe fn checked_ioctl(file: impl AsFd, request: libc::Ioctl, argument: usize) -> io::Result<()> {
+unsafe fn checked_ioctl(
+    file: impl AsFd,
+    request: libc::Ioctl,
+    argument: *mut libc::c_void,
+) -> io::Result<()> {
     // SAFETY: the caller vouches for the argument; the descriptor is open.
     let result = unsafe { libc::ioctl(file.as_fd().as_raw_fd(), request, argument) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }

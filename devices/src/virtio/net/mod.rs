@@ -29,7 +29,7 @@ use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_MAC, VIRTIO_NET_F_MQ,
     VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU, VIRTIO_NET_F_STATUS, VIRTIO_NET_S_LINK_UP,
 };
-use vm_memory::{GuestMemory, GuestMemoryMmap};
+use vm_memory::GuestMemory;
 use zerocopy::little_endian::U16;
 use zerocopy::{Immutable, IntoBytes};
 
@@ -157,10 +157,16 @@ impl Net {
         features: u64,
     ) -> io::Result<()> {
         let link = Arc::clone(&self.links[pair]);
-        if let Some((vhost, memory)) = self.usable_vhost(pair, &queues, memory, features) {
+        let vhost = self.vhost.get_mut(pair).filter(|vhost| vhost.knows(features));
+        if let (Some(vhost), Some(plain)) = (vhost, memory.physical_memory()) {
             let watch = Watch::new(service, queues[0].index)?;
-            vhost.start(memory, features, queues.each_ref(), &watch.errors, &*link)?;
-            return self.add(pair, Box::new(watch));
+            match vhost.start(plain, features, queues.each_ref(), &watch.errors, &*link) {
+                Ok(()) => return self.add(pair, Box::new(watch)),
+                Err(error) => {
+                    tracing::warn!(%error, "vhost-net does not take the queues of pair {pair}");
+                    vhost.stop();
+                }
+            }
         }
         let [receive, transmit] =
             queues.map(|queue| Virtqueue::new(queue, Arc::clone(memory), features));
@@ -189,19 +195,6 @@ impl Net {
             ),
         };
         self.add(pair, Box::new(worker))
-    }
-
-    /// The kernel's way for a pair, where there is one.
-    fn usable_vhost<'a>(
-        &'a self,
-        pair: usize,
-        queues: &[ActiveQueue; 2],
-        memory: &'a DeviceMemory,
-        features: u64,
-    ) -> Option<(&'a Vhost, &'a GuestMemoryMmap)> {
-        let vhost = self.vhost.get(pair).filter(|vhost| vhost.knows(features))?;
-        let notified = queues.iter().all(|queue| queue.interrupt.notifier().is_some());
-        memory.physical_memory().filter(|_| notified).map(|memory| (vhost, memory))
     }
 
     /// Runs what serves a pair.
@@ -266,7 +259,7 @@ impl VirtioDevice for Net {
             max_virtqueue_pairs: u16::try_from(self.links.len()).unwrap_or(u16::MAX).into(),
             mtu: self.options.mtu.into(),
         };
-        super::read_config(config.as_bytes(), offset, data);
+        super::read_fields(config.as_bytes(), offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> io::Result<()> {
@@ -274,7 +267,7 @@ impl VirtioDevice for Net {
     }
 
     fn reset(&mut self) {
-        self.vhost.iter().for_each(Vhost::stop);
+        self.vhost.iter_mut().for_each(Vhost::stop);
         for (thread, id) in self.workers.drain(..) {
             // Fails only if the thread has ended, and all of its workers with it.
             let _ = thread.remove(id);

@@ -36,6 +36,7 @@ pub(super) struct Vhost {
     memory: GuestMemoryAtomic<GuestMemoryMmap>,
     /// What this kernel's vhost-net knows.
     features: u64,
+    started: bool,
 }
 
 impl Vhost {
@@ -44,7 +45,7 @@ impl Vhost {
         let handle = Handle::new(memory.clone())?;
         handle.set_owner()?;
         let features = handle.get_features()?;
-        Ok(Self { handle, memory, features })
+        Ok(Self { handle, memory, features, started: false })
     }
 
     /// Whether it can serve queues with these features.
@@ -55,7 +56,7 @@ impl Vhost {
     /// Hands both queues of a pair to the kernel, which moves packets to and from `link`, and
     /// complains to `errors`.
     pub(super) fn start(
-        &self,
+        &mut self,
         memory: &GuestMemoryMmap,
         features: u64,
         pair: [&ActiveQueue; 2],
@@ -91,6 +92,7 @@ impl Vhost {
             self.handle.set_vring_kick(index, &active.kick).map_err(refused)?;
         }
         let tap = File::from(link.as_fd().try_clone_to_owned()?);
+        self.started = true;
         for index in 0..2 {
             self.handle.set_backend(index, Some(&tap)).map_err(refused)?;
         }
@@ -98,7 +100,10 @@ impl Vhost {
     }
 
     /// Takes the queues back. When this returns, the kernel no longer touches guest memory.
-    pub(super) fn stop(&self) {
+    pub(super) fn stop(&mut self) {
+        if !std::mem::take(&mut self.started) {
+            return;
+        }
         for index in 0..2 {
             if let Err(error) = self.handle.set_backend(index, None) {
                 tracing::error!(%error, "cannot take a queue back from vhost-net");
