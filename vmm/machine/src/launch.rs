@@ -77,13 +77,24 @@ pub enum LaunchError {
     #[error("could not finish the launch")]
     Finish(#[source] StepError),
     /// The machine around the vCPUs could not be made.
-    #[error("could not make the {what}")]
+    #[error("could not set up the {what}")]
     Device {
         /// What it is.
-        what: &'static str,
+        what: String,
         /// Why.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl LaunchError {
+    /// For `map_err`.
+    pub(crate) fn device<E>(what: impl Into<String>) -> impl FnOnce(E) -> Self
+    where
+        E: std::error::Error + Send + Sync + 'static,
+    {
+        let what = what.into();
+        move |error| Self::Device { what, source: error.into() }
+    }
 }
 
 /// VM, memory and vCPUs are there.

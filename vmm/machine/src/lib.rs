@@ -6,6 +6,7 @@
 
 mod acpi;
 pub mod board;
+mod devices;
 mod guest;
 mod interrupts;
 mod launch;
@@ -15,6 +16,7 @@ pub mod platform;
 mod ram;
 mod vcpu;
 
+pub use devices::ConsolePorts;
 pub use guest::{Guest, PrepareError};
 pub use launch::{LaunchError, StepError};
 pub use machine::{Control, Machine, Watcher};

@@ -9,14 +9,19 @@ use casemate_devices::interrupt::Line;
 use casemate_devices::legacy::{
     AcpiPower, ExitPort, KeyboardReset, PanicPort, Serial, SerialInput,
 };
+use casemate_devices::pci::{Ecam, MmioWindow, PciRoot};
+use casemate_devices::virtio::balloon::BalloonHandle;
+use casemate_devices::virtio::console::ConsoleHandle;
+use casemate_devices::virtio::pci::Host;
 use event_manager::{
     EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps as _,
 };
 use kvm_ioctls::VmFd;
 
-use crate::board::{IO_APIC, IO_APIC_SIZE, gsi, port};
+use crate::board::{ECAM, IO_APIC, IO_APIC_SIZE, PCI_WINDOW, gsi, port};
+use crate::devices::{ConsolePorts, Devices};
 use crate::guest::Guest;
-use crate::interrupts::{IoApic, Pin, deliver};
+use crate::interrupts::{IoApic, KvmDoorbells, Messages, Pin, deliver};
 use crate::launch::{Created, Finished, LaunchError};
 use crate::outcome::{End, Outcome};
 use crate::platform::Platform;
@@ -43,6 +48,8 @@ pub struct Control {
     end: End,
     power_button: Arc<dyn Line>,
     serial: SerialInput,
+    balloon: Option<BalloonHandle>,
+    console: Option<ConsoleHandle>,
     exits: Arc<AtomicU64>,
 }
 
@@ -66,6 +73,18 @@ impl Control {
         &self.serial
     }
 
+    /// The balloon, if the guest has one.
+    #[must_use]
+    pub const fn balloon(&self) -> Option<&BalloonHandle> {
+        self.balloon.as_ref()
+    }
+
+    /// The virtio console, if the guest has one.
+    #[must_use]
+    pub const fn console(&self) -> Option<&ConsoleHandle> {
+        self.console.as_ref()
+    }
+
     /// How often vCPUs have left the guest for this process.
     #[must_use]
     pub fn exits(&self) -> u64 {
@@ -82,25 +101,30 @@ impl Machine {
         guest: &Guest,
         platform: Box<dyn Platform>,
         output: Box<dyn Write + Send>,
+        console: Option<ConsolePorts>,
     ) -> Result<Self, LaunchError> {
-        let ram = GuestRam::shared(&guest.board).map_err(|source| LaunchError::Device {
-            what: "guest memory",
-            source: source.into(),
-        })?;
+        let ram = GuestRam::shared(&guest.board).map_err(LaunchError::device("guest memory"))?;
+        // What the host may refuse comes before KVM.
+        let devices = Devices::open(&guest.config, &ram, console)?;
+        let (balloon, console) = (devices.balloon.clone(), devices.console.clone());
         let launched = Created::new(platform, ram, &guest.plan, guest.config.vcpus)?
             .populate(&guest.plan)?
             .finish()?;
-        let end = End::new().map_err(device_error("end of the run"))?;
-        let mut board = Buses::new(&launched.vm)?;
-        let serial = board.serial(output)?;
-        board.endings(&end)?;
-        let control = Control {
-            end,
-            power_button: Arc::new(board.pin(gsi::EVENTS)),
-            serial,
-            exits: Arc::default(),
+        let end = End::new().map_err(LaunchError::device("end of the run"))?;
+        let mut buses = Buses::new(&launched.vm)?;
+        let serial = buses.serial(output)?;
+        buses.endings(&end)?;
+        let host = Host {
+            memory: launched.ram.memory().clone(),
+            confidential: launched.platform.confidential(),
+            interrupts: Arc::new(Messages::new(launched.vm.clone())),
+            doorbells: Arc::new(KvmDoorbells(launched.vm.clone())),
         };
-        Ok(Self { launched, ports: board.ports, memory: board.memory, control })
+        buses.pci(devices.plug(&host)?)?;
+        let power_button = Arc::new(buses.pin(gsi::EVENTS));
+        let exits = Arc::default();
+        let control = Control { end, power_button, serial, balloon, console, exits };
+        Ok(Self { launched, ports: buses.ports, memory: buses.memory, control })
     }
 
     /// The handle by which the host speaks to the guest.
@@ -117,7 +141,7 @@ impl Machine {
     pub fn run(self, watchers: Vec<Watcher>) -> Result<Outcome, LaunchError> {
         let end = self.control.end.clone();
         let mut events = EventManager::<Watcher>::new_with_capacity(EVENTS)
-            .map_err(device_error("event loop"))?;
+            .map_err(LaunchError::device("event loop"))?;
         events.add_subscriber(Box::new(EndWatcher(end.clone())));
         for watcher in watchers {
             events.add_subscriber(watcher);
@@ -130,7 +154,8 @@ impl Machine {
             end: end.clone(),
             exits: self.control.exits,
         });
-        let threads = Threads::start(vcpus, &around).map_err(device_error("vCPU threads"))?;
+        let threads =
+            Threads::start(vcpus, &around).map_err(LaunchError::device("vCPU threads"))?;
         let outcome = loop {
             if let Some(outcome) = end.outcome() {
                 break outcome.clone();
@@ -171,11 +196,10 @@ impl Buses {
         let vm = vm.clone();
         let io_apic = IoApic::new(move |message| deliver(&vm, message));
         let io_apic = Arc::new(Mutex::new(io_apic));
-        let mut memory = Bus::default();
-        memory
-            .insert(IO_APIC.into(), IO_APIC_SIZE, io_apic.clone())
-            .map_err(device_error("I/O APIC"))?;
-        Ok(Self { ports: Bus::default(), memory, io_apic })
+        let mut buses =
+            Self { ports: Bus::default(), memory: Bus::default(), io_apic: io_apic.clone() };
+        insert(&mut buses.memory, "I/O APIC", IO_APIC.into(), IO_APIC_SIZE, io_apic)?;
+        Ok(buses)
     }
 
     fn pin(&self, gsi: u32) -> Pin {
@@ -184,7 +208,7 @@ impl Buses {
 
     fn serial(&mut self, output: Box<dyn Write + Send>) -> Result<SerialInput, LaunchError> {
         let (serial, input) = Serial::new(Arc::new(self.pin(gsi::SERIAL)), output)
-            .map_err(device_error("serial port"))?;
+            .map_err(LaunchError::device("serial port"))?;
         self.port("serial port", port::SERIAL, Serial::PORTS, serial)?;
         Ok(input)
     }
@@ -203,16 +227,27 @@ impl Buses {
         count: u16,
         device: impl BusDevice + 'static,
     ) -> Result<(), LaunchError> {
-        self.ports
-            .insert(start.into(), count.into(), Arc::new(Mutex::new(device)))
-            .map_err(device_error(what))
+        let device = Arc::new(Mutex::new(device));
+        insert(&mut self.ports, what, start.into(), count.into(), device)
+    }
+
+    fn pci(&mut self, root: PciRoot) -> Result<(), LaunchError> {
+        let root = Arc::new(root);
+        let ecam = Arc::new(Mutex::new(Ecam(root.clone())));
+        let length = u64::from(ECAM.end - ECAM.start);
+        insert(&mut self.memory, "PCI configuration space", ECAM.start.into(), length, ecam)?;
+        let window = Arc::new(Mutex::new(MmioWindow(root)));
+        let length = u64::from(PCI_WINDOW.end - PCI_WINDOW.start);
+        insert(&mut self.memory, "PCI window", PCI_WINDOW.start.into(), length, window)
     }
 }
 
-/// For `map_err`.
-fn device_error<E>(what: &'static str) -> impl Fn(E) -> LaunchError
-where
-    E: std::error::Error + Send + Sync + 'static,
-{
-    move |error| LaunchError::Device { what, source: error.into() }
+fn insert(
+    bus: &mut Bus,
+    what: &str,
+    start: u64,
+    length: u64,
+    device: Arc<Mutex<dyn BusDevice>>,
+) -> Result<(), LaunchError> {
+    bus.insert(start, length, device).map_err(LaunchError::device(what))
 }

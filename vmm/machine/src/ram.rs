@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use casemate_devices::memory::{DeviceMemory, SharedPages};
+use casemate_devices::virtio::balloon::Discard;
 use casemate_launch::{Contents, GpaRange, Import};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
@@ -52,7 +53,8 @@ pub enum RamError {
 }
 
 /// The memory of a guest, as much of it as the host can see. Nothing is touched before it is
-/// needed, so that the host gives pages only then.
+/// needed, so that the host gives pages only then. Clones are handles to the same memory.
+#[derive(Clone)]
 pub struct GuestRam {
     memory: Arc<DeviceMemory>,
 }
@@ -114,5 +116,41 @@ impl GuestRam {
             range: import.range,
             source,
         })
+    }
+}
+
+impl Discard for GuestRam {
+    fn discard(&self, start: GuestAddress, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        for slice in self.memory.get_backend().get_slices(start, len) {
+            let slice = slice.map_err(io::Error::other)?;
+            let memory = slice.ptr_guard_mut();
+            // SAFETY: the slice lies in a mapping of ours that lives as long as `self`. Its pages
+            // turn to zeroes, which is as if the guest, who may write them at any time, had.
+            let done =
+                unsafe { libc::madvise(memory.as_ptr().cast(), slice.len(), libc::MADV_DONTNEED) };
+            if done != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn discarded_pages_are_zeroes() {
+        let ram = GuestRam::shared(&Board::new(1 << 20).unwrap()).unwrap();
+        let memory = ram.memory().get_backend();
+        memory.write_slice(&[7; 0x3000], GuestAddress(0x1000)).unwrap();
+        ram.discard(GuestAddress(0x2000), 0x1000).unwrap();
+        let mut bytes = [1; 0x3000];
+        memory.read_slice(&mut bytes, GuestAddress(0x1000)).unwrap();
+        assert!(bytes[..0x1000].iter().chain(&bytes[0x2000..]).all(|byte| *byte == 7));
+        assert!(bytes[0x1000..0x2000].iter().all(|byte| *byte == 0));
+        assert!(ram.discard(GuestAddress(0xf_f000), 0x2000).is_err());
     }
 }

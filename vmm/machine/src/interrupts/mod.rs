@@ -1,9 +1,12 @@
-//! Interrupts: local APICs are KVM's, the I/O APIC is ours, and everything reaches a vCPU as a
-//! message. One way for all platforms: TDX has no other.
+//! Signals between guest and devices. Interrupts: local APICs are KVM's, the I/O APIC is ours, and everything reaches a vCPU as a
+//! message. One way for all platforms: TDX has no other. Notifications of virtqueues stay in the
+//! kernel.
 
+mod doorbells;
 mod io_apic;
 mod messages;
 
+pub(crate) use doorbells::KvmDoorbells;
 pub(crate) use io_apic::{IoApic, Pin};
 pub(crate) use messages::Messages;
 

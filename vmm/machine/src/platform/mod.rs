@@ -17,6 +17,9 @@ pub trait Platform: Send + Sync {
     /// The type of VM (`KVM_X86_*_VM`).
     fn vm_type(&self) -> u64;
 
+    /// Whether the guest keeps its memory from the host. Devices then tell its drivers.
+    fn confidential(&self) -> bool;
+
     /// Prepares a new vCPU; `state` is what the plan has for it.
     ///
     /// # Errors

@@ -26,6 +26,10 @@ impl Platform for Plain {
         kvm_bindings::KVM_X86_DEFAULT_VM.into()
     }
 
+    fn confidential(&self) -> bool {
+        false
+    }
+
     fn prepare_vcpu(
         &mut self,
         vcpu: &VcpuFd,

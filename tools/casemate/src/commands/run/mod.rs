@@ -1,6 +1,8 @@
 //! `casemate run`
 
+mod keyboard;
 mod keys;
+mod monitor;
 mod report;
 mod signals;
 mod terminal;
@@ -16,7 +18,7 @@ use casemate_vmm::platform::Plain;
 use casemate_vmm::{Guest, Machine, Outcome};
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use report::Reporter;
-use terminal::RawMode;
+use terminal::{RawMode, Terminal};
 
 /// Run a guest, with its serial port on this terminal
 ///
@@ -153,18 +155,18 @@ fn runs(guest: Guest, reporter: &Reporter) -> anyhow::Result<Outcome> {
     let mut again = Some(guest);
     loop {
         let Some(guest) = again.take() else { bail!("the launch plan is gone") };
-        let output = terminal::output().context("could not write to standard output")?;
-        let machine = Machine::launch(&guest, Box::new(Plain), output)?;
+        let terminal = Terminal::open(guest.config().console, raw_mode.is_some())
+            .context("could not use standard input and output")?;
+        let machine = Machine::launch(&guest, Box::new(Plain), terminal.serial, terminal.console)?;
         reporter.launched(guest.config());
         // A plan holds kernel and initrd: it stays only where it is needed again.
         if on_reset == Ending::Restart || on_panic == Ending::Restart {
             again = Some(guest);
         }
         let control = machine.control();
-        let watchers = vec![
-            signals::watcher(control.clone()).context("could not watch for signals")?,
-            terminal::watcher(control.clone(), raw_mode.is_some()),
-        ];
+        let signals = signals::watcher(control.clone()).context("could not watch for signals")?;
+        let keyboard = terminal.keyboard.map(|keyboard| keyboard.watcher(control.clone()));
+        let watchers = keyboard.into_iter().chain([signals]).collect();
         let outcome = machine.run(watchers)?;
         let restart = match outcome {
             Outcome::Reset => on_reset == Ending::Restart,

@@ -15,9 +15,9 @@ pub(super) fn log(filter: Option<&str>, json: bool) -> anyhow::Result<()> {
         .with_context(|| format!("\"{text}\" is no log filter; try info, or casemate_vmm=debug"))?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if json {
-        builder.json().init()
+        builder.json().init();
     } else {
-        builder.init()
+        builder.init();
     }
     Ok(())
 }

@@ -1,39 +1,77 @@
-//! Signals that end the guest, and the terminal's raw mode with it.
+//! Signals: those that end the guest, and the terminal's raw mode with it; and the terminal's size.
 
 use std::io::{self, Read as _};
 use std::os::unix::net::UnixStream;
 
 use casemate_vmm::{Control, Outcome, Watcher};
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use rustix::termios::tcgetwinsize;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::low_level::pipe;
 
-/// Ends the guest when this process is asked to end.
+/// Ends the guest when this process is asked to end, and tells it of the terminal's size.
 pub(super) fn watcher(control: Control) -> io::Result<Watcher> {
-    let (received, sender) = UnixStream::pair()?;
-    received.set_nonblocking(true)?;
+    let (ending, sender) = pipe_pair()?;
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
         pipe::register(signal, sender.try_clone()?)?;
     }
-    Ok(Box::new(Signals { received, control }))
+    let resized = match control.console() {
+        None => None,
+        Some(_) => {
+            let (resized, sender) = pipe_pair()?;
+            pipe::register(SIGWINCH, sender)?;
+            Some(resized)
+        }
+    };
+    Ok(Box::new(Signals { ending, resized, control }))
+}
+
+fn pipe_pair() -> io::Result<(UnixStream, UnixStream)> {
+    let (receiver, sender) = UnixStream::pair()?;
+    receiver.set_nonblocking(true)?;
+    Ok((receiver, sender))
 }
 
 struct Signals {
-    received: UnixStream,
+    ending: UnixStream,
+    /// If anybody wants to know.
+    resized: Option<UnixStream>,
     control: Control,
 }
 
+const ENDING: u32 = 0;
+const RESIZED: u32 = 1;
+
 impl MutEventSubscriber for Signals {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        if let Err(error) = ops.add(Events::new(&self.received, EventSet::IN)) {
-            self.control.stop(Outcome::Failed(format!("signals cannot be watched: {error}")));
+        let ending = Some((&self.ending, ENDING));
+        let resized = self.resized.as_ref().map(|stream| (stream, RESIZED));
+        for (stream, data) in ending.into_iter().chain(resized) {
+            if let Err(error) = ops.add(Events::with_data(stream, data, EventSet::IN)) {
+                self.control.stop(Outcome::Failed(format!("signals cannot be watched: {error}")));
+            }
         }
+        self.resize();
     }
 
-    fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
-        let mut byte = [0];
-        if self.received.read(&mut byte).is_ok() {
-            self.control.stop(Outcome::Stopped);
+    fn process(&mut self, events: Events, _: &mut EventOps<'_>) {
+        match (events.data(), &self.resized) {
+            (RESIZED, Some(resized)) if told(resized) => self.resize(),
+            (ENDING, _) if told(&self.ending) => self.control.stop(Outcome::Stopped),
+            _ => {}
+        }
+    }
+}
+
+/// Whether there was something to read.
+fn told(mut stream: &UnixStream) -> bool {
+    matches!(stream.read(&mut [0; 16]), Ok(1..))
+}
+
+impl Signals {
+    fn resize(&self) {
+        if let (Some(console), Ok(size)) = (self.control.console(), tcgetwinsize(io::stdout())) {
+            console.resize(size.ws_col, size.ws_row);
         }
     }
 }

@@ -1,36 +1,16 @@
-//! The terminal: raw mode, and where its keys go.
+//! Standard input and output: raw mode, and who reads and writes them.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::AsFd as _;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
-use casemate_vmm::{Control, Outcome, Watcher};
-use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use rustix::io::Errno;
+use casemate_vmm::ConsolePorts;
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcsetattr};
 
-use super::keys::{Key, Keys};
-
-/// What is typed and not yet taken by the guest; more is lost.
-const BACKLOG: usize = 4096;
-
-const HELP: &str = "
-Ctrl-A x       end the guest
-Ctrl-A c       open or close the monitor
-Ctrl-A h       this help
-Ctrl-A Ctrl-A  Ctrl-A itself
-";
-
-const MONITOR_HELP: &str = "\
-status        what the guest does
-power-button  press its power button
-reset         end the run as a reset would
-quit          end the guest
-Ctrl-A c      back to the guest
-";
+use super::keyboard::{Keyboard, Sink};
 
 /// The terminal as it was before. Ways out that run no destructor restore it from here as well.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
@@ -77,200 +57,41 @@ fn restore() {
     }
 }
 
-/// Standard output without the buffer that would hold back a prompt.
-pub(super) fn output() -> io::Result<Box<dyn Write + Send>> {
-    Ok(Box::new(File::from(io::stdout().as_fd().try_clone_to_owned()?)))
+/// Who has standard input and output while a guest runs.
+pub(super) struct Terminal {
+    /// The serial port's output.
+    pub(super) serial: Box<dyn Write + Send>,
+    /// The virtio console, if the guest is to have one.
+    pub(super) console: Option<ConsolePorts>,
+    /// Reads standard input, unless the console does.
+    pub(super) keyboard: Option<Keyboard>,
 }
 
-/// Hands what is typed, or comes through a pipe, to the guest; escape keys only on a terminal.
-pub(super) fn watcher(control: Control, terminal: bool) -> Watcher {
-    Box::new(Keyboard {
-        control,
-        terminal,
-        keys: Keys::default(),
-        backlog: VecDeque::new(),
-        waits: false,
-        monitor: None,
-    })
-}
-
-struct Keyboard {
-    control: Control,
-    terminal: bool,
-    keys: Keys,
-    /// For the guest, whose serial port takes a few bytes at a time.
-    backlog: VecDeque<u8>,
-    /// Nothing more is read before the guest has taken the backlog.
-    waits: bool,
-    /// The line so far, while the monitor is open.
-    monitor: Option<String>,
-}
-
-const INPUT: u32 = 0;
-const DRAINED: u32 = 1;
-
-impl MutEventSubscriber for Keyboard {
-    fn init(&mut self, ops: &mut EventOps<'_>) {
-        let drained = self.control.serial().drained().as_raw_fd();
-        if let Err(error) = ops.add(Events::with_data_raw(drained, DRAINED, EventSet::IN)) {
-            self.control.stop(Outcome::Failed(format!("no console input: {error}")));
+impl Terminal {
+    /// Both the serial port and the console write to standard output. Input goes to the console if
+    /// there is one; on a terminal by way of the keyboard, which takes the escape keys out.
+    pub(super) fn open(console: bool, terminal: bool) -> io::Result<Self> {
+        // The file has no buffer that would hold back a prompt.
+        let output = || io::stdout().as_fd().try_clone_to_owned();
+        let serial = Box::new(File::from(output()?));
+        if !console {
+            let keyboard = Some(Keyboard::new(Sink::Serial, terminal));
+            return Ok(Self { serial, console: None, keyboard });
         }
-        self.resume(ops);
-    }
-
-    fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
-        if events.data() == DRAINED {
-            // Only that it counted matters.
-            let _ = self.control.serial().drained().read();
-            self.send();
-            if self.waits && self.backlog.is_empty() {
-                self.resume(ops);
-            }
-            return;
-        }
-        match self.read() {
-            Ok(0) => pause(ops),
-            Ok(_) if !self.terminal && !self.backlog.is_empty() => {
-                self.waits = true;
-                pause(ops);
-            }
-            Ok(_) => {}
-            Err(error) => {
-                tracing::warn!(%error, "standard input cannot be read any more");
-                pause(ops);
-            }
-        }
-    }
-}
-
-fn input_events() -> Events {
-    Events::with_data_raw(io::stdin().as_raw_fd(), INPUT, EventSet::IN)
-}
-
-fn pause(ops: &mut EventOps<'_>) {
-    if let Err(error) = ops.remove(input_events()) {
-        tracing::warn!(%error, "standard input cannot be left alone");
-    }
-}
-
-impl Keyboard {
-    /// Reads from now on whenever there is something.
-    fn resume(&mut self, ops: &mut EventOps<'_>) {
-        self.waits = false;
-        match ops.add(input_events()) {
-            Ok(()) => {}
-            // Files are always ready, and epoll refuses to wait for them.
-            Err(event_manager::Error::Epoll(error))
-                if error.errno() == Errno::PERM.raw_os_error() =>
-            {
-                self.waits = matches!(self.read(), Ok(1..));
-            }
-            Err(error) => tracing::warn!(%error, "standard input cannot be watched"),
-        }
-    }
-
-    /// Takes what there is; 0 at the end of the input.
-    fn read(&mut self) -> Result<usize, Errno> {
-        let mut bytes = [0; 256];
-        let count = match rustix::io::read(io::stdin(), &mut bytes) {
-            Err(Errno::INTR | Errno::AGAIN) => return Ok(bytes.len()),
-            outcome => outcome?,
+        let (input, keyboard) = if terminal {
+            let (reader, writer) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+            (reader, Some(Keyboard::new(Sink::Console(writer.into()), terminal)))
+        } else {
+            (io::stdin().as_fd().try_clone_to_owned()?, None)
         };
-        for &byte in bytes.iter().take(count) {
-            if self.terminal {
-                self.key(byte);
-            } else {
-                self.backlog.push_back(byte);
-            }
-        }
-        self.send();
-        Ok(count)
+        let console = Some(ConsolePorts { input: Some(input), output: output()? });
+        Ok(Self { serial, console, keyboard })
     }
-
-    fn send(&mut self) {
-        let sent = self.control.serial().send(self.backlog.make_contiguous());
-        self.backlog.drain(..sent);
-    }
-
-    fn key(&mut self, byte: u8) {
-        match (self.keys.take(byte), &mut self.monitor) {
-            (None, _) => {}
-            (Some(Key::Quit), _) => self.control.stop(Outcome::Stopped),
-            (Some(Key::Help), _) => say(HELP),
-            (Some(Key::Monitor), Some(_)) => {
-                self.monitor = None;
-                say("\n");
-            }
-            (Some(Key::Monitor), None) => {
-                self.monitor = Some(String::new());
-                say("\nmonitor; help lists its commands\n> ");
-            }
-            (Some(Key::Byte(byte)), Some(line)) => {
-                if let Some(line) = edit(line, byte) {
-                    self.command(&line);
-                    say("> ");
-                }
-            }
-            (Some(Key::Byte(byte)), None) if self.backlog.len() < BACKLOG => {
-                self.backlog.push_back(byte);
-            }
-            (Some(Key::Byte(_)), None) => {}
-        }
-    }
-
-    fn command(&self, line: &str) {
-        match line.trim() {
-            "" => {}
-            "status" => say(&format!("running, {} exits so far\n", self.control.exits())),
-            "power-button" => match self.control.press_power_button() {
-                Ok(()) => say("pressed\n"),
-                Err(error) => say(&format!("KVM took no interrupt: {error}\n")),
-            },
-            "reset" => self.control.stop(Outcome::Reset),
-            "quit" => self.control.stop(Outcome::Stopped),
-            "help" => say(MONITOR_HELP),
-            other => say(&format!("no command {other:?}; help lists them\n")),
-        }
-    }
-}
-
-/// Adds a key to the line; returns the line when it is complete.
-fn edit(line: &mut String, byte: u8) -> Option<String> {
-    const BACKSPACE: u8 = 0x08;
-    const DELETE: u8 = 0x7f;
-    match byte {
-        b'\r' | b'\n' => {
-            say("\n");
-            return Some(std::mem::take(line));
-        }
-        BACKSPACE | DELETE if line.pop().is_some() => say("\x08 \x08"),
-        b' '..=b'~' => {
-            line.push(char::from(byte));
-            say(&line[line.len() - 1..]);
-        }
-        _ => {}
-    }
-    None
 }
 
 /// To the terminal, beside the guest's own output.
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     let mut stdout = io::stdout().lock();
     // If it fails, nobody reads it.
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_of_the_monitor_can_be_edited() {
-        let mut line = String::new();
-        let mut lines = Vec::new();
-        for byte in *b"\x7fstatux\x7fs\x1b\rx\x08quit\n" {
-            lines.extend(edit(&mut line, byte));
-        }
-        assert_eq!(lines, ["status", "quit"]);
-    }
 }

@@ -1,0 +1,112 @@
+//! The monitor: a line of commands to the machine, on the guest's terminal.
+
+use casemate_config::ByteSize;
+use casemate_vmm::{Control, Outcome};
+
+use super::terminal::say;
+
+const HELP: &str = "\
+status        what the guest does
+power-button  press its power button
+balloon SIZE  ask it for so much of its memory
+reset         end the run as a reset would
+quit          end the guest
+Ctrl-A c      back to the guest
+";
+const PROMPT: &str = "> ";
+const PAGE_SIZE: u64 = 4096;
+
+/// A line that is typed.
+#[derive(Default)]
+pub(super) struct Monitor {
+    line: String,
+}
+
+impl Monitor {
+    pub(super) fn open() -> Self {
+        say("\nmonitor; help lists its commands\n");
+        say(PROMPT);
+        Self::default()
+    }
+
+    /// Takes a key, and obeys when it completes a line.
+    pub(super) fn key(&mut self, byte: u8, control: &Control) {
+        let (echo, line) = self.edit(byte);
+        say(&echo);
+        if let Some(line) = line {
+            say(&obey(line.trim(), control));
+            say(PROMPT);
+        }
+    }
+
+    /// What to echo, and the line when it is complete.
+    fn edit(&mut self, byte: u8) -> (String, Option<String>) {
+        const BACKSPACE: u8 = 0x08;
+        const DELETE: u8 = 0x7f;
+        match byte {
+            b'\r' | b'\n' => ("\n".into(), Some(std::mem::take(&mut self.line))),
+            BACKSPACE | DELETE if self.line.pop().is_some() => ("\x08 \x08".into(), None),
+            b' '..=b'~' => {
+                self.line.push(char::from(byte));
+                (char::from(byte).into(), None)
+            }
+            _ => (String::new(), None),
+        }
+    }
+}
+
+/// Does what a line says; returns the answer.
+fn obey(line: &str, control: &Control) -> String {
+    match line.split_once(' ').unwrap_or((line, "")) {
+        ("", _) => String::new(),
+        ("status", "") => status(control),
+        ("power-button", "") => match control.press_power_button() {
+            Ok(()) => "pressed\n".into(),
+            Err(error) => format!("KVM took no interrupt: {error}\n"),
+        },
+        ("balloon", size) => balloon(size.trim(), control),
+        ("reset", "") => stop(control, Outcome::Reset),
+        ("quit", "") => stop(control, Outcome::Stopped),
+        ("help", "") => HELP.into(),
+        _ => format!("no command {line:?}; help lists them\n"),
+    }
+}
+
+fn stop(control: &Control, outcome: Outcome) -> String {
+    control.stop(outcome);
+    String::new()
+}
+
+fn status(control: &Control) -> String {
+    let mut text = format!("running, {} exits so far\n", control.exits());
+    if let Some(balloon) = control.balloon() {
+        let bytes = ByteSize(u64::from(balloon.actual()) * PAGE_SIZE);
+        text.push_str(&format!("balloon: {bytes}\n"));
+    }
+    text
+}
+
+fn balloon(size: &str, control: &Control) -> String {
+    let Some(balloon) = control.balloon() else {
+        return "the guest has no balloon; start it with --balloon true\n".into();
+    };
+    let pages = match size.parse::<ByteSize>() {
+        Ok(size) => u32::try_from(size.0 / PAGE_SIZE).unwrap_or(u32::MAX),
+        Err(error) => return format!("{error}\n"),
+    };
+    balloon.set_target(pages);
+    "asked; status shows what it has given\n".into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_can_be_edited() {
+        let mut monitor = Monitor::default();
+        let typed = b"\x7fstatux\x7fs\x1b\rx\x08quit\n";
+        let lines: Vec<_> = typed.iter().filter_map(|byte| monitor.edit(*byte).1).collect();
+        assert_eq!(lines, ["status", "quit"]);
+    }
+}
