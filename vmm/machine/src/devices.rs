@@ -1,15 +1,22 @@
 //! The devices that a configuration asks for, in its order: the same configuration is the same
 //! machine.
 
+use std::fs::OpenOptions;
+use std::num::{NonZeroU16, NonZeroU64};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
 
-use casemate_config::GuestConfig;
+use casemate_config::{ByteSize, Disk, GuestConfig, Net};
 use casemate_devices::io_thread::IoThread;
 use casemate_devices::pci::PciRoot;
+use casemate_devices::rate_limit::Limits;
 use casemate_devices::virtio::VirtioDevice;
 use casemate_devices::virtio::balloon::{Balloon, BalloonHandle};
+use casemate_devices::virtio::blk::io::Image;
+use casemate_devices::virtio::blk::{Block, BlockOptions};
 use casemate_devices::virtio::console::{Console, ConsoleHandle};
+use casemate_devices::virtio::net::{Net as VirtioNet, NetOptions, Tap};
 use casemate_devices::virtio::pci::{Host, VirtioPci};
 use casemate_devices::virtio::rng::Rng;
 use casemate_devices::virtio::vsock::Vsock;
@@ -31,7 +38,7 @@ pub struct ConsolePorts {
 pub(crate) struct Devices {
     /// What each is, in words, for errors.
     list: Vec<(String, Box<dyn VirtioDevice>)>,
-    thread: Option<IoThread>,
+    threads: Vec<IoThread>,
     pub(crate) balloon: Option<BalloonHandle>,
     pub(crate) console: Option<ConsoleHandle>,
 }
@@ -44,6 +51,12 @@ impl Devices {
         console: Option<ConsolePorts>,
     ) -> Result<Self, LaunchError> {
         let mut devices = Self::default();
+        for disk in &config.disk {
+            devices.disk(disk)?;
+        }
+        for (index, net) in (0..).zip(&config.net) {
+            devices.net(net, index)?;
+        }
         if let Some(vsock) = &config.vsock {
             let what = format!("socket device at {}", vsock.socket.display());
             let device = Vsock::new(vsock.cid, &vsock.socket, devices.thread()?)
@@ -73,13 +86,63 @@ impl Devices {
         self.list.push((what.into(), Box::new(device)));
     }
 
-    /// One thread serves the queues of all devices; there is none where there are no devices.
+    fn disk(&mut self, disk: &Disk) -> Result<(), LaunchError> {
+        let what = format!("disk {}", disk.path.display());
+        let file = OpenOptions::new()
+            .read(true)
+            .write(!disk.read_only)
+            .custom_flags(if disk.direct { libc::O_DIRECT } else { 0 })
+            .open(&disk.path)
+            .map_err(LaunchError::device(&what))?;
+        let image = Image::new(file, disk.read_only).map_err(LaunchError::device(&what))?;
+        let options = BlockOptions {
+            read_only: disk.read_only,
+            serial: disk.serial.clone().unwrap_or_default(),
+            queues: NonZeroU16::new(disk.queues).unwrap_or(NonZeroU16::MIN),
+            limits: Limits {
+                bytes_per_second: limit(disk.bytes_per_second),
+                operations_per_second: disk
+                    .requests_per_second
+                    .and_then(|n| NonZeroU64::new(n.into())),
+            },
+        };
+        let device = Block::new(image, &options, self.threads(disk.queues)?);
+        self.add(what, device);
+        Ok(())
+    }
+
+    fn net(&mut self, net: &Net, index: u8) -> Result<(), LaunchError> {
+        let what = format!("network interface on {}", net.tap);
+        let links = Tap::open(&net.tap, net.queues).map_err(LaunchError::device(&what))?;
+        let limits = Limits { bytes_per_second: limit(net.bytes_per_second), ..Limits::default() };
+        let options = NetOptions {
+            // A local address (bit 1 of the first byte) that tells interfaces of a guest apart.
+            mac: net.mac.map_or([0x02, 0xca, 0x5e, 0, 0, index], |mac| mac.0),
+            mtu: Tap::mtu(&net.tap).map_err(LaunchError::device(&what))?,
+            receive: limits,
+            transmit: limits,
+            vhost: true,
+        };
+        let device = VirtioNet::new(links, options, self.threads(net.queues)?);
+        self.add(what, device);
+        Ok(())
+    }
+
+    /// The thread of devices with one queue.
     fn thread(&mut self) -> Result<IoThread, LaunchError> {
-        if let Some(thread) = &self.thread {
-            return Ok(thread.clone());
+        self.threads(1).map(|mut threads| threads.swap_remove(0))
+    }
+
+    /// Threads for a device with `count` queues. All devices share them, so that there are as many
+    /// as the device with the most queues has.
+    fn threads(&mut self, count: u16) -> Result<Vec<IoThread>, LaunchError> {
+        let count = usize::from(count.max(1));
+        while self.threads.len() < count {
+            let name = format!("io{}", self.threads.len());
+            let thread = IoThread::spawn(&name, || Ok(())).map_err(LaunchError::device(name))?;
+            self.threads.push(thread);
         }
-        let thread = IoThread::spawn("io", || Ok(())).map_err(LaunchError::device("I/O thread"))?;
-        Ok(self.thread.insert(thread).clone())
+        Ok(self.threads[..count].to_vec())
     }
 
     /// Puts them on a PCI bus, each in the next slot.
@@ -92,4 +155,8 @@ impl Devices {
         }
         Ok(root)
     }
+}
+
+fn limit(bytes: Option<ByteSize>) -> Option<NonZeroU64> {
+    bytes.and_then(|bytes| NonZeroU64::new(bytes.0))
 }
