@@ -2,4 +2,5 @@
 
 pub mod chip;
 pub mod evidence;
+pub mod tiny;
 pub mod vectors;

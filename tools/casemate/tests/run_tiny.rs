@@ -1,0 +1,166 @@
+//! `casemate run` with guests of a few instructions, on this machine's /dev/kvm.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+
+use std::io::{Read as _, Write as _};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use casemate_tests::tiny::{CODE, HALT, Start, elf, out, say};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Instructions that read a byte from the serial port into AL: they wait for it (line status, data
+/// ready).
+const READ: [u8; 14] =
+    [0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 1, 0x74, 0xf7, 0x66, 0xba, 0xf8, 0x03, 0xec];
+
+struct Guest {
+    child: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Guest {
+    fn start(code: &[u8], flags: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let kernel = folder.path().join("kernel");
+        fs::write(&kernel, elf(&[code, &HALT].concat(), Start::Pvh)).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_casemate"))
+            .args(["run", "--platform", "plain", "--memory", "4M", "--kernel"])
+            .arg(kernel)
+            .args(flags)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Self { child, _folder: folder }
+    }
+
+    /// Its exit status and what it wrote.
+    fn end(mut self) -> (i32, String, String) {
+        let started = Instant::now();
+        while self.child.try_wait().unwrap().is_none() {
+            if started.elapsed() > LIMIT {
+                self.child.kill().unwrap();
+                panic!("the guest did not end within {LIMIT:?}");
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        let output = self.child.wait_with_output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+}
+
+/// Runs a guest to its end.
+fn run(code: &[u8], flags: &[&str]) -> (i32, String, String) {
+    Guest::start(code, flags).end()
+}
+
+#[test]
+fn each_end_has_its_status() {
+    let triple_fault = {
+        // lidt from the 6 zeroes behind; ud2.
+        let table = (CODE + 9).to_le_bytes();
+        [&[0x0f, 0x01, 0x1d][..], &table, &[0x0f, 0x0b], &[0; 6]].concat()
+    };
+    let power_off = out(0x600, 5 << 2 | 1 << 5);
+    let cases: [(&str, &[u8], i32, &str); 7] = [
+        ("power off", &power_off, 0, ""),
+        ("status", &out(0x501, 42), 42, "casemate: the guest ended with status 42\n"),
+        ("status 0", &out(0x501, 0), 0, "casemate: the guest ended with status 0\n"),
+        ("reset", &out(0x602, 1), 120, "casemate: the guest reset\n"),
+        ("keyboard reset", &out(0x64, 0xfe), 120, "casemate: the guest reset\n"),
+        ("panic", &out(0x505, 1), 121, "casemate: the guest's kernel panicked\n"),
+        ("triple fault", &triple_fault, 122, "casemate: the guest met a triple fault\n"),
+    ];
+    for (name, code, status, words) in cases {
+        assert_eq!(run(code, &[]), (status, String::new(), words.to_owned()), "{name}");
+    }
+}
+
+#[test]
+fn events_are_json_where_asked() {
+    let (status, _, events) = run(&out(0x501, 7), &["--json", "--vcpus", "3"]);
+    assert_eq!(status, 7);
+    let events: Vec<serde_json::Value> =
+        events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(events[0]["event"], "launched");
+    assert_eq!(events[0]["vcpus"], 3);
+    assert_eq!(events[1]["outcome"], "status");
+    assert_eq!(events[1]["status"], 7);
+}
+
+#[test]
+fn the_serial_port_echoes_what_comes_through_a_pipe() {
+    // out dx, al; cmp al, 'q'; jne READ.
+    let echo = [&READ[..], &[0xee, 0x3c, b'q', 0x75, 0xeb], &out(0x501, 1)].concat();
+    let mut guest = Guest::start(&echo, &[]);
+    // More than the port's buffer holds.
+    let text = "x".repeat(1000) + "q";
+    guest.child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let (status, output, _) = guest.end();
+    assert_eq!((status, output), (1, text));
+}
+
+#[test]
+fn strings_and_wide_accesses_reach_ports_value_by_value() {
+    // mov esi, text; mov ecx, 5; mov dx, 0x3f8; rep outsb; then wide accesses that no register has.
+    let text = (CODE + 45).to_le_bytes();
+    let length: [u8; 4] = [5, 0, 0, 0];
+    let mut code = [&[0xbe][..], &text, &[0xb9], &length, &[0x66, 0xba, 0xf8, 3]].concat();
+    code.extend([0xfc, 0xf3, 0x6e, 0xef, 0x66, 0xed]);
+    // mov eax, [0xd0000000]: ones, as nothing is there. Its low byte less 0xfe is the status.
+    code.extend([0xa1, 0, 0, 0, 0xd0, 0x2c, 0xfe, 0x66, 0xba, 0x01, 0x05, 0xee]);
+    code.extend(HALT);
+    code.resize(45, 0x90);
+    code.extend(b"hello");
+    assert_eq!(run(&code, &["--rng", "false"]).1, "hello");
+    assert_eq!(run(&code, &[]).0, 1);
+}
+
+#[test]
+fn a_reset_starts_anew_where_asked() {
+    // Says '>', reads a byte: 'r' resets, all else ends.
+    let reset = out(0x602, 1);
+    let jump = [0x3c, b'r', 0x75, u8::try_from(reset.len()).unwrap()];
+    let code = [&say(">")[..], &READ, &jump, &reset, &out(0x501, 9)].concat();
+    let mut guest = Guest::start(&code, &["--on-reset", "restart"]);
+    let mut stdout = guest.child.stdout.take().unwrap();
+    let (sender, prompts) = mpsc::channel();
+    thread::spawn(move || {
+        let mut byte = [0];
+        while matches!(stdout.read(&mut byte), Ok(1)) && sender.send(byte[0]).is_ok() {}
+    });
+    let mut stdin = guest.child.stdin.take().unwrap();
+    for key in [b"r", b"r", b"q"] {
+        assert_eq!(prompts.recv_timeout(LIMIT).unwrap(), b'>');
+        stdin.write_all(key).unwrap();
+    }
+    let (status, _, words) = guest.end();
+    assert_eq!(status, 9);
+    assert_eq!(words.matches("the guest reset; it starts anew").count(), 2, "{words}");
+}
+
+#[test]
+fn bad_input_ends_with_2_before_kvm_is_opened() {
+    let refused = |args: &[&str], words: &str| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_casemate")).arg("run").args(args).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(words), "{said}");
+    };
+    let own = env!("CARGO_BIN_EXE_casemate");
+    refused(&["--platform", "plain"], "kernel is missing; give a kernel");
+    refused(&["--kernel", "/none"], "--kernel = \"/none\": No such file");
+    refused(&["--kernel", own, "--platform", "plain"], "not an executable");
+    refused(&["--kernel", "/etc/passwd", "--platform", "plain"], "neither a bzImage");
+    refused(&["--kernel", "/etc/passwd"], "--platform plain");
+    refused(&["--disk", "a,speed=1", "--kernel", own], "unknown field `speed`");
+    refused(&["--on-reset", "stop"], "possible values: exit, restart");
+    refused(&["--log", "a=b=c", "--kernel", own], "no log filter");
+}
