@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use casemate_lab::packages::{Packages, Spec};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -80,7 +81,7 @@ impl Inputs {
         let bytes = match text("kind")? {
             "generated" => fs::read(folder().join(text("file")?))?,
             "recipe" => stream(id, entry["size"].as_u64().context("no size")?)?,
-            "debian-package" => match package_file(text("sha256")?) {
+            "debian-package" => match package_file(entry) {
                 Ok(bytes) => bytes,
                 Err(error) => {
                     let why = format!(
@@ -132,19 +133,10 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn package_file(sha256: &str) -> Result<Vec<u8>> {
-    let folder = std::env::var_os("CASEMATE_BLOBS").map_or_else(
-        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/blobs")),
-        PathBuf::from,
-    );
-    for entry in fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
-        let path = entry?.path();
-        if path.is_file() {
-            let bytes = fs::read(path)?;
-            if hex(&Sha256::digest(&bytes)) == sha256 {
-                return Ok(bytes);
-            }
-        }
-    }
-    bail!("not in {}", folder.display())
+/// From this machine's cache, a directory of copies, or the package.
+fn package_file(entry: &Value) -> Result<Vec<u8>> {
+    let text = |name: &str| entry[name].as_str().with_context(|| format!("no {name}"));
+    let spec = Spec::version(text("package")?, text("version")?)?;
+    let path = Packages::open()?.file(&spec, text("path")?, Some(text("sha256")?))?;
+    Ok(fs::read(path)?)
 }
