@@ -11,6 +11,7 @@
 
 mod bytes;
 mod digest;
+pub mod firmware;
 mod gpa;
 mod guid;
 pub mod guid_table;

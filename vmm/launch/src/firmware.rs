@@ -1,0 +1,97 @@
+//! Our own firmware as the source of a plan.
+//!
+//! The image is measured like OVMF, page by page from its end at 4 GiB downwards in address, with
+//! the sections of its SEV metadata. What is different: the hashes of kernel, initial RAM disk and
+//! command line stand in the image itself, in its config page, which is filled in here.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use casemate_firmware::config::{CONFIG_GUID, CONFIG_SIZE};
+pub use casemate_firmware::config::{Config, Platform};
+
+use crate::guid_table::{GuidTable, GuidTableError};
+use crate::kernel_hashes::KernelHashes;
+use crate::ovmf::{self, OvmfError, SnpOptions};
+use crate::{Guid, LaunchPlan};
+
+/// What a guest may have at most. The values are measured; these ones keep the measurement the same
+/// for guests of all sizes.
+const MOST_MEMORY: u64 = 8 << 40;
+const MOST_VCPUS: u32 = 255;
+
+/// Why an image is not our firmware, or makes no plan. Offsets count from the start of the image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum FirmwareError {
+    #[error(transparent)]
+    Table(#[from] GuidTableError),
+    #[error(
+        "the GUID table has no entry {guid}: this is not Casemate's firmware (for OVMF, choose the \
+         profile qemu)",
+        guid = Guid(CONFIG_GUID)
+    )]
+    NotOurs,
+    #[error("entry {guid} of the GUID table has {found} bytes of data instead of 4", guid = Guid(CONFIG_GUID))]
+    EntrySize { found: usize },
+    #[error(
+        "the config page is said to start {from_end:#x} bytes before the end of the image of \
+         {length:#x} bytes, which is no place for a page"
+    )]
+    Place { from_end: u32, length: usize },
+    #[error("Casemate's firmware starts a kernel and nothing else, and no kernel is given")]
+    NoKernel,
+    #[error(transparent)]
+    Image(#[from] OvmfError),
+}
+
+/// What the config page of a guest with this kernel says.
+#[must_use]
+pub fn config(platform: Platform, kernel: &KernelHashes) -> Config {
+    Config {
+        platform,
+        unmeasured_payload: false,
+        most_memory: MOST_MEMORY,
+        most_vcpus: MOST_VCPUS,
+        kernel: kernel.kernel,
+        initrd: kernel.initrd,
+        command_line: kernel.cmdline,
+    }
+}
+
+/// The image with its config page filled in.
+///
+/// # Errors
+/// The image has no GUID table that leads to a config page.
+pub fn configure(image: &[u8], config: &Config) -> Result<Arc<[u8]>, FirmwareError> {
+    let place = config_page(image)?;
+    let mut image: Arc<[u8]> = Arc::from(image);
+    // Nobody else has this copy yet, so nothing is copied again.
+    Arc::make_mut(&mut image)[place].copy_from_slice(&config.to_page());
+    Ok(image)
+}
+
+/// Where the config page is.
+fn config_page(image: &[u8]) -> Result<Range<usize>, FirmwareError> {
+    let entry = GuidTable::parse(image)?.find(Guid(CONFIG_GUID)).ok_or(FirmwareError::NotOurs)?;
+    let from_end: [u8; 4] =
+        entry.try_into().map_err(|_| FirmwareError::EntrySize { found: entry.len() })?;
+    let from_end = u32::from_le_bytes(from_end);
+    let wrong = FirmwareError::Place { from_end, length: image.len() };
+    let start = usize::try_from(from_end).ok().and_then(|back| image.len().checked_sub(back));
+    let start = start.filter(|start| start.is_multiple_of(CONFIG_SIZE)).ok_or(wrong.clone())?;
+    let place = start..start + CONFIG_SIZE;
+    if place.end > image.len() { Err(wrong) } else { Ok(place) }
+}
+
+/// The plan of an SNP guest that our firmware starts; `options.kernel` is needed.
+///
+/// # Errors
+/// There is no kernel, or the image is not our firmware or cannot be measured.
+pub fn snp_plan(image: &[u8], options: &SnpOptions) -> Result<LaunchPlan, FirmwareError> {
+    let kernel = options.kernel.as_ref().ok_or(FirmwareError::NoKernel)?;
+    let image = configure(image, &config(Platform::Snp, kernel))?;
+    // The hashes are in the image; a section for them, which only QEMU fills, stays empty.
+    let options = SnpOptions { kernel: None, ..options.clone() };
+    Ok(ovmf::snp_plan(&image, &options)?)
+}
