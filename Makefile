@@ -16,4 +16,6 @@ test: setup
 
 bench: setup
 	cargo bench -q --locked -p casemate-attest --bench verify
+	cargo bench -q --locked -p casemate-launch --bench snp
 	cargo bench -q --locked -p casemate-launch --bench tdx_igvm
+	@tests/bench/measure-snp

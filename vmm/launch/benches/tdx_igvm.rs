@@ -6,10 +6,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on must stop")]
 
+mod common;
+
 use std::fs::File;
 use std::hint::black_box;
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use casemate_launch::igvm::{IgvmFile, ZeroPages, export, measure_snp, measure_tdx};
 use casemate_launch::tdx::{PageOrder, hob, mrtd, plan};
@@ -18,6 +19,7 @@ use casemate_launch::{
     SnpPolicy, TdxPolicy,
 };
 use casemate_tests::vectors::Inputs;
+use common::medians;
 use ring::digest::{SHA384, digest};
 
 const MIB: usize = 1 << 20;
@@ -108,23 +110,6 @@ fn line(ours: f64, floor: f64, igvm_crate: Option<f64>) -> String {
          \"budget\": {BUDGET}, \"within_budget\": {}{other}}}",
         ratio <= BUDGET
     )
-}
-
-/// Runs all in turn for about four seconds; the median of each, in milliseconds.
-fn medians<const N: usize>(mut runs: [&mut dyn FnMut(); N]) -> [f64; N] {
-    let mut times: [Vec<Duration>; N] = std::array::from_fn(|_| Vec::new());
-    let end = Instant::now() + Duration::from_secs(4);
-    while Instant::now() < end || times[0].len() < 5 {
-        for (run, times) in runs.iter_mut().zip(&mut times) {
-            let start = Instant::now();
-            run();
-            times.push(start.elapsed());
-        }
-    }
-    times.map(|mut times| {
-        times.sort_unstable();
-        times[times.len() / 2].as_secs_f64() * 1e3
-    })
 }
 
 fn sha384(bytes: &[u8]) -> [u8; 48] {
