@@ -71,6 +71,12 @@ pub fn configure(image: &[u8], config: &Config) -> Result<Arc<[u8]>, FirmwareErr
     Ok(image)
 }
 
+/// Whether an image is our firmware.
+#[must_use]
+pub fn is_ours(image: &[u8]) -> bool {
+    config_page(image).is_ok()
+}
+
 /// Where the config page is.
 fn config_page(image: &[u8]) -> Result<Range<usize>, FirmwareError> {
     let entry = GuidTable::parse(image)?.find(Guid(CONFIG_GUID)).ok_or(FirmwareError::NotOurs)?;

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod bytes;
+pub mod diff;
 mod digest;
 pub mod firmware;
 mod gpa;

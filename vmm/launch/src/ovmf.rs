@@ -119,7 +119,7 @@ pub fn plain_plan(image: &Arc<[u8]>) -> Result<LaunchPlan, OvmfError> {
 }
 
 /// The image, so that it ends at 4 GiB.
-fn firmware_import(image: &Arc<[u8]>) -> Result<Import, OvmfError> {
+pub(crate) fn firmware_import(image: &Arc<[u8]>) -> Result<Import, OvmfError> {
     let size = image.len() as u64;
     if size == 0 {
         return Err(OvmfError::Empty);

@@ -16,6 +16,18 @@ pub enum PlatformKind {
     Tdx,
 }
 
+impl PlatformKind {
+    /// The platform's name in text for people.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain KVM",
+            Self::Snp => "SEV-SNP",
+            Self::Tdx => "TDX",
+        }
+    }
+}
+
 /// How a page enters guest memory, and what of it is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PageKind {

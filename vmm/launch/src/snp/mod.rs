@@ -9,6 +9,7 @@ mod digest;
 pub mod id_block;
 mod manifest;
 mod pages;
+pub mod search;
 mod vmsa;
 
 pub use cpu_signature::{CpuSignature, CpuSignatureError};
