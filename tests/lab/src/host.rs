@@ -53,7 +53,7 @@ impl Host {
     pub(crate) fn processor(self) -> &'static str {
         match self {
             Self::Kvm => {
-                "EPYC-v4,+svm,+npt,-fxsr-opt,-misalignsse,-osvw,-topoext,-perfctr-core,-clzero,\
+                "EPYC-v3,+svm,+npt,-fxsr-opt,-misalignsse,-osvw,-topoext,-perfctr-core,-clzero,\
                  -ibpb,-xsavec,-xsaves,-nrip-save"
             }
             Self::Snp => {

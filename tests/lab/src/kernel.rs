@@ -232,26 +232,10 @@ fn unpack_zstd(bytes: &[u8]) -> io::Result<Vec<u8>> {
     Ok(out)
 }
 
-/// The payload of a bzImage. Linux Documentation/arch/x86/boot.rst: `setup_sects` at 1F1h, "HdrS"
-/// at 202h, `payload_offset` at 248h counted from the protected-mode code, `payload_length` at 24Ch.
 fn unpack_image(path: &Path) -> Result<Vec<u8>, KernelError> {
     let refuse = |reason| KernelError::Image { path: path.into(), reason };
     let image = fs::read(path).map_err(CacheError::io("reading", path))?;
-    if image.get(0x202..0x206) != Some(b"HdrS") {
-        return Err(refuse("it has no boot header"));
-    }
-    let field = |at: usize| -> Option<usize> {
-        let bytes = image.get(at..at + 4)?.try_into().ok()?;
-        usize::try_from(u32::from_le_bytes(bytes)).ok()
-    };
-    let sectors = usize::from(image[0x1f1]);
-    // Zero means 4, for kernels older than the field.
-    let code = (if sectors == 0 { 4 } else { sectors } + 1) * 512;
-    let payload = (|| {
-        let start = code.checked_add(field(0x248)?)?;
-        image.get(start..start.checked_add(field(0x24c)?)?)
-    })();
-    let payload = payload.ok_or_else(|| refuse("its payload is outside the file"))?;
+    let payload = payload(&image).map_err(refuse)?;
     let elf = match payload {
         [0x28, 0xb5, 0x2f, 0xfd, ..] => unpack_zstd(payload),
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => unpack_xz(payload),
@@ -259,6 +243,34 @@ fn unpack_image(path: &Path) -> Result<Vec<u8>, KernelError> {
     };
     let elf = elf.map_err(|source| KernelError::Unpack { path: path.into(), source })?;
     if elf.starts_with(b"\x7fELF") { Ok(elf) } else { Err(refuse("its payload is no ELF file")) }
+}
+
+/// The compressed kernel inside a bzImage.
+///
+/// Linux Documentation/arch/x86/boot.rst: `setup_sects` at 1F1h, "HdrS" at 202h, `payload_offset` at
+/// 248h counted from the protected-mode code, `payload_length` at 24Ch.
+///
+/// # Errors
+///
+/// In words, why it is no bzImage.
+pub fn payload(image: &[u8]) -> Result<&[u8], &'static str> {
+    if image.get(0x202..0x206) != Some(b"HdrS") {
+        return Err("it has no boot header");
+    }
+    let field = |at: usize| -> Option<usize> {
+        let bytes = image.get(at..at + 4)?.try_into().ok()?;
+        usize::try_from(u32::from_le_bytes(bytes)).ok()
+    };
+    let payload = || {
+        let sectors = match image.get(0x1f1)? {
+            // For kernels older than the field.
+            0 => 4,
+            sectors => usize::from(*sectors),
+        };
+        let start = ((sectors + 1) * 512).checked_add(field(0x248)?)?;
+        image.get(start..start.checked_add(field(0x24c)?)?)
+    };
+    payload().ok_or("its payload is outside the file")
 }
 
 fn tree(packages: &Packages, spec: &str) -> Result<PathBuf, PackageError> {
@@ -275,6 +287,8 @@ fn release(package: &Path) -> Result<String, KernelError> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -293,6 +307,24 @@ mod tests {
         assert_eq!(name("kernel/x/kvm-amd.ko.xz").as_deref(), Some("kvm_amd"));
         assert_eq!(name("tun.ko").as_deref(), Some("tun"));
         assert_eq!(name("modules.order"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_bytes_are_nothing_panics(
+            bytes in proptest::collection::vec(any::<u8>(), 0..2048),
+        ) {
+            let mut image = bytes.clone();
+            if let Some(magic) = image.get_mut(0x202..0x206) {
+                magic.copy_from_slice(b"HdrS");
+            }
+            if let Ok(found) = payload(&image) {
+                prop_assert!(found.len() <= image.len());
+            }
+            let mut module = b"\0depends=".to_vec();
+            module.extend(&bytes);
+            prop_assert!(depends(&module).iter().all(|name| !name.is_empty()));
+        }
     }
 
     #[test]
