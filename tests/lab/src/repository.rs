@@ -1,13 +1,18 @@
-//! Where the source tree is, when this program runs out of its own build directory.
+//! Where the source tree is, when this program runs out of it.
 
-use std::path::PathBuf;
+use std::env;
+use std::path::{Path, PathBuf};
 
-/// A directory beside the repository's. `None` for a program that was installed elsewhere, or where
-/// there is no such directory.
+/// A directory beside the repository's. `None` for a program that was installed and is used
+/// elsewhere, or where there is no such directory.
 pub(crate) fn beside(name: &str) -> Option<PathBuf> {
-    let program = std::env::current_exe().ok()?;
-    // target/debug/casemate, or target/debug/deps/test: the repository is above.
-    let repository =
-        program.ancestors().find(|path| path.join("tests/lab/Cargo.toml").is_file())?;
+    // target/debug/casemate is in the repository; a build directory may be elsewhere, but tests run
+    // in their package's directory.
+    let starts = [env::current_exe().ok(), env::current_dir().ok()];
+    let repository = starts.iter().flatten().find_map(|start| above(start))?;
     Some(repository.parent()?.join(name)).filter(|path| path.is_dir())
+}
+
+fn above(start: &Path) -> Option<&Path> {
+    start.ancestors().find(|path| path.join("tests/lab/Cargo.toml").is_file())
 }
