@@ -1,5 +1,6 @@
 //! What integration tests share: the files they need, guests, the emulated host.
 
+pub mod agent;
 pub mod chip;
 pub mod evidence;
 pub mod tiny;

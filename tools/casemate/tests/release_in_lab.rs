@@ -1,0 +1,316 @@
+//! An SEV-SNP guest in the emulated host gets its secret only when its measurement is the predicted
+//! one.
+//!
+//! QEMU launches the guest, OVMF checks kernel, initramfs and command line against the measured hashes,
+//! Linux runs the agent, which asks the broker on the host over vsock. The chip is the emulated one:
+//! its certificate is under the TEST root.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use casemate_lab::kernel::{Flavour, Kernel};
+use casemate_lab::packages::Packages;
+use casemate_lab::{Host, guest, require};
+use casemate_tests::{agent, evidence};
+use serde_json::{Value, json};
+use vsock::{VMADDR_CID_ANY, VsockListener};
+
+const ID: &str = "default/disk/root";
+/// What the guest makes of it is printed; the secret itself must not be.
+const SECRET: &str = "correct horse battery staple";
+const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 casemate.guest=1";
+const OTHER_COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 casemate.guest=2";
+/// SMT allowed; bit 17 is always one. With bit 19 the host may debug.
+const POLICY: &str = "0x30000";
+const DEBUG_POLICY: &str = "0xb0000";
+/// Where the test's files are, for its half in the host.
+const FOLDER: &str = "CASEMATE_TEST_FOLDER";
+/// QEMU with SEV-SNP; its libraries are those of the distribution's own QEMU.
+const QEMU: &str = "qemu-system-x86/bookworm-backports";
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn casemate() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_casemate"))
+}
+
+/// QEMU's command, or why there is none.
+fn qemu(packages: &Packages) -> Result<PathBuf, String> {
+    let tree = packages.tree(&QEMU.parse().unwrap()).map_err(|error| error.to_string())?;
+    let program = tree.join("usr/bin/qemu-system-x86_64");
+    match Command::new(&program).arg("--version").output() {
+        Ok(output) if output.status.success() => Ok(program),
+        _ => Err(format!("{} lacks libraries: install qemu-system-x86", program.display())),
+    }
+}
+
+/// Kernel, initramfs and firmware of the guest, into `folder`.
+fn make_guest(packages: &Packages, folder: &Path) {
+    let kernel = Kernel::debian(packages, "6.12", Flavour::Cloud).unwrap();
+    std::fs::copy(&kernel.image, folder.join("kernel")).unwrap();
+    let modules = ["configfs", "tsm", "sev-guest", "vmw_vsock_virtio_transport", "virtio_pci"];
+    let modules = kernel.modules(&modules).unwrap();
+    let script = format!(
+        "mount -t configfs none /sys/kernel/config
+         casemate-agent run --secret {ID} --fd 3 -- sh -c 'echo digest $(sha256sum <&3)'
+         echo agent exited with $?"
+    );
+    let mut image = guest::initramfs(packages, &modules, &script).unwrap();
+    let agent = agent::static_binary().unwrap();
+    image.file("usr/bin/casemate-agent", 0o755, std::fs::read(agent).unwrap());
+    std::fs::write(folder.join("initrd"), image.build()).unwrap();
+    let spec = "ovmf-amdsev/sid".parse().unwrap();
+    let firmware = packages.file(&spec, "usr/share/ovmf/OVMF.amdsev.fd", None).unwrap();
+    std::fs::copy(firmware, folder.join("firmware")).unwrap();
+}
+
+/// What `casemate measure` predicts for the guest with the good command line.
+fn predicted(folder: &Path) -> String {
+    let json = run(casemate()
+        .args([
+            "measure",
+            "snp",
+            "--firmware",
+            "firmware",
+            "--vcpus",
+            "1",
+            "--vcpu-type",
+            "EPYC-v4",
+        ])
+        .args(["--kernel", "kernel", "--initrd", "initrd", "--append", COMMAND_LINE])
+        .args(["--format", "json"])
+        .current_dir(folder));
+    let json: Value = serde_json::from_str(&json).unwrap();
+    json["measurement"].as_str().unwrap().to_owned()
+}
+
+/// A store with the secret, for guests with this measurement that cannot be debugged.
+fn make_store(folder: &Path, measurement: &str) {
+    let policy = json!({"allow_debug": false, "vmpl": [0], "measurements": measurement});
+    std::fs::write(folder.join("policy"), policy.to_string()).unwrap();
+    std::fs::write(folder.join("secret"), SECRET).unwrap();
+    let key = run(casemate().args(["broker", "key"]));
+    std::fs::write(folder.join("key"), key).unwrap();
+    run(casemate()
+        .args(["broker", "secret", "put", ID, "--from", "secret", "--snp-policy", "policy"])
+        .args(["--store", "store", "--key", "key"])
+        .current_dir(folder));
+}
+
+#[test]
+fn a_guest_gets_its_secret_only_with_the_predicted_measurement() {
+    let Some(lab) = require(Host::Snp) else { return };
+    let packages = Packages::open().unwrap();
+    let qemu = match qemu(&packages) {
+        Ok(qemu) => qemu,
+        Err(why) => {
+            assert!(std::env::var_os("CI").is_none(), "{why}");
+            return eprintln!("SKIPPED, NOT PASSED: {why}");
+        }
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    make_guest(&packages, path);
+    make_store(path, &predicted(path));
+    std::fs::write(path.join("qemu"), qemu.display().to_string()).unwrap();
+
+    let own = std::env::current_exe().unwrap().display().to_string();
+    let inside = format!(
+        "export {FOLDER}={}; exec {own} --ignored --exact --nocapture inside_the_host",
+        path.display()
+    );
+    let lab = lab.share(path).timeout(Duration::from_secs(900));
+    let output = lab.run(&["sh", "-c", &inside]).unwrap();
+    let file = |name: &str| std::fs::read_to_string(path.join(name)).unwrap();
+    let all = || {
+        let logs = ["good.log", "other.log", "debug.log", "broker.log", "audit"];
+        let logs = logs.map(|name| std::fs::read_to_string(path.join(name)).unwrap_or_default());
+        format!("{}\n{}", output.console, logs.join("\n---\n"))
+    };
+    assert_eq!(output.status, 0, "{}", all());
+
+    let digest = ring::digest::digest(&ring::digest::SHA256, SECRET.as_bytes());
+    let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert!(file("good.log").contains(&format!("digest {digest}")), "{}", all());
+    for name in ["other.log", "debug.log"] {
+        assert!(file(name).contains("agent exited with 1"), "{name}: {}", all());
+        assert!(!file(name).contains("digest"), "{name}: {}", all());
+    }
+    for name in ["good.log", "broker.log", "audit"] {
+        assert!(!file(name).contains(SECRET), "{name}");
+    }
+    assert!(file("broker.log").contains("TEST"), "{}", all());
+    check_audit(path);
+}
+
+/// One release, and each refusal with its reason.
+fn check_audit(folder: &Path) {
+    let verified = run(casemate()
+        .args(["audit", "verify", "audit", "--store", "store", "--key", "key", "--format", "json"])
+        .current_dir(folder));
+    let verified: Value = serde_json::from_str(&verified).unwrap();
+    assert_eq!(verified["test_releases"], 1, "{verified}");
+    let text = std::fs::read_to_string(folder.join("audit")).unwrap();
+    let records: Vec<Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let found: Vec<_> = records
+        .iter()
+        .map(|record| {
+            let failing = record["failing"].as_array().unwrap();
+            let names = failing.iter().map(|name| name.as_str().unwrap());
+            (record["event"].as_str().unwrap(), names.collect::<Vec<_>>().join(" "))
+        })
+        .collect();
+    let expected = [
+        ("release", ""),
+        ("refusal", "nonce"),
+        ("refusal", "measurement"),
+        ("refusal", "policy-debug"),
+    ];
+    assert_eq!(found, expected.map(|(event, names)| (event, names.to_owned())), "{text}");
+    assert!(records[1]["reason"].as_str().unwrap().contains("used already"), "{text}");
+    assert!(records.iter().all(|record| record["event"] != "release" || record["trust"] == "TEST"));
+}
+
+/// The half of the test that runs in the emulated host: the broker, and the guests one by one.
+#[test]
+#[ignore = "runs inside an emulated host"]
+fn inside_the_host() {
+    let folder = PathBuf::from(std::env::var_os(FOLDER).unwrap());
+    // The shared folder has no shared memory, which SQLite's write-ahead log needs.
+    let own = PathBuf::from("/tmp/broker");
+    std::fs::create_dir(&own).unwrap();
+    std::fs::copy(folder.join("store"), own.join("store")).unwrap();
+    let broker = Ended(start_broker(&folder, &own));
+    let attestations = record_attestations(own.join("socket"));
+
+    boot(&folder, "good", COMMAND_LINE, POLICY);
+    let attestation = attestations.lock().unwrap().last().unwrap().clone();
+    let answer = forward(&own.join("socket"), &attestation);
+    assert!(answer.starts_with(b"HTTP/1.1 401"), "{}", String::from_utf8_lossy(&answer));
+    boot(&folder, "other", OTHER_COMMAND_LINE, POLICY);
+    boot(&folder, "debug", COMMAND_LINE, DEBUG_POLICY);
+
+    drop(broker);
+    for name in ["store", "store-wal", "audit"] {
+        std::fs::copy(own.join(name), folder.join(name)).unwrap();
+    }
+}
+
+/// A process that ends with the test, by SIGKILL.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start_broker(folder: &Path, own: &Path) -> Child {
+    let synthetic =
+        |name: &str| evidence::folder().join("synthetic").join(name).display().to_string();
+    let log = std::fs::File::create(folder.join("broker.log")).unwrap();
+    let socket = own.join("socket");
+    let child = casemate()
+        .args(["broker", "serve", "--audit", "audit", "--store", "store", "--key"])
+        .arg(folder.join("key"))
+        .args(["--chip-certificate", &synthetic("vcek_lab.der")])
+        .args(["--test-root", &synthetic("ark.der"), "--test-ask", &synthetic("ask.der")])
+        .arg(format!("--listen=unix:{}", socket.display()))
+        .current_dir(own)
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    for _ in 0..300 {
+        if UnixStream::connect(&socket).is_ok() {
+            return child;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!(
+        "the broker does not listen: {}",
+        std::fs::read_to_string(folder.join("broker.log")).unwrap()
+    );
+}
+
+/// Forwards what guests send to vsock port 8080 to the broker, and keeps the attestations.
+fn record_attestations(socket: PathBuf) -> &'static Mutex<Vec<Vec<u8>>> {
+    let kept: &'static Mutex<Vec<Vec<u8>>> = Box::leak(Box::default());
+    let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, 8080).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let request = read_request(&mut stream);
+            if request.starts_with(b"POST /kbs/v0/attest ") {
+                kept.lock().unwrap().push(request.clone());
+            }
+            let _ = stream.write_all(&forward(&socket, &request));
+        }
+    });
+    kept
+}
+
+/// A request with its body, as it came.
+fn read_request(stream: &mut impl std::io::Read) -> Vec<u8> {
+    let mut request = Vec::new();
+    let mut chunk = [0; 4096];
+    loop {
+        if let Some((_, length)) = casemate_broker::http::Head::parse(&request).unwrap() {
+            let (head, _) = casemate_broker::http::Head::parse(&request).unwrap().unwrap();
+            if request.len() >= length + head.body_length {
+                return request;
+            }
+        }
+        match stream.read(&mut chunk).unwrap() {
+            0 => return request,
+            count => request.extend_from_slice(&chunk[..count]),
+        }
+    }
+}
+
+fn forward(socket: &Path, request: &[u8]) -> Vec<u8> {
+    let mut broker = UnixStream::connect(socket).unwrap();
+    broker.write_all(request).unwrap();
+    let mut answer = Vec::new();
+    broker.read_to_end(&mut answer).unwrap();
+    answer
+}
+
+/// Boots the guest, until it powers off; its console is then in `NAME.log`.
+fn boot(folder: &Path, name: &str, command_line: &str, policy: &str) {
+    let qemu = std::fs::read_to_string(folder.join("qemu")).unwrap();
+    let log = std::fs::File::create(folder.join(format!("{name}.log"))).unwrap();
+    let sev = format!(
+        "sev-snp-guest,id=sev0,cbitpos=51,reduced-phys-bits=1,kernel-hashes=on,policy={policy}"
+    );
+    let status = Command::new("timeout")
+        .args(["240", &qemu, "-enable-kvm", "-cpu", "EPYC-v4", "-m", "512M", "-smp", "1"])
+        .args([
+            "-machine",
+            "q35,confidential-guest-support=sev0,memory-backend=ram1,smm=off,vmport=off",
+        ])
+        .args(["-object", "memory-backend-memfd,id=ram1,size=512M,share=true,prealloc=false"])
+        .args(["-object", &sev, "-bios", "firmware", "-kernel", "kernel", "-initrd", "initrd"])
+        .args(["-append", command_line, "-nodefaults", "-display", "none", "-serial", "stdio"])
+        .args(["-device", "vhost-vsock-pci,guest-cid=3,disable-legacy=on,iommu_platform=true"])
+        .arg("-no-reboot")
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .status()
+        .unwrap();
+    println!("{name}: QEMU ended with {status}");
+}
