@@ -205,7 +205,7 @@ fn hash_page(
     let offset =
         gpa.0.checked_sub(section.start().0).and_then(|offset| usize::try_from(offset).ok());
     let (true, Some(offset)) = (fits, offset) else { return Err(wrong) };
-    let mut page = [0; PAGE_SIZE as usize];
+    let mut page = [0; 4096];
     let end = offset.saturating_add(TABLE_SIZE);
     page.get_mut(offset..end).ok_or(wrong)?.copy_from_slice(&hashes.table());
     Ok(Arc::from(page))

@@ -74,7 +74,8 @@ impl Layout {
         let headers = reader.u32(optional + SIZE_OF_HEADERS, "the size of headers")?;
         let directories = reader.u32(optional + 108, "the number of data directories")?;
         let table = optional + optional_size;
-        let mut hashed = Vec::from([0..optional + CHECKSUM]);
+        let mut hashed = Vec::with_capacity(3);
+        hashed.push(0..optional + CHECKSUM);
         let mut from = optional + CHECKSUM + 4;
         let mut certificates = 0;
         if directories > CERTIFICATE_DIRECTORY {
