@@ -64,7 +64,7 @@ fn mrtd_of_ovmf() -> String {
     let expected = mrtd(&plan_of(), PageOrder::PerPage).unwrap();
     let [floor, ours] =
         medians([&mut || assert_eq!(Digest384(sha384(&stream)), expected), &mut || {
-            assert_eq!(mrtd(&plan_of(), PageOrder::PerPage).unwrap(), expected)
+            assert_eq!(mrtd(&plan_of(), PageOrder::PerPage).unwrap(), expected);
         }]);
     format!("\"mrtd_ovmf_4_mib\": {}", line(ours, floor, None))
 }
