@@ -58,7 +58,15 @@ fn qemu(packages: &Packages) -> Result<PathBuf, String> {
 fn make_guest(packages: &Packages, folder: &Path) {
     let kernel = Kernel::debian(packages, "6.12", Flavour::Cloud).unwrap();
     std::fs::copy(&kernel.image, folder.join("kernel")).unwrap();
-    let modules = ["configfs", "tsm", "sev-guest", "vmw_vsock_virtio_transport", "virtio_pci"];
+    let modules = [
+        "configfs",
+        "ghash-generic",
+        "gcm",
+        "tsm",
+        "sev-guest",
+        "virtio_pci",
+        "vmw_vsock_virtio_transport",
+    ];
     let modules = kernel.modules(&modules).unwrap();
     let script = format!(
         "mount -t configfs none /sys/kernel/config
@@ -296,12 +304,12 @@ fn boot(folder: &Path, name: &str, command_line: &str, policy: &str) {
         "sev-snp-guest,id=sev0,cbitpos=51,reduced-phys-bits=1,kernel-hashes=on,policy={policy}"
     );
     let status = Command::new("timeout")
-        .args(["240", &qemu, "-enable-kvm", "-cpu", "EPYC-v4", "-m", "512M", "-smp", "1"])
+        .args(["240", &qemu, "-enable-kvm", "-cpu", "EPYC-v4", "-m", "256M", "-smp", "1"])
         .args([
             "-machine",
             "q35,confidential-guest-support=sev0,memory-backend=ram1,smm=off,vmport=off",
         ])
-        .args(["-object", "memory-backend-memfd,id=ram1,size=512M,share=true,prealloc=false"])
+        .args(["-object", "memory-backend-memfd,id=ram1,size=256M,share=true,prealloc=false"])
         .args(["-object", &sev, "-bios", "firmware", "-kernel", "kernel", "-initrd", "initrd"])
         .args(["-append", command_line, "-nodefaults", "-display", "none", "-serial", "stdio"])
         .args(["-device", "vhost-vsock-pci,guest-cid=3,disable-legacy=on,iommu_platform=true"])
