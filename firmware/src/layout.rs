@@ -6,8 +6,9 @@
 //! | 640 KiB - 1 MiB | RAM that the memory map calls reserved; accepted, because Linux looks there for old tables |
 //! | 8 MiB | [`SECRETS`], [`CPUID`], [`WORK`], [`HANDOFF`] |
 //! | 16 MiB | [`KERNEL`] and the memory that it asks for |
-//! | below [`WINDOW`] or the end of low memory | the initrd |
-//! | 3 GiB - 3.5 GiB | [`WINDOW`], shared with the host |
+//! | up to [`LOW_MEMORY_END`] at most | RAM, with the initrd at its end |
+//! | 3.5 GiB | [`ECAM`] |
+//! | 3.625 GiB | [`WINDOW`], shared with the host |
 //! | 4 GiB - 64 KiB | the image |
 
 /// Bytes of a page.
@@ -39,14 +40,23 @@ pub const WORK_SIZE: u64 = 28 * PAGE;
 pub const HANDOFF: u64 = WORK + WORK_SIZE;
 
 /// Bytes of [`HANDOFF`].
-pub const HANDOFF_SIZE: u64 = 32 * PAGE;
+pub const HANDOFF_SIZE: u64 = 64 * PAGE;
 
 /// Where the kernel's protected-mode part is loaded, whatever it prefers.
 pub const KERNEL: u64 = 16 << 20;
 
+/// RAM that starts at 0 ends here at the latest.
+pub const LOW_MEMORY_END: u64 = 3 << 30;
+
+/// PCI configuration space of bus 0.
+pub const ECAM: u64 = 0xe000_0000;
+
+/// Bytes of [`ECAM`].
+pub const ECAM_SIZE: u64 = 1 << 20;
+
 /// The loader window: ordinary shared memory through which kernel, initrd and command line come
 /// in. Nothing in it is trusted.
-pub const WINDOW: u64 = 3 << 30;
+pub const WINDOW: u64 = 0xe800_0000;
 
-/// Where RAM below 4 GiB and the loader window must end; devices follow.
-pub const WINDOW_END: u64 = (3 << 30) + (512 << 20);
+/// Where the loader window ends.
+pub const WINDOW_END: u64 = 0xfe00_0000;

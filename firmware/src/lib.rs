@@ -5,8 +5,15 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod accept;
+pub mod acpi;
 pub mod bytes;
 pub mod config;
+pub mod cpuid;
 pub mod fatal;
+pub mod handoff;
+pub mod kernel;
 pub mod layout;
+pub mod memory_map;
+pub mod sha256;
 pub mod window;

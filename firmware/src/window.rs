@@ -15,7 +15,7 @@
 use crate::bytes::{put, u32_at, u64_at};
 use crate::config::Config;
 use crate::fatal::Fatal;
-use crate::layout::{KERNEL, PAGE, WINDOW, WINDOW_END};
+use crate::layout::{GRANULE, KERNEL, LOW_MEMORY_END, PAGE, WINDOW, WINDOW_END};
 
 /// Bytes of the header. Payloads lie behind it.
 pub const HEADER_SIZE: usize = 4096;
@@ -56,6 +56,13 @@ impl Range {
     #[must_use]
     pub const fn overlaps(self, other: Self) -> bool {
         self.start < other.end() && other.start < self.end()
+    }
+
+    /// The granules that it touches.
+    #[must_use]
+    pub const fn granules(self) -> Self {
+        let start = self.start & !(GRANULE - 1);
+        Self::between(start, self.end().next_multiple_of(GRANULE))
     }
 
     /// Whether all of `other` lies in it.
@@ -159,7 +166,7 @@ impl Header {
         if self.vcpus == 0 || self.vcpus > config.most_vcpus {
             return Err(Fatal::Machine);
         }
-        let low = Range::between(0, WINDOW);
+        let low = Range::between(0, LOW_MEMORY_END);
         let high = Range::between(4 << 30, 1 << address_bits.min(52));
         let (mut end, mut total) = (0, 0_u64);
         for range in &self.memory[..count] {
@@ -243,7 +250,7 @@ mod tests {
         assert_eq!(with(|h| h.vcpus = 5), machine, "more vCPUs than measured");
         assert_eq!(with(|h| h.vcpus = 0), machine);
         assert_eq!(with(|h| h.memory[1].size = 6 << 30), machine, "more memory than measured");
-        assert_eq!(with(|h| h.memory[0].size += 0x1000), machine, "into the window");
+        assert_eq!(with(|h| h.memory[0].size += 0x1000), machine, "among the devices");
         assert_eq!(with(|h| h.memory[1].start -= 0x1000), machine, "over the image");
         assert_eq!(with(|h| h.memory[1].start += 1), machine);
         assert_eq!(with(|h| h.memory[1].start = u64::MAX - 0xfff), machine);
@@ -277,7 +284,7 @@ mod tests {
                 let mut end = 0;
                 for range in header.ranges() {
                     prop_assert!(range.start >= end && range.end() <= 1 << 46);
-                    prop_assert!(range.end() <= WINDOW || range.start >= 4 << 30);
+                    prop_assert!(range.end() <= LOW_MEMORY_END || range.start >= 4 << 30);
                     end = range.end();
                 }
                 prop_assert!(header.kernel.offset + header.kernel.size <= WINDOW_END - WINDOW);

@@ -6,7 +6,9 @@ use clap::{Parser, Subcommand};
 
 mod commands;
 
-use commands::{audit, broker, completions, host, id_block, igvm, lab, man, measure, run, verify};
+use commands::{
+    audit, broker, completions, firmware, host, id_block, igvm, lab, man, measure, run, verify,
+};
 
 /// Measures, launches and proves confidential guests.
 #[derive(Parser)]
@@ -28,6 +30,7 @@ enum Command {
     Broker(broker::Args),
     Audit(audit::Args),
     Lab(lab::Args),
+    Firmware(firmware::Args),
     Completions(completions::Args),
     Man(man::Args),
 }
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Command::Broker(args) => broker::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Lab(args) => lab::run(&args),
+        Command::Firmware(args) => firmware::run(&args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
     };

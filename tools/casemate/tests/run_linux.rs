@@ -92,6 +92,23 @@ fn kernels_boot_to_user_space() {
     }
 }
 
+/// The way that an encrypted guest takes: reset vector, config page, loader window, 64-bit entry.
+#[test]
+fn our_firmware_starts_kernels() {
+    if require(Host::Kvm).is_none() {
+        return;
+    }
+    let guest = Guest::new("7.2");
+    let image = guest.folder.path().join("firmware");
+    fs::write(&image, casemate_firmware_image::IMAGE).unwrap();
+    let flags = format!("--vcpus 2 --firmware {}", image.display());
+    let script = guest.line("vmlinuz", "power-off", &flags);
+    let Some(output) = in_lab(&script, guest.folder.path()) else { return };
+    let console = &output.console;
+    assert!(console.contains("UP vcpus=2 kernel=7.2"), "{console}");
+    assert!(console.contains("ENDED power-off 0"), "{console}");
+}
+
 #[test]
 fn each_end_of_linux_has_its_status() {
     if require(Host::Kvm).is_none() {

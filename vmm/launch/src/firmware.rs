@@ -12,6 +12,7 @@ pub use casemate_firmware::config::{Config, Platform};
 
 use crate::guid_table::{GuidTable, GuidTableError};
 use crate::kernel_hashes::KernelHashes;
+use crate::loader_window::{self, LoaderWindowError, Payloads};
 use crate::ovmf::{self, OvmfError, SnpOptions};
 use crate::{Guid, LaunchPlan};
 
@@ -43,6 +44,8 @@ pub enum FirmwareError {
     NoKernel,
     #[error(transparent)]
     Image(#[from] OvmfError),
+    #[error(transparent)]
+    Window(#[from] LoaderWindowError),
 }
 
 /// What the config page of a guest with this kernel says.
@@ -100,4 +103,17 @@ pub fn snp_plan(image: &[u8], options: &SnpOptions) -> Result<LaunchPlan, Firmwa
     // The hashes are in the image; a section for them, which only QEMU fills, stays empty.
     let options = SnpOptions { kernel: None, ..options.clone() };
     Ok(ovmf::snp_plan(&image, &options)?)
+}
+
+/// The plan of a plain guest that our firmware starts. Nothing is measured, and the guest takes the
+/// way that an encrypted one would.
+///
+/// # Errors
+/// The image is not our firmware, or the payloads do not fit it.
+pub fn plain_plan(image: &[u8], payloads: &Payloads) -> Result<LaunchPlan, FirmwareError> {
+    let hashes = KernelHashes::new(&payloads.kernel, &payloads.initrd, &payloads.cmdline);
+    let image = configure(image, &config(Platform::Plain, &hashes))?;
+    let mut plan = ovmf::plain_plan(&image)?;
+    plan.imports.extend(loader_window::imports(payloads)?);
+    Ok(plan)
 }

@@ -19,6 +19,7 @@ pub mod guid_table;
 pub mod igvm;
 pub mod kernel_hashes;
 pub mod linux;
+pub mod loader_window;
 pub mod manifest;
 mod memory_map;
 pub mod ovmf;

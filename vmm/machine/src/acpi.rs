@@ -18,10 +18,11 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, AmlSink};
 use casemate_devices::legacy::{AcpiPower, Serial};
+use casemate_firmware::acpi::MADT;
 use casemate_launch::Gpa;
 use casemate_launch::linux::AcpiTables;
 
-use crate::board::{ACPI_TABLES, ECAM, IO_APIC, LOCAL_APIC, PCI_WINDOW, gsi, port};
+use crate::board::{ECAM, IO_APIC, LOCAL_APIC, PCI_WINDOW, gsi, port};
 
 const OEM: [u8; 6] = *b"CASEMT";
 const TABLE: [u8; 8] = *b"CASEMATE";
@@ -34,13 +35,16 @@ const ALIGNMENT: usize = 16;
 const BOOT_ARCHITECTURE: u16 = 1 << 2 | 1 << 5;
 
 /// Tables that follow each other in guest memory.
-struct Tables(Vec<u8>);
+struct Tables {
+    start: u64,
+    bytes: Vec<u8>,
+}
 
 impl Tables {
     /// Adds a table and returns its address.
     fn add(&mut self, table: &dyn Aml) -> u64 {
-        self.0.resize(self.0.len().next_multiple_of(ALIGNMENT), 0);
-        let address = ACPI_TABLES.start + self.0.len() as u64;
+        self.bytes.resize(self.bytes.len().next_multiple_of(ALIGNMENT), 0);
+        let address = self.start + self.bytes.len() as u64;
         table.to_aml_bytes(self);
         address
     }
@@ -48,24 +52,29 @@ impl Tables {
 
 impl AmlSink for Tables {
     fn byte(&mut self, byte: u8) {
-        self.0.push(byte);
+        self.bytes.push(byte);
     }
 }
 
-/// The tables of a machine with `vcpus` vCPUs, at most 255.
-pub(crate) fn tables(vcpus: u32) -> AcpiTables {
-    let mut tables = Tables(vec![0; Rsdp::len()]);
+/// The tables of a machine with `vcpus` vCPUs, at most 255, for the address `start`. The RSDP is
+/// first; the MADT is last and at a place of its own, so that all others are constant: our firmware
+/// has them in its image.
+pub(crate) fn tables(start: u64, vcpus: u32) -> AcpiTables {
+    let mut tables = Tables { start, bytes: vec![0; Rsdp::len()] };
     let dsdt = tables.add(&dsdt());
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
-    for table in [&fadt(dsdt) as &dyn Aml, &madt(vcpus), &mcfg()] {
+    for table in [&fadt(dsdt) as &dyn Aml, &mcfg()] {
         xsdt.add_entry(tables.add(table));
     }
+    xsdt.add_entry(start + MADT as u64);
     let xsdt = tables.add(&xsdt);
+    tables.bytes.resize(MADT, 0);
+    tables.add(&madt(vcpus));
     let mut rsdp = Vec::new();
     Rsdp::new(OEM, xsdt).to_aml_bytes(&mut rsdp);
-    let mut bytes = tables.0;
+    let mut bytes = tables.bytes;
     bytes[..rsdp.len()].copy_from_slice(&rsdp);
-    AcpiTables { start: Gpa(ACPI_TABLES.start), bytes: bytes.into() }
+    AcpiTables { start: Gpa(start), bytes: bytes.into() }
 }
 
 fn fadt(dsdt: u64) -> impl Aml {
@@ -214,6 +223,7 @@ fn panic_port() -> Node {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::board::ACPI_TABLES;
 
     fn sum(bytes: &[u8]) -> u8 {
         bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
@@ -226,9 +236,30 @@ mod tests {
         &bytes[at..at + usize::try_from(length).unwrap()]
     }
 
+    /// Where they differ, `tables(..)` is right and the firmware's `acpi.dat` is its first
+    /// `constant` bytes: a change of the board is a change of the measured image.
+    #[test]
+    fn the_firmware_has_the_same_tables() {
+        use casemate_firmware::handoff::{ACPI, ACPI_SIZE};
+        use casemate_firmware::{acpi, layout};
+
+        for vcpus in [1, 2, 255] {
+            let ours = tables(layout::HANDOFF + ACPI as u64, vcpus);
+            let constant = ours.bytes[..MADT].iter().rposition(|byte| *byte != 0).unwrap() + 1;
+            if std::env::var_os("CASEMATE_WRITE_ACPI").is_some() {
+                let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../firmware/src/acpi.dat");
+                std::fs::write(file, &ours.bytes[..constant]).unwrap();
+            }
+            let mut theirs = vec![0; ACPI_SIZE];
+            acpi::write(&mut theirs, vcpus).unwrap();
+            assert!(acpi::CONSTANT == &ours.bytes[..constant], "see above");
+            assert!(theirs[..ours.bytes.len()] == *ours.bytes, "the MADT of {vcpus} vCPUs");
+        }
+    }
+
     #[test]
     fn all_tables_are_found_from_the_rsdp() {
-        let tables = tables(255);
+        let tables = tables(ACPI_TABLES.start, 255);
         let bytes = &*tables.bytes;
         assert!(bytes.len() as u64 <= ACPI_TABLES.end - ACPI_TABLES.start);
         assert_eq!(&bytes[..8], b"RSD PTR ");
@@ -239,7 +270,7 @@ mod tests {
             .map(|address| table(bytes, u64::from_le_bytes(address.try_into().unwrap())))
             .collect();
         let signatures: Vec<_> = found.iter().map(|table| &table[..4]).collect();
-        assert_eq!(signatures, [b"FACP", b"APIC", b"MCFG"]);
+        assert_eq!(signatures, [b"FACP", b"MCFG", b"APIC"]);
         let fadt = found[0];
         let dsdt = table(bytes, u64::from_le_bytes(fadt[140..148].try_into().unwrap()));
         assert_eq!(&dsdt[..4], b"DSDT");
@@ -248,6 +279,6 @@ mod tests {
         assert_eq!(fadt[112..116][2] & 1 << 4, 1 << 4);
         assert_eq!(fadt[109..111], [0b10_0100, 0]);
         // Header, address, flags, 255 local APICs, an I/O APIC.
-        assert_eq!(found[1].len(), 44 + 255 * 8 + 12);
+        assert_eq!(found[2].len(), 44 + 255 * 8 + 12);
     }
 }

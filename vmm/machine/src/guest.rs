@@ -4,11 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use casemate_config::GuestConfig;
+use casemate_launch::firmware::{self, FirmwareError};
 use casemate_launch::linux::{DirectBoot, DirectBootError, Kernel, KernelError};
+use casemate_launch::loader_window::Payloads;
 use casemate_launch::{Bytes, GpaError, LaunchPlan};
 
 use crate::acpi;
-use crate::board::Board;
+use crate::board::{ACPI_TABLES, Board};
 
 /// Why a guest cannot be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,14 @@ pub enum PrepareError {
         /// Why.
         source: DirectBootError,
     },
+    /// The firmware cannot start the guest.
+    #[error("could not start the guest with the firmware {}", file.display())]
+    Firmware {
+        /// The image.
+        file: PathBuf,
+        /// Why.
+        source: FirmwareError,
+    },
     /// The memory cannot be laid out.
     #[error("could not lay out {bytes} bytes of guest memory")]
     Memory {
@@ -60,15 +70,16 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Reads what `config` names and lays it out. A plain guest boots its kernel directly.
+    /// Reads what `config` names and lays it out. A plain guest boots its kernel directly, or
+    /// with our firmware on the way that an encrypted one takes.
     ///
     /// # Errors
     /// If a file cannot be read, is of the wrong kind, or does not fit.
     pub fn plain(config: GuestConfig) -> Result<Self, PrepareError> {
-        if config.firmware.is_some() || config.igvm.is_some() {
+        if config.igvm.is_some() {
             return Err(PrepareError::Unsupported(
-                "plain guests boot a kernel directly: leave out firmware and igvm, or choose \
-                 platform = \"snp\" or \"tdx\"",
+                "plain guests boot a kernel: leave out igvm, or choose platform = \"snp\" or \
+                 \"tdx\"",
             ));
         }
         let file = config.kernel.clone().ok_or(PrepareError::Unsupported(
@@ -77,17 +88,10 @@ impl Guest {
         let memory = config.memory.0;
         let board =
             Board::new(memory).map_err(|source| PrepareError::Memory { bytes: memory, source })?;
-        let kernel = Kernel::parse(&read(&file)?)
-            .map_err(|source| PrepareError::Kernel { file: file.clone(), source })?;
-        let initrd = config.initrd.as_deref().map(read).transpose()?;
-        let boot = DirectBoot {
-            kernel: &kernel,
-            initrd: initrd.as_ref(),
-            cmdline: &config.cmdline,
-            memory: &board.memory_map(),
-            acpi: acpi::tables(config.vcpus),
+        let plan = match &config.firmware {
+            Some(image) => started_by_firmware(&config, image, &file)?,
+            None => booted_directly(&config, &board, file)?,
         };
-        let plan = boot.plan().map_err(|source| PrepareError::Boot { file, memory, source })?;
         Ok(Self { config, board, plan })
     }
 
@@ -102,6 +106,41 @@ impl Guest {
     pub const fn plan(&self) -> &LaunchPlan {
         &self.plan
     }
+}
+
+fn booted_directly(
+    config: &GuestConfig,
+    board: &Board,
+    file: PathBuf,
+) -> Result<LaunchPlan, PrepareError> {
+    let kernel = Kernel::parse(&read(&file)?)
+        .map_err(|source| PrepareError::Kernel { file: file.clone(), source })?;
+    let initrd = config.initrd.as_deref().map(read).transpose()?;
+    let boot = DirectBoot {
+        kernel: &kernel,
+        initrd: initrd.as_ref(),
+        cmdline: &config.cmdline,
+        memory: &board.memory_map(),
+        acpi: acpi::tables(ACPI_TABLES.start, config.vcpus),
+    };
+    let memory = config.memory.0;
+    boot.plan().map_err(|source| PrepareError::Boot { file, memory, source })
+}
+
+fn started_by_firmware(
+    config: &GuestConfig,
+    image: &Path,
+    kernel: &Path,
+) -> Result<LaunchPlan, PrepareError> {
+    let payloads = Payloads {
+        kernel: read(kernel)?,
+        initrd: config.initrd.as_deref().map(read).transpose()?.unwrap_or_default(),
+        cmdline: config.cmdline.as_bytes().into(),
+        memory: config.memory.0,
+        vcpus: config.vcpus,
+    };
+    firmware::plain_plan(&read(image)?, &payloads)
+        .map_err(|source| PrepareError::Firmware { file: image.into(), source })
 }
 
 fn read(file: &Path) -> Result<Bytes, PrepareError> {

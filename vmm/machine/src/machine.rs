@@ -103,7 +103,8 @@ impl Machine {
         output: Box<dyn Write + Send>,
         console: Option<ConsolePorts>,
     ) -> Result<Self, LaunchError> {
-        let ram = GuestRam::shared(&guest.board).map_err(LaunchError::device("guest memory"))?;
+        let ram = GuestRam::shared(&guest.board, &guest.plan)
+            .map_err(LaunchError::device("guest memory"))?;
         // What the host may refuse comes before KVM.
         let devices = Devices::open(&guest.config, &ram, console)?;
         let (balloon, console) = (devices.balloon.clone(), devices.console.clone());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use casemate_devices::memory::{DeviceMemory, SharedPages};
 use casemate_devices::virtio::balloon::Discard;
-use casemate_launch::{Contents, GpaRange, Import};
+use casemate_launch::{Contents, GpaRange, Import, LaunchPlan};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use vm_memory::guest_memory::GuestMemoryBackend as _;
@@ -60,16 +60,18 @@ pub struct GuestRam {
 }
 
 impl GuestRam {
-    /// Reserves address space for the RAM of `board`, all of it shared with devices.
+    /// Reserves address space for the RAM of `board` and for what `plan` puts elsewhere (firmware,
+    /// its loader window), all of it shared with devices.
     ///
     /// # Errors
     /// If the host refuses.
-    pub fn shared(board: &Board) -> Result<Self, RamError> {
+    pub fn shared(board: &Board, plan: &LaunchPlan) -> Result<Self, RamError> {
         let size = |range: GpaRange| usize::try_from(range.len()).unwrap_or(usize::MAX);
+        let all = regions(board, plan);
         let ranges: Vec<_> =
-            board.ram().map(|range| (GuestAddress(range.start().0), size(range))).collect();
+            all.iter().map(|range| (GuestAddress(range.start().0), size(*range))).collect();
         let backend = GuestMemoryMmap::from_ranges(&ranges).map_err(|source| RamError::Map {
-            bytes: board.ram().map(GpaRange::len).sum(),
+            bytes: all.iter().map(|range| range.len()).sum(),
             source,
         })?;
         let memory = DeviceMemory::new(backend, SharedPages::default(), false, ());
@@ -119,6 +121,15 @@ impl GuestRam {
     }
 }
 
+/// RAM, and the ranges that only the plan knows of, ascending.
+fn regions(board: &Board, plan: &LaunchPlan) -> Vec<GpaRange> {
+    let mut regions: Vec<_> = board.ram().collect();
+    let of_plan = plan.imports.iter().map(|import| import.range);
+    regions.extend(of_plan.filter(|range| !board.ram().any(|ram| ram.contains(*range))));
+    regions.sort_unstable();
+    regions
+}
+
 impl Discard for GuestRam {
     fn discard(&self, start: GuestAddress, len: u64) -> io::Result<()> {
         let len = usize::try_from(len).map_err(io::Error::other)?;
@@ -139,11 +150,33 @@ impl Discard for GuestRam {
 
 #[cfg(test)]
 mod tests {
+    use casemate_launch::{Gpa, PageKind, Policy, SnpIdentity};
+
     use super::*;
+
+    fn plan(imports: Vec<Import>) -> LaunchPlan {
+        let (vcpus, identity) = (Vec::new(), SnpIdentity::default());
+        LaunchPlan { imports, vcpus, policy: Policy::Plain, identity }
+    }
+
+    #[test]
+    fn what_a_plan_puts_outside_of_ram_has_memory_of_its_own() {
+        let firmware = GpaRange::from_bytes(Gpa(0xffff_0000), 0x1_0000).unwrap();
+        let inside = GpaRange::from_bytes(Gpa(0x1000), 0x1000).unwrap();
+        let import = |range| Import {
+            range,
+            kind: PageKind::Shared,
+            contents: Contents::Zeroes,
+            tag: "test",
+        };
+        let board = Board::new(1 << 20).unwrap();
+        let regions = regions(&board, &plan(vec![import(firmware), import(inside)]));
+        assert_eq!(regions, [board.ram().next().unwrap(), firmware]);
+    }
 
     #[test]
     fn discarded_pages_are_zeroes() {
-        let ram = GuestRam::shared(&Board::new(1 << 20).unwrap()).unwrap();
+        let ram = GuestRam::shared(&Board::new(1 << 20).unwrap(), &plan(Vec::new())).unwrap();
         let memory = ram.memory().get_backend();
         memory.write_slice(&[7; 0x3000], GuestAddress(0x1000)).unwrap();
         ram.discard(GuestAddress(0x2000), 0x1000).unwrap();

@@ -1,0 +1,65 @@
+//! What must hold of the bytes that are measured, whatever the compiler made of the sources.
+
+use casemate_firmware::config::{Config, Platform};
+use casemate_firmware::layout::{CPUID, IMAGE_SIZE, SECRETS};
+use casemate_firmware_image::IMAGE;
+use casemate_launch::kernel_hashes::KernelHashes;
+use casemate_launch::ovmf::SnpOptions;
+use casemate_launch::profile::Profile;
+use casemate_launch::snp::CpuSignature;
+use casemate_launch::{PAGE_SIZE, PageKind, SnpIdentity, SnpPolicy, firmware};
+
+fn options() -> SnpOptions {
+    SnpOptions {
+        profile: Profile::Casemate,
+        vcpus: 2,
+        cpu_signature: CpuSignature(0),
+        policy: SnpPolicy { guest_policy: 0x3_0000, vmsa_features: 1 },
+        kernel: Some(KernelHashes::new(b"kernel", b"", b"console=ttyS0")),
+        identity: SnpIdentity::default(),
+    }
+}
+
+#[test]
+fn an_image_that_nobody_filled_in_boots_nothing() {
+    assert_eq!(Config::from_page(IMAGE[..4096].try_into().unwrap()), None);
+    let hashes = KernelHashes::new(b"kernel", b"", b"");
+    let config = firmware::config(Platform::Snp, &hashes);
+    let filled = firmware::configure(IMAGE, &config).unwrap();
+    assert_eq!(Config::from_page(filled[..4096].try_into().unwrap()), Some(config));
+}
+
+/// The promise in the specification: few measured pages, since each costs the AMD-SP about 1 ms.
+#[test]
+fn eighteen_pages_are_measured_beside_the_vmsas() {
+    let plan = firmware::snp_plan(IMAGE, &options()).unwrap();
+    let pages: u64 = plan.imports.iter().map(|import| import.range.pages().0).sum();
+    assert_eq!(pages, IMAGE_SIZE / PAGE_SIZE + 2);
+    let found: Vec<_> =
+        plan.imports.iter().map(|import| (import.kind, import.range.start().0)).collect();
+    assert_eq!(
+        found[1..],
+        [(PageKind::Secrets, SECRETS), (PageKind::Cpuid, CPUID)],
+        "the places that the firmware reads"
+    );
+    // Other vCPUs start in the last page: 16-bit code.
+    let entry = plan.vcpus[1].cs.base + plan.vcpus[1].rip;
+    assert!((0xffff_f000..0xffff_ffff).contains(&entry), "{entry:#x}");
+}
+
+/// 12 KiB of code and tables are used today. More than twice that would be another kind of program.
+#[test]
+fn it_stays_small() {
+    let used = IMAGE.iter().filter(|byte| **byte != 0).count();
+    assert!(used < 24 << 10, "{used} bytes");
+}
+
+/// Paths would make the measurement depend on where it was built.
+#[test]
+fn no_path_of_the_build_is_in_it() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+    let root = std::fs::canonicalize(root).unwrap();
+    let text = String::from_utf8_lossy(IMAGE);
+    assert!(!text.contains(&*root.to_string_lossy()));
+    assert!(!text.contains(env!("CARGO_MANIFEST_DIR")));
+}

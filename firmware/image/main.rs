@@ -1,0 +1,237 @@
+//! The firmware image: from 64-bit mode to the kernel. No port I/O and no devices: inputs lie in
+//! memory. Decisions are made in the `casemate_firmware` library; here is what touches addresses.
+
+#![no_std]
+#![no_main]
+
+mod mem;
+mod snp;
+mod traps;
+
+use core::arch::{asm, global_asm};
+
+use casemate_firmware::accept::{Accepted, FIRST};
+use casemate_firmware::config::{CONFIG_SIZE, Config, Platform};
+use casemate_firmware::cpuid::Encryption;
+use casemate_firmware::fatal::Fatal;
+use casemate_firmware::handoff::Handoff;
+use casemate_firmware::kernel::{HEADER, Kernel, setup_size};
+use casemate_firmware::layout::{
+    GRANULE, HANDOFF, HANDOFF_SIZE, IMAGE, KERNEL, PAGE, WINDOW,
+};
+use casemate_firmware::memory_map::MemoryMap;
+use casemate_firmware::sha256;
+use casemate_firmware::window::{HEADER_SIZE, Header, Payload, Range};
+use casemate_firmware::acpi;
+
+global_asm!(include_str!("entry.s"), options(att_syntax, raw));
+
+/// Everything that changes, in the work area; zeroes at first. There are no mutable statics.
+#[repr(C, align(4096))]
+pub struct State {
+    header: [u8; HEADER_SIZE],
+    tables: traps::Tables,
+}
+
+/// The linker script leaves so much for [`State`].
+const _: () = assert!(size_of::<State>() <= 0x4000);
+
+/// How memory is accepted.
+#[derive(Clone, Copy)]
+enum Memory {
+    Plain,
+    Snp(Encryption),
+}
+
+impl Memory {
+    fn accept(self, accepted: &mut Accepted, range: Range) -> Result<(), Fatal> {
+        accepted.claim(range)?;
+        match self {
+            Self::Plain => Ok(()),
+            Self::Snp(encryption) => snp::accept(range, encryption),
+        }
+    }
+
+    /// Bits of guest-physical addresses.
+    fn address_bits(self) -> u32 {
+        match self {
+            Self::Plain => 52,
+            Self::Snp(encryption) => encryption.c_bit,
+        }
+    }
+}
+
+/// Where the first code jumps: `c_bit` is the one in its page tables, 0 for none.
+#[unsafe(no_mangle)]
+extern "C" fn main(_platform: u32, c_bit: u32, state: &'static mut State) -> ! {
+    let State { header, tables } = state;
+    tables.load();
+    match boot(header, c_bit) {
+        Ok(never) => match never {},
+        Err(fatal) => stop(fatal),
+    }
+}
+
+fn boot(header: &mut [u8; HEADER_SIZE], c_bit: u32) -> Result<core::convert::Infallible, Fatal> {
+    let config = config()?;
+    let memory = match config.platform {
+        Platform::Plain => Memory::Plain,
+        Platform::Snp => Memory::Snp(snp::start(c_bit)?),
+    };
+    copy_from_window(Payload { offset: 0, size: HEADER_SIZE as u64 }, header.as_mut_ptr());
+    let header = Header::from_copy(header, &config, memory.address_bits())?;
+
+    let mut accepted = Accepted::at_start();
+    for range in FIRST {
+        memory.accept(&mut accepted, range)?;
+    }
+    let (file, kernel, used) = load_kernel(&config, &header, memory, &mut accepted)?;
+    let initrd = load_initrd(&config, &header, &kernel, used, memory, &mut accepted)?;
+
+    // SAFETY: the area has been accepted, is zero, and nobody else uses it.
+    let area = unsafe {
+        core::slice::from_raw_parts_mut(HANDOFF as *mut u8, HANDOFF_SIZE as usize)
+    };
+    if config.platform == Platform::Plain {
+        area.fill(0);
+    }
+    let map = MemoryMap::new(&header);
+    let mut handoff = Handoff::new(area);
+    handoff.boot_parameters(file, &kernel, &map);
+    handoff.initrd(initrd);
+    let mut line = [0; casemate_firmware::window::MOST_COMMAND_LINE as usize];
+    handoff.command_line(command_line(&config, &header, &mut line)?);
+    acpi::write(handoff.acpi(), header.vcpus)?;
+    if config.platform == Platform::Snp {
+        handoff.snp_pages();
+        handoff.unaccepted(&map, &accepted)?;
+    }
+    start_kernel()
+}
+
+fn config() -> Result<Config, Fatal> {
+    // SAFETY: the image's first page, which nobody writes.
+    let page = unsafe { &*(IMAGE as *const [u8; CONFIG_SIZE]) };
+    Config::from_page(page).ok_or(Fatal::Config)
+}
+
+/// Copies the kernel so that its protected-mode part lies where it is to run, and checks the copy.
+/// Gives the file, what it says, and all the memory that it takes.
+fn load_kernel(
+    config: &Config,
+    header: &Header,
+    memory: Memory,
+    accepted: &mut Accepted,
+) -> Result<(&'static [u8], Kernel, Range), Fatal> {
+    // Where the copy must begin depends on a byte of the file. It is not believed but used: with
+    // another byte the copy lies elsewhere, and then the check below fails.
+    let mut sectors = 0;
+    let at = header.kernel.offset + HEADER as u64;
+    copy_from_window(Payload { offset: at, size: 1 }, &mut sectors);
+    let start = KERNEL - setup_size(sectors);
+    let file = Range { start, size: header.kernel.size };
+    let mut used = file.granules();
+    if used.end() > header.low_memory() {
+        return Err(Fatal::Room);
+    }
+    memory.accept(accepted, used)?;
+    let file = take(header.kernel, file.start);
+    check(config, file, &config.kernel, Fatal::Kernel)?;
+    let kernel = Kernel::from_file(file)?;
+    if file.get(HEADER) != Some(&sectors) {
+        return Err(Fatal::Kernel);
+    }
+    let all = Range { start: KERNEL, size: kernel.memory }.granules();
+    if all.end() > header.low_memory() {
+        return Err(Fatal::Room);
+    }
+    if all.end() > used.end() {
+        memory.accept(accepted, Range::between(used.end(), all.end()))?;
+        used = Range::between(used.start, all.end());
+    }
+    Ok((file, kernel, used))
+}
+
+/// Copies the initrd to the end of low memory, and checks the copy.
+fn load_initrd(
+    config: &Config,
+    header: &Header,
+    kernel: &Kernel,
+    used: Range,
+    memory: Memory,
+    accepted: &mut Accepted,
+) -> Result<Range, Fatal> {
+    if header.initrd.size == 0 {
+        check(config, &[], &config.initrd, Fatal::Initrd)?;
+        return Ok(Range::default());
+    }
+    let end = header.low_memory().min(kernel.initrd_limit) & !(GRANULE - 1);
+    let start = end.checked_sub(header.initrd.size).ok_or(Fatal::Room)? & !(PAGE - 1);
+    let initrd = Range { start, size: header.initrd.size };
+    let granules = initrd.granules();
+    if granules.start < used.end() {
+        return Err(Fatal::Room);
+    }
+    memory.accept(accepted, granules)?;
+    check(config, take(header.initrd, start), &config.initrd, Fatal::Initrd)?;
+    Ok(initrd)
+}
+
+fn command_line<'a>(
+    config: &Config,
+    header: &Header,
+    line: &'a mut [u8],
+) -> Result<&'a [u8], Fatal> {
+    let line = line.get_mut(..header.command_line.size as usize).ok_or(Fatal::Window)?;
+    copy_from_window(header.command_line, line.as_mut_ptr());
+    check(config, line, &config.command_line, Fatal::CommandLine)?;
+    if line.last() == Some(&0) { Ok(line) } else { Err(Fatal::CommandLine) }
+}
+
+/// Whether `data` is what was measured. In a plain guest nothing was.
+fn check(config: &Config, data: &[u8], digest: &[u8; 32], fatal: Fatal) -> Result<(), Fatal> {
+    let unchecked = config.platform == Platform::Plain || config.unmeasured_payload;
+    if unchecked || sha256::digest(data) == *digest { Ok(()) } else { Err(fatal) }
+}
+
+/// Copies a payload into accepted memory at `target`, where nothing else is.
+fn take(payload: Payload, target: u64) -> &'static [u8] {
+    copy_from_window(payload, target as *mut u8);
+    // SAFETY: the range was accepted and has just been filled; nobody writes it any more.
+    unsafe { core::slice::from_raw_parts(target as *const u8, payload.size as usize) }
+}
+
+/// Copies out of the window, which the host may be writing: one read of each byte, in one
+/// instruction, so that what is checked is what is used.
+fn copy_from_window(payload: Payload, target: *mut u8) {
+    let source = WINDOW + payload.offset;
+    // SAFETY: `Header` keeps payloads in the window, and callers give as much of their own memory.
+    unsafe {
+        asm!("rep movsb", inout("rcx") payload.size => _, inout("rdi") target => _,
+             inout("rsi") source => _, options(nostack, preserves_flags));
+    }
+}
+
+/// The 64-bit entry (Linux, Documentation/arch/x86/boot.rst): RSI is where the boot parameters are.
+fn start_kernel() -> ! {
+    // SAFETY: the kernel was checked and is where it expects to be, as is what it is given.
+    unsafe {
+        asm!("cli", "xor ebp, ebp", "xor edi, edi", "xor ebx, ebx", "jmp {}",
+             in(reg) KERNEL + 0x200, in("rsi") HANDOFF, options(noreturn))
+    }
+}
+
+/// The end, with a reason. A plain guest cannot tell it but by a triple fault.
+pub fn stop(fatal: Fatal) -> ! {
+    if config().is_ok_and(|config| config.platform == Platform::Snp) {
+        snp::terminate(fatal);
+    }
+    let empty = [0_u16; 5];
+    // SAFETY: an empty table of interrupts makes the next exception the last.
+    unsafe { asm!("lidt [{}]", "ud2", in(reg) &empty, options(noreturn)) }
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    stop(Fatal::Panic)
+}

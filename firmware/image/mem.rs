@@ -1,0 +1,68 @@
+//! What `core` expects of a C library. String instructions, so that there are no loops that the
+//! compiler could recognise as the very function they are in.
+
+use core::arch::asm;
+
+/// # Safety
+/// As C's: `n` bytes can be read at `source` and written at `target`, which do not overlap.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memcpy(target: *mut u8, source: *const u8, n: usize) -> *mut u8 {
+    // SAFETY: reads and writes what the caller vouches for; DF is clear by the ABI.
+    unsafe {
+        asm!("rep movsb", inout("rcx") n => _, inout("rdi") target => _, inout("rsi") source => _,
+             options(nostack, preserves_flags));
+    }
+    target
+}
+
+/// # Safety
+/// As C's: `n` bytes can be read at `source` and written at `target`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memmove(target: *mut u8, source: *const u8, n: usize) -> *mut u8 {
+    if (target as usize).wrapping_sub(source as usize) >= n {
+        // SAFETY: what is read next has not been written: `target` is not inside of the source.
+        return unsafe { memcpy(target, source, n) };
+    }
+    // SAFETY: as the caller vouches, backwards, so that nothing is written before it is read. DF is
+    // cleared again, as the ABI demands.
+    unsafe {
+        asm!("std", "rep movsb", "cld", inout("rcx") n => _,
+             inout("rdi") target.wrapping_add(n).wrapping_sub(1) => _,
+             inout("rsi") source.wrapping_add(n).wrapping_sub(1) => _, options(nostack));
+    }
+    target
+}
+
+/// # Safety
+/// As C's: `n` bytes can be written at `target`.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memset(target: *mut u8, value: i32, n: usize) -> *mut u8 {
+    // SAFETY: writes what the caller vouches for; DF is clear by the ABI.
+    unsafe {
+        asm!("rep stosb", inout("rcx") n => _, inout("rdi") target => _, in("al") value as u8,
+             options(nostack, preserves_flags));
+    }
+    target
+}
+
+/// # Safety
+/// As C's: `n` bytes can be read at both.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, n: usize) -> i32 {
+    for index in 0..n {
+        // SAFETY: `index` is below `n`. Volatile, or the loop would be made a call of memcmp.
+        let (a, b) = unsafe { (left.add(index).read_volatile(), right.add(index).read_volatile()) };
+        if a != b {
+            return i32::from(a) - i32::from(b);
+        }
+    }
+    0
+}
+
+/// # Safety
+/// As C's: `n` bytes can be read at both.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, n: usize) -> i32 {
+    // SAFETY: the same contract.
+    unsafe { memcmp(left, right, n) }
+}

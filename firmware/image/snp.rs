@@ -1,0 +1,136 @@
+//! SEV-SNP from the guest's side: the GHCB MSR protocol (GHCB specification, section 2.3), page
+//! validation (AMD64 APM volume 3, PVALIDATE), page tables.
+
+use core::arch::asm;
+
+use casemate_firmware::cpuid::Encryption;
+use casemate_firmware::fatal::{Fatal, TERMINATION_SET};
+use casemate_firmware::layout::{CPUID, GRANULE, PAGE, WINDOW, WINDOW_END};
+use casemate_firmware::window::Range;
+
+const MSR_GHCB: u32 = 0xc001_0130;
+
+/// Codes of the MSR protocol, requests and their answers.
+const SEV_INFO: (u64, u64) = (0x002, 0x001);
+const FEATURES: (u64, u64) = (0x080, 0x081);
+const TERMINATE: u64 = 0x100;
+
+/// The protocol versions that the host speaks must include this one.
+const VERSION: u64 = 2;
+
+/// Hypervisor features without which Linux does not run: SEV-SNP, and AP creation.
+const NEEDED: u64 = 0b11;
+
+/// Checks that the hypervisor speaks the protocol, and that all agree on the C-bit that the page
+/// tables have.
+pub fn start(c_bit: u32) -> Result<Encryption, Fatal> {
+    // SAFETY: the page is one of the launch pages: it is there, and nobody writes it.
+    let page = unsafe { &*(CPUID as *const [u8; 4096]) };
+    let encryption = Encryption::from_page(page)?;
+    let info = request(SEV_INFO)?;
+    let (most, least) = (info >> 48, info >> 32 & 0xffff);
+    let features = request(FEATURES)? >> 12;
+    if encryption.c_bit != c_bit
+        || info >> 24 & 0xff != u64::from(c_bit)
+        || !(least..=most).contains(&VERSION)
+        || features & NEEDED != NEEDED
+    {
+        return Err(Fatal::Hypervisor);
+    }
+    share_window(c_bit);
+    Ok(encryption)
+}
+
+/// Tells the host why, and does not come back.
+pub fn terminate(reason: Fatal) -> ! {
+    loop {
+        call(TERMINATE | u64::from(TERMINATION_SET) << 12 | (reason as u64) << 16);
+    }
+}
+
+/// Accepts every page of `range`, in large pages where the host has such.
+pub fn accept(range: Range, encryption: Encryption) -> Result<(), Fatal> {
+    let mut address = range.start;
+    while address < range.end() {
+        let whole = address.is_multiple_of(GRANULE) && range.end() - address >= GRANULE;
+        if whole && validate(address, true)? {
+            address += GRANULE;
+            continue;
+        }
+        let end = range.end().min(address + GRANULE - address % GRANULE);
+        while address < end {
+            validate(address, false)?;
+            if encryption.touch {
+                touch(address);
+            }
+            address += PAGE;
+        }
+    }
+    Ok(())
+}
+
+/// Validates one page; `false` if the host has no large page there.
+fn validate(address: u64, large: bool) -> Result<bool, Fatal> {
+    const SIZE_MISMATCH: u32 = 6;
+    let (result, unchanged): (u64, u8);
+    // SAFETY: changes the state of a page that nobody uses yet: every page is accepted once, before
+    // anything is put there.
+    unsafe {
+        asm!(".byte 0xf2, 0x0f, 0x01, 0xff", "setc {unchanged}", unchanged = out(reg_byte) unchanged,
+             inout("rax") address => result, in("ecx") u32::from(large), in("edx") 1,
+             options(nostack));
+    }
+    match (result as u32, unchanged) {
+        (0, 0) => Ok(true),
+        (SIZE_MISMATCH, _) if large => Ok(false),
+        (0, _) => Err(Fatal::AcceptedTwice),
+        _ => Err(Fatal::Accept),
+    }
+}
+
+/// Reads both ends of a page, so that no stale line of it is left in a cache that does not keep up
+/// with changes of encryption (CVE-2025-38560).
+fn touch(address: u64) {
+    for byte in [address, address + PAGE - 1] {
+        // SAFETY: the page has just been validated, and is mapped.
+        unsafe { (byte as *const u8).read_volatile() };
+    }
+}
+
+/// Takes the C-bit from the entries that map the loader window.
+fn share_window(c_bit: u32) {
+    let tables: u64;
+    // SAFETY: loads a constant.
+    unsafe {
+        asm!("movabs {}, offset page_tables", out(reg) tables, options(pure, nomem, nostack));
+    }
+    let mut address = WINDOW;
+    while address < WINDOW_END {
+        // The page directories follow each other, behind the two tables above them.
+        let entry = (tables + 2 * PAGE + address / GRANULE * 8) as *mut u64;
+        // SAFETY: an entry of the page tables, which only this code changes; nothing that Rust
+        // knows of is mapped by it.
+        unsafe { entry.write_volatile(entry.read_volatile() & !(1 << c_bit)) };
+        address += GRANULE;
+    }
+    // SAFETY: the same tables again, so that no old entry is in use.
+    unsafe { asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _, options(nostack, preserves_flags)) };
+}
+
+/// A request whose answer must have the code that belongs to it.
+fn request((code, answer): (u64, u64)) -> Result<u64, Fatal> {
+    let value = call(code);
+    if value & 0xfff == answer { Ok(value) } else { Err(Fatal::Hypervisor) }
+}
+
+/// Writes the GHCB MSR, leaves to the hypervisor, and reads the MSR.
+fn call(value: u64) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: the hypervisor sees the MSR only; VMGEXIT changes nothing else of an SEV-ES guest.
+    unsafe {
+        asm!("wrmsr", "rep vmmcall", "rdmsr", in("ecx") MSR_GHCB,
+             inout("eax") value as u32 => low, inout("edx") (value >> 32) as u32 => high,
+             options(nostack));
+    }
+    u64::from(high) << 32 | u64::from(low)
+}
