@@ -199,7 +199,7 @@ fn inside_the_host() {
     let own = PathBuf::from("/tmp/broker");
     std::fs::create_dir(&own).unwrap();
     std::fs::copy(folder.join("store"), own.join("store")).unwrap();
-    let broker = Ended(start_broker(&folder, &own));
+    let broker = start_broker(&folder, &own);
     let attestations = record_attestations(own.join("socket"));
 
     boot(&folder, "good", COMMAND_LINE, POLICY);
@@ -225,12 +225,13 @@ impl Drop for Ended {
     }
 }
 
-fn start_broker(folder: &Path, own: &Path) -> Child {
+fn start_broker(folder: &Path, own: &Path) -> Ended {
     let synthetic =
         |name: &str| evidence::folder().join("synthetic").join(name).display().to_string();
     let log = std::fs::File::create(folder.join("broker.log")).unwrap();
     let socket = own.join("socket");
-    let child = casemate()
+    let mut command = casemate();
+    command
         .args(["broker", "serve", "--audit", "audit", "--store", "store", "--key"])
         .arg(folder.join("key"))
         .args(["--chip-certificate", &synthetic("vcek_lab.der")])
@@ -238,12 +239,11 @@ fn start_broker(folder: &Path, own: &Path) -> Child {
         .arg(format!("--listen=unix:{}", socket.display()))
         .current_dir(own)
         .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap();
+        .stderr(log);
+    let broker = Ended(command.spawn().unwrap());
     for _ in 0..300 {
         if UnixStream::connect(&socket).is_ok() {
-            return child;
+            return broker;
         }
         std::thread::sleep(Duration::from_millis(100));
     }
