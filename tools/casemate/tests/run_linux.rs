@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use casemate_lab::cache::Cache;
 use casemate_lab::guest::{MODULES, initramfs};
 use casemate_lab::kernel::{Flavour, Kernel};
 use casemate_lab::packages::Packages;
@@ -36,6 +37,7 @@ struct Guest {
 
 impl Guest {
     fn new(series: &str) -> Self {
+        let cache = Cache::open().unwrap();
         let packages = Packages::open().unwrap();
         let kernel = Kernel::debian(&packages, series, Flavour::Cloud).unwrap();
         let wanted: Vec<_> =
@@ -48,7 +50,7 @@ impl Guest {
         let path = |name| folder.path().join(name);
         fs::write(path("initrd"), image.build()).unwrap();
         fs::copy(&kernel.image, path("vmlinuz")).unwrap();
-        fs::copy(kernel.vmlinux(packages.cache()).unwrap(), path("vmlinux")).unwrap();
+        fs::copy(kernel.vmlinux(&cache).unwrap(), path("vmlinux")).unwrap();
         Self { folder }
     }
 
