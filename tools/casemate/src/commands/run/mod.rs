@@ -65,13 +65,13 @@ pub(crate) struct Args {
     /// IGVM file; it brings its own firmware and kernel
     #[arg(long, value_name = "FILE")]
     igvm: Option<PathBuf>,
-    /// A disk; may be repeated. Keys are those of [[disk]] in the configuration reference
+    /// A disk; may be repeated. Keys are those of `[[disk]]` in the configuration reference
     #[arg(long, value_name = "PATH[,KEY=VALUE...]")]
     disk: Vec<Disk>,
-    /// A network interface on an existing tap; may be repeated. Keys as for [[net]]
+    /// A network interface on an existing tap; may be repeated. Keys as for `[[net]]`
     #[arg(long, value_name = "TAP[,KEY=VALUE...]")]
     net: Vec<Net>,
-    /// Sockets between host and guest. Keys as for [vsock]
+    /// Sockets between host and guest. Keys as for `[vsock]`
     #[arg(long, value_name = "SOCKET[,KEY=VALUE...]")]
     vsock: Option<Vsock>,
     /// An entropy device [default: true]
