@@ -14,7 +14,9 @@ use crate::guid_table::{GuidTable, GuidTableError};
 use crate::kernel_hashes::KernelHashes;
 use crate::loader_window::{self, LoaderWindowError, Payloads};
 use crate::ovmf::{self, OvmfError, SnpOptions};
-use crate::{Guid, LaunchPlan};
+use crate::profile::Profile;
+use crate::snp::CpuSignature;
+use crate::{Guid, LaunchPlan, SnpIdentity, SnpPolicy};
 
 /// What a guest may have at most. The values are measured; these ones keep the measurement the same
 /// for guests of all sizes.
@@ -103,6 +105,30 @@ pub fn snp_plan(image: &[u8], options: &SnpOptions) -> Result<LaunchPlan, Firmwa
     // The hashes are in the image; a section for them, which only QEMU fills, stays empty.
     let options = SnpOptions { kernel: None, ..options.clone() };
     Ok(ovmf::snp_plan(&image, &options)?)
+}
+
+/// The whole plan of an SNP guest that our firmware starts: what [`snp_plan`] has, which is what is
+/// measured, and the loader window with the payloads.
+///
+/// # Errors
+/// The image is not our firmware, or the payloads do not fit it.
+pub fn snp_guest(
+    image: &[u8],
+    payloads: &Payloads,
+    policy: SnpPolicy,
+    identity: SnpIdentity,
+) -> Result<LaunchPlan, FirmwareError> {
+    let options = SnpOptions {
+        profile: Profile::Casemate,
+        vcpus: payloads.vcpus,
+        cpu_signature: CpuSignature(0),
+        policy,
+        kernel: Some(KernelHashes::new(&payloads.kernel, &payloads.initrd, &payloads.cmdline)),
+        identity,
+    };
+    let mut plan = snp_plan(image, &options)?;
+    plan.imports.extend(loader_window::imports(payloads)?);
+    Ok(plan)
 }
 
 /// The plan of a plain guest that our firmware starts. Nothing is measured, and the guest takes the

@@ -3,14 +3,17 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use casemate_config::GuestConfig;
+use casemate_config::{GuestConfig, Snp};
 use casemate_launch::firmware::{self, FirmwareError};
 use casemate_launch::linux::{DirectBoot, DirectBootError, Kernel, KernelError};
 use casemate_launch::loader_window::Payloads;
-use casemate_launch::{Bytes, GpaError, LaunchPlan};
+use casemate_launch::{Bytes, GpaError, IdBlock, LaunchPlan, SnpIdentity, SnpPolicy};
 
 use crate::acpi;
 use crate::board::{ACPI_TABLES, Board};
+
+/// SEV_FEATURES with nothing but SEV-SNP, so that one digest holds on all hosts.
+const SNP_ACTIVE: u64 = 1;
 
 /// Why a guest cannot be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -89,9 +92,32 @@ impl Guest {
         let board =
             Board::new(memory).map_err(|source| PrepareError::Memory { bytes: memory, source })?;
         let plan = match &config.firmware {
-            Some(image) => started_by_firmware(&config, image, &file)?,
+            Some(image) => started_by_firmware(&config, image)?,
             None => booted_directly(&config, &board, file)?,
         };
+        Ok(Self { config, board, plan })
+    }
+
+    /// Reads what `config` names and lays out an SEV-SNP guest, which our firmware starts: the one
+    /// that is named, or the one that comes with this program.
+    ///
+    /// # Errors
+    /// If a file cannot be read, is of the wrong kind, or does not fit.
+    pub fn snp(config: GuestConfig) -> Result<Self, PrepareError> {
+        if config.igvm.is_some() {
+            return Err(PrepareError::Unsupported(
+                "this version does not launch IGVM files: leave out igvm and give a kernel",
+            ));
+        }
+        let memory = config.memory.0;
+        let board =
+            Board::new(memory).map_err(|source| PrepareError::Memory { bytes: memory, source })?;
+        let named = config.firmware.as_deref().map(read).transpose()?;
+        let image = named.as_deref().unwrap_or(casemate_firmware_image::IMAGE);
+        let snp = config.snp.clone().unwrap_or_default();
+        let policy = SnpPolicy { guest_policy: snp.guest_policy(), vmsa_features: SNP_ACTIVE };
+        let plan = firmware::snp_guest(image, &payloads(&config)?, policy, identity(&snp)?)
+            .map_err(|source| PrepareError::Firmware { file: firmware_name(&config), source })?;
         Ok(Self { config, board, plan })
     }
 
@@ -127,20 +153,51 @@ fn booted_directly(
     boot.plan().map_err(|source| PrepareError::Boot { file, memory, source })
 }
 
-fn started_by_firmware(
-    config: &GuestConfig,
-    image: &Path,
-    kernel: &Path,
-) -> Result<LaunchPlan, PrepareError> {
-    let payloads = Payloads {
+fn started_by_firmware(config: &GuestConfig, image: &Path) -> Result<LaunchPlan, PrepareError> {
+    firmware::plain_plan(&read(image)?, &payloads(config)?)
+        .map_err(|source| PrepareError::Firmware { file: image.into(), source })
+}
+
+fn payloads(config: &GuestConfig) -> Result<Payloads, PrepareError> {
+    let kernel = config.kernel.as_deref().ok_or(PrepareError::Unsupported(
+        "Casemate's firmware boots a kernel: give one with --kernel or in the configuration",
+    ))?;
+    Ok(Payloads {
         kernel: read(kernel)?,
         initrd: config.initrd.as_deref().map(read).transpose()?.unwrap_or_default(),
         cmdline: config.cmdline.as_bytes().into(),
         memory: config.memory.0,
         vcpus: config.vcpus,
+    })
+}
+
+fn identity(snp: &Snp) -> Result<SnpIdentity, PrepareError> {
+    let id_block = match (&snp.id_block, &snp.id_authentication) {
+        (Some(block), Some(authentication)) => {
+            let authentication: Box<[u8; 4096]> = exactly(authentication)?;
+            // The algorithm of the author key; 0 says that there is none.
+            let author_key = authentication[4..8] != [0; 4];
+            Some(IdBlock { block: exactly(block)?, authentication, author_key })
+        }
+        _ => None,
     };
-    firmware::plain_plan(&read(image)?, &payloads)
-        .map_err(|source| PrepareError::Firmware { file: image.into(), source })
+    let host_data = snp.host_data.as_ref().map_or([0; 32], |data| data.0);
+    Ok(SnpIdentity { host_data, id_block, vcek_disabled: snp.vcek_disabled })
+}
+
+/// A file of `N` bytes.
+fn exactly<const N: usize>(file: &Path) -> Result<Box<[u8; N]>, PrepareError> {
+    let bytes: Box<[u8]> = read(file)?[..].into();
+    bytes.try_into().map_err(|bytes: Box<[u8]>| {
+        let wrong = format!("it has {} bytes instead of {N}", bytes.len());
+        let source = io::Error::new(io::ErrorKind::InvalidData, wrong);
+        PrepareError::File { file: file.into(), source }
+    })
+}
+
+/// For messages about the firmware.
+fn firmware_name(config: &GuestConfig) -> PathBuf {
+    config.firmware.clone().unwrap_or_else(|| "of this program".into())
 }
 
 fn read(file: &Path) -> Result<Bytes, PrepareError> {

@@ -5,7 +5,8 @@
 use std::io;
 use std::sync::Arc;
 
-use casemate_launch::{GpaRange, LaunchPlan};
+use casemate_kvm::KernelError;
+use casemate_launch::{GpaRange, LaunchPlan, PlatformKind};
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
@@ -34,6 +35,24 @@ pub enum StepError {
     /// Guest memory.
     #[error(transparent)]
     Ram(#[from] RamError),
+    /// The kernel or the platform's firmware refused.
+    #[error(transparent)]
+    Kernel(Box<KernelError>),
+    /// The plan is for another platform.
+    #[error("the launch plan is for {platform:?}")]
+    Plan {
+        /// What it is for.
+        platform: PlatformKind,
+    },
+    /// The plan has fewer vCPUs than the guest.
+    #[error("the launch plan has no registers for it")]
+    Registers,
+    /// The host's CPUID is too long.
+    #[error("{entries} CPUID entries are too many for the CPUID page, which has room for 64")]
+    CpuidPage {
+        /// How many there are.
+        entries: usize,
+    },
 }
 
 impl StepError {
@@ -130,6 +149,7 @@ impl Created {
             other => return Err(LaunchError::ApiVersion(other)),
         }
         let vm = create_vm(&kvm, platform.vm_type()).map_err(LaunchError::Vm)?;
+        platform.prepare_vm(&vm).map_err(LaunchError::Vm)?;
         ram.map(&vm).map_err(|error| LaunchError::Vm(error.into()))?;
         let ioctl = StepError::ioctl("KVM_GET_SUPPORTED_CPUID");
         let cpuid = Cpuid::new(&kvm, vcpus).map_err(|error| LaunchError::Vm(ioctl(error)))?;

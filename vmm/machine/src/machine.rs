@@ -103,7 +103,7 @@ impl Machine {
         output: Box<dyn Write + Send>,
         console: Option<ConsolePorts>,
     ) -> Result<Self, LaunchError> {
-        let ram = GuestRam::shared(&guest.board, &guest.plan)
+        let ram = GuestRam::new(&guest.board, &guest.plan, platform.confidential())
             .map_err(LaunchError::device("guest memory"))?;
         // What the host may refuse comes before KVM.
         let devices = Devices::open(&guest.config, &ram, console)?;
@@ -147,11 +147,13 @@ impl Machine {
         for watcher in watchers {
             events.add_subscriber(watcher);
         }
-        let Finished { vm: _vm, ram: _ram, platform, vcpus } = self.launched;
+        let Finished { vm, ram, platform, vcpus } = self.launched;
         let around = Arc::new(Surroundings {
             ports: self.ports,
             memory: self.memory,
             platform,
+            vm,
+            ram,
             end: end.clone(),
             exits: self.control.exits,
         });

@@ -3,17 +3,16 @@
 #![allow(unsafe_code, reason = "a memory slot is an address of ours that the guest writes to")]
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use casemate_devices::memory::{DeviceMemory, SharedPages};
 use casemate_devices::virtio::balloon::Discard;
-use casemate_launch::{Contents, GpaRange, Import, LaunchPlan};
-use kvm_bindings::kvm_userspace_memory_region;
+use casemate_kvm::KernelError;
+use casemate_kvm::memory::{GuestMemfd, MemorySlot, set_memory_slot, set_private};
+use casemate_launch::{Contents, Gpa, GpaError, GpaRange, Import, LaunchPlan, PageKind};
 use kvm_ioctls::VmFd;
 use vm_memory::guest_memory::GuestMemoryBackend as _;
-use vm_memory::{
-    Bytes as _, GuestAddress, GuestMemoryError, GuestMemoryMmap, GuestMemoryRegion as _,
-};
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use crate::board::Board;
 
@@ -28,15 +27,26 @@ pub enum RamError {
         /// Why.
         source: vm_memory::mmap::FromRangesError,
     },
-    /// KVM refused a memory slot.
-    #[error("KVM_SET_USER_MEMORY_REGION: slot {slot}, {bytes} bytes at {start:#x}")]
-    Slot {
-        /// Its number.
-        slot: u32,
-        /// Its guest-physical address.
-        start: u64,
-        /// Its size.
-        bytes: u64,
+    /// The kernel refused a slot, a private half, or a conversion.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// The range is none.
+    #[error("the guest's range of memory")]
+    Range(#[source] GpaError),
+    /// Only memory can be private.
+    #[error("{range} cannot be private: there is no memory that could, at least not everywhere")]
+    NoPrivateHalf {
+        /// What was to be private.
+        range: GpaRange,
+    },
+    /// The map of shared pages refused.
+    #[error("could not tell devices of a conversion")]
+    Devices(#[source] vm_memory::iommu::Error),
+    /// The shared half stays.
+    #[error("could not give the shared pages of {range} back")]
+    Discard {
+        /// Where.
+        range: GpaRange,
         /// Why.
         source: io::Error,
     },
@@ -54,28 +64,48 @@ pub enum RamError {
 
 /// The memory of a guest, as much of it as the host can see. Nothing is touched before it is
 /// needed, so that the host gives pages only then. Clones are handles to the same memory.
+///
+/// A page of a confidential guest has two halves: a private one, which only the guest can use, and a
+/// shared one. Exactly one of them is in use; [`GuestRam::convert`] changes which.
 #[derive(Clone)]
 pub struct GuestRam {
     memory: Arc<DeviceMemory>,
+    regions: Arc<[Region]>,
+    /// The private halves of the regions that have one, once the VM is there.
+    private: Arc<OnceLock<Vec<(GpaRange, GuestMemfd)>>>,
+    /// Held while a range changes its half, so that attribute, storage and map change together.
+    conversion: Arc<Mutex<()>>,
+}
+
+/// A part of guest memory with a slot of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Region {
+    range: GpaRange,
+    has_private_half: bool,
 }
 
 impl GuestRam {
     /// Reserves address space for the RAM of `board` and for what `plan` puts elsewhere (firmware,
-    /// its loader window), all of it shared with devices.
+    /// its loader window). Devices may use all of it, or of a confidential guest what the guest
+    /// shares.
     ///
     /// # Errors
     /// If the host refuses.
-    pub fn shared(board: &Board, plan: &LaunchPlan) -> Result<Self, RamError> {
+    pub fn new(board: &Board, plan: &LaunchPlan, confidential: bool) -> Result<Self, RamError> {
         let size = |range: GpaRange| usize::try_from(range.len()).unwrap_or(usize::MAX);
-        let all = regions(board, plan);
+        let regions = regions(board, plan, confidential);
+        let all = regions.iter().map(|region| region.range);
         let ranges: Vec<_> =
-            all.iter().map(|range| (GuestAddress(range.start().0), size(*range))).collect();
-        let backend = GuestMemoryMmap::from_ranges(&ranges).map_err(|source| RamError::Map {
-            bytes: all.iter().map(|range| range.len()).sum(),
-            source,
-        })?;
-        let memory = DeviceMemory::new(backend, SharedPages::default(), false, ());
-        Ok(Self { memory: Arc::new(memory) })
+            all.clone().map(|range| (GuestAddress(range.start().0), size(range))).collect();
+        let backend = GuestMemoryMmap::from_ranges(&ranges)
+            .map_err(|source| RamError::Map { bytes: all.map(GpaRange::len).sum(), source })?;
+        let memory = DeviceMemory::new(backend, SharedPages::default(), confidential, ());
+        Ok(Self {
+            memory: Arc::new(memory),
+            regions: regions.into(),
+            private: Arc::default(),
+            conversion: Arc::default(),
+        })
     }
 
     /// Guest memory as devices see it.
@@ -89,19 +119,77 @@ impl GuestRam {
     /// # Errors
     /// If KVM refuses a slot.
     pub(crate) fn map(&self, vm: &VmFd) -> Result<(), RamError> {
-        for (slot, region) in (0..).zip(self.memory.get_backend().iter()) {
-            let (start, bytes) = (region.start_addr().0, region.len());
-            let memory_region = kvm_userspace_memory_region {
-                slot,
-                flags: 0,
-                guest_phys_addr: start,
-                memory_size: bytes,
-                userspace_addr: region.as_ptr().expose_provenance() as u64,
+        let mut halves = Vec::new();
+        let mapped = self.memory.get_backend().iter().zip(&*self.regions);
+        for (slot, (mapping, region)) in (0..).zip(mapped) {
+            let (gpa, size) = (region.range.start().0, region.range.len());
+            let half = match region.has_private_half {
+                true => Some(GuestMemfd::create(vm, size)?),
+                false => None,
             };
-            // SAFETY: the region's mapping has that address and size, the guest and vm-memory's
-            // volatile accesses are its only users, and `Machine` drops the VM before the mapping.
-            unsafe { vm.set_user_memory_region(memory_region) }
-                .map_err(|source| RamError::Slot { slot, start, bytes, source: source.into() })?;
+            let memory_slot = MemorySlot {
+                slot,
+                gpa,
+                size,
+                shared: mapping.as_ptr().expose_provenance() as u64,
+                private: half.as_ref().map(|half| (half, 0)),
+                read_only: false,
+            };
+            // SAFETY: the mapping has that address and size, the guest and vm-memory's volatile
+            // accesses are its only users, and `Machine` drops the VM before the mapping.
+            unsafe { set_memory_slot(vm, &memory_slot) }?;
+            if let Some(half) = half {
+                set_private(vm, gpa, size, true)?;
+                halves.push((region.range, half));
+            }
+        }
+        // This is the only place that sets it, once for each VM.
+        let _ = self.private.set(halves);
+        Ok(())
+    }
+
+    /// Makes `size` bytes at `gpa`, both of whole pages, private or shared, and gives the memory of
+    /// the other half back to the host. What the guest had there is gone. The one way in which
+    /// memory changes hands, whoever asks for it.
+    ///
+    /// A range without memory can be shared, which it is anyway, but not made private.
+    ///
+    /// # Errors
+    /// The range is to be private and has no private half, or the kernel refuses.
+    pub(crate) fn convert(
+        &self,
+        vm: &VmFd,
+        gpa: u64,
+        size: u64,
+        private: bool,
+    ) -> Result<(), RamError> {
+        let range = GpaRange::from_bytes(Gpa(gpa), size).map_err(RamError::Range)?;
+        let halves = self.private.get().map(Vec::as_slice).unwrap_or_default();
+        let _one_at_a_time = self.conversion.lock().unwrap_or_else(PoisonError::into_inner);
+        let parts: Vec<_> = halves
+            .iter()
+            .filter_map(|(all, half)| Some((common(*all, range)?, all.start(), half)))
+            .collect();
+        let covered: u64 = parts.iter().map(|(part, ..)| part.len()).sum();
+        if private && covered != range.len() {
+            return Err(RamError::NoPrivateHalf { range });
+        }
+        for (part, start, half) in parts {
+            let (gpa, size) = (part.start().0, part.len());
+            let address = GuestAddress(gpa);
+            let length = usize::try_from(size).unwrap_or(usize::MAX);
+            let pages = self.memory.iommu();
+            if private {
+                // Devices lose it first; what they still do then meets zeroes, as the guest asked.
+                pages.withdraw(address, length).map_err(RamError::Devices)?;
+                set_private(vm, gpa, size, true)?;
+                self.discard(address, size)
+                    .map_err(|source| RamError::Discard { range, source })?;
+            } else {
+                set_private(vm, gpa, size, false)?;
+                half.discard(gpa - start.0, size)?;
+                pages.share(address, length).map_err(RamError::Devices)?;
+            }
         }
         Ok(())
     }
@@ -122,12 +210,25 @@ impl GuestRam {
 }
 
 /// RAM, and the ranges that only the plan knows of, ascending.
-fn regions(board: &Board, plan: &LaunchPlan) -> Vec<GpaRange> {
-    let mut regions: Vec<_> = board.ram().collect();
-    let of_plan = plan.imports.iter().map(|import| import.range);
-    regions.extend(of_plan.filter(|range| !board.ram().any(|ram| ram.contains(*range))));
+fn regions(board: &Board, plan: &LaunchPlan, confidential: bool) -> Vec<Region> {
+    let ram = board.ram().map(|range| (range, confidential));
+    let outside =
+        plan.imports.iter().filter(|import| !board.ram().any(|ram| ram.contains(import.range)));
+    let outside =
+        outside.map(|import| (import.range, confidential && import.kind != PageKind::Shared));
+    let mut regions: Vec<_> = ram
+        .chain(outside)
+        .map(|(range, has_private_half)| Region { range, has_private_half })
+        .collect();
     regions.sort_unstable();
     regions
+}
+
+/// The pages that are in both.
+fn common(a: GpaRange, b: GpaRange) -> Option<GpaRange> {
+    let start = a.start().max(b.start());
+    let bytes = a.end().min(b.end()).0.checked_sub(start.0).filter(|bytes| *bytes > 0)?;
+    GpaRange::from_bytes(start, bytes).ok()
 }
 
 impl Discard for GuestRam {
@@ -150,7 +251,7 @@ impl Discard for GuestRam {
 
 #[cfg(test)]
 mod tests {
-    use casemate_launch::{Gpa, PageKind, Policy, SnpIdentity};
+    use casemate_launch::{Policy, SnpIdentity};
 
     use super::*;
 
@@ -170,13 +271,16 @@ mod tests {
             tag: "test",
         };
         let board = Board::new(1 << 20).unwrap();
-        let regions = regions(&board, &plan(vec![import(firmware), import(inside)]));
-        assert_eq!(regions, [board.ram().next().unwrap(), firmware]);
+        let regions = regions(&board, &plan(vec![import(firmware), import(inside)]), true);
+        let ram = board.ram().next().unwrap();
+        let halves: Vec<_> =
+            regions.iter().map(|region| (region.range, region.has_private_half)).collect();
+        assert_eq!(halves, [(ram, true), (firmware, false)]);
     }
 
     #[test]
     fn discarded_pages_are_zeroes() {
-        let ram = GuestRam::shared(&Board::new(1 << 20).unwrap(), &plan(Vec::new())).unwrap();
+        let ram = GuestRam::new(&Board::new(1 << 20).unwrap(), &plan(Vec::new()), false).unwrap();
         let memory = ram.memory().get_backend();
         memory.write_slice(&[7; 0x3000], GuestAddress(0x1000)).unwrap();
         ram.discard(GuestAddress(0x2000), 0x1000).unwrap();

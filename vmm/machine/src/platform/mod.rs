@@ -1,8 +1,10 @@
 //! What differs between plain guests and those of SEV-SNP and TDX.
 
 mod plain;
+mod snp;
 
 pub use plain::Plain;
+pub use snp::Snp;
 
 use casemate_launch::{Import, InitialVcpu};
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -19,6 +21,12 @@ pub trait Platform: Send + Sync {
 
     /// Whether the guest keeps its memory from the host. Devices then tell its drivers.
     fn confidential(&self) -> bool;
+
+    /// Prepares the VM, which has neither memory nor vCPUs yet.
+    ///
+    /// # Errors
+    /// If KVM or the platform's firmware refuses.
+    fn prepare_vm(&mut self, vm: &VmFd) -> Result<(), StepError>;
 
     /// Prepares a new vCPU; `state` is what the plan has for it.
     ///
@@ -41,4 +49,20 @@ pub trait Platform: Send + Sync {
 
     /// What the end of a guest means that left this exit behind, which no device took.
     fn last_words(&self, exit: &Exit<'_>) -> Outcome;
+}
+
+/// An exit that no device took, in words.
+fn describe(exit: &Exit<'_>) -> String {
+    match exit {
+        Exit::InternalError { suberror: 1 } => {
+            "KVM cannot emulate an instruction of the guest (internal error 1); a host whose KVM \
+             has no hardware virtualisation runs few guests"
+                .into()
+        }
+        Exit::InternalError { suberror } => format!("KVM internal error {suberror}"),
+        Exit::EntryFailed { reason } => {
+            format!("the CPU refused to enter the guest, reason {reason:#x}")
+        }
+        exit => format!("unexpected exit of a vCPU: {exit:?}"),
+    }
 }

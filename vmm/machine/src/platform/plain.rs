@@ -4,7 +4,7 @@ use casemate_launch::{Import, InitialVcpu};
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::{VcpuFd, VmFd};
 
-use super::Platform;
+use super::{Platform, describe};
 use crate::launch::StepError;
 use crate::outcome::Outcome;
 use crate::ram::GuestRam;
@@ -28,6 +28,10 @@ impl Platform for Plain {
 
     fn confidential(&self) -> bool {
         false
+    }
+
+    fn prepare_vm(&mut self, _: &VmFd) -> Result<(), StepError> {
+        Ok(())
     }
 
     fn prepare_vcpu(
@@ -56,17 +60,6 @@ impl Platform for Plain {
     }
 
     fn last_words(&self, exit: &Exit<'_>) -> Outcome {
-        Outcome::Failed(match exit {
-            Exit::InternalError { suberror: 1 } => {
-                "KVM cannot emulate an instruction of the guest (internal error 1); a host whose \
-                 KVM has no hardware virtualisation runs few guests"
-                    .into()
-            }
-            Exit::InternalError { suberror } => format!("KVM internal error {suberror}"),
-            Exit::EntryFailed { reason } => {
-                format!("the CPU refused to enter the guest, reason {reason:#x}")
-            }
-            exit => format!("unexpected exit of a vCPU: {exit:?}"),
-        })
+        Outcome::Failed(describe(exit))
     }
 }

@@ -4,8 +4,9 @@
 
 use std::ptr::NonNull;
 
+use casemate_kvm::exit::MapGpaRange;
 use kvm_bindings::kvm_run;
-use kvm_ioctls::{VcpuExit, VcpuFd};
+use kvm_ioctls::{HypercallExit, VcpuExit, VcpuFd};
 
 /// Why a vCPU came back.
 #[derive(Debug)]
@@ -41,6 +42,22 @@ pub enum Exit<'a> {
         address: u64,
         /// At most 8 bytes, to be filled in.
         data: &'a mut [u8],
+    },
+    /// The guest asks for pages to be made private or shared (`KVM_HC_MAP_GPA_RANGE`).
+    MapGpaRange {
+        /// As in KVM's documentation of the hypercall.
+        arguments: [u64; 6],
+        /// To be filled in.
+        reply: &'a mut u64,
+    },
+    /// The guest uses a page as private that is shared, or as shared that is private.
+    MemoryFault {
+        /// The guest-physical address, of whole pages.
+        gpa: u64,
+        /// Bytes, of whole pages.
+        size: u64,
+        /// How the guest uses it.
+        private: bool,
     },
     /// A signal arrived, or the vCPU waits for another one to start it.
     Interrupted,
@@ -117,6 +134,13 @@ pub(super) fn run(vcpu: &mut VcpuFd, page: RunPage) -> Result<Exit<'_>, kvm_ioct
         VcpuExit::IoIn(port, data) => Exit::PortRead { port, size: page.port_size(), data },
         VcpuExit::MmioWrite(address, data) => Exit::MemoryWrite { address, data },
         VcpuExit::MmioRead(address, data) => Exit::MemoryRead { address, data },
+        VcpuExit::Hypercall(HypercallExit { nr: MapGpaRange::NUMBER, args, ret, .. }) => {
+            Exit::MapGpaRange { arguments: args, reply: ret }
+        }
+        VcpuExit::MemoryFault { flags, gpa, size } => {
+            let private = flags & u64::from(kvm_bindings::KVM_MEMORY_EXIT_FLAG_PRIVATE) != 0;
+            Exit::MemoryFault { gpa, size, private }
+        }
         VcpuExit::Intr => Exit::Interrupted,
         VcpuExit::Shutdown => Exit::TripleFault,
         VcpuExit::SystemEvent(kind, data) => Exit::SystemEvent { kind, data },
@@ -134,7 +158,6 @@ const fn reason_of(exit: &VcpuExit<'_>) -> u32 {
         VcpuExit::Debug(_) => kvm_bindings::KVM_EXIT_DEBUG,
         VcpuExit::Hlt => kvm_bindings::KVM_EXIT_HLT,
         VcpuExit::IoapicEoi(_) => kvm_bindings::KVM_EXIT_IOAPIC_EOI,
-        VcpuExit::MemoryFault { .. } => kvm_bindings::KVM_EXIT_MEMORY_FAULT,
         VcpuExit::X86Rdmsr(_) => kvm_bindings::KVM_EXIT_X86_RDMSR,
         VcpuExit::X86Wrmsr(_) => kvm_bindings::KVM_EXIT_X86_WRMSR,
         _ => kvm_bindings::KVM_EXIT_UNKNOWN,

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use casemate_devices::bus::Bus;
-use kvm_ioctls::VcpuFd;
+use casemate_kvm::exit::{HypercallReply, MapGpaRange};
+use kvm_ioctls::{VcpuFd, VmFd};
 
 pub(crate) use cpuid::Cpuid;
 pub use exit::Exit;
@@ -21,12 +22,15 @@ pub(crate) use registers::{regs, sregs};
 
 use crate::outcome::{End, Outcome};
 use crate::platform::Platform;
+use crate::ram::GuestRam;
 
 /// What vCPUs need of the machine while they run.
 pub(crate) struct Surroundings {
     pub(crate) ports: Bus,
     pub(crate) memory: Bus,
     pub(crate) platform: Box<dyn Platform>,
+    pub(crate) vm: Arc<VmFd>,
+    pub(crate) ram: GuestRam,
     pub(crate) end: End,
     /// Exits of all vCPUs so far.
     pub(crate) exits: Arc<AtomicU64>,
@@ -104,9 +108,47 @@ impl Surroundings {
             }
             Exit::MemoryWrite { address, data } => self.memory.write(address, data),
             Exit::MemoryRead { address, data } => self.memory.read(address, data),
+            Exit::MapGpaRange { arguments, reply } => {
+                *reply = self.map_gpa_range(&arguments) as u64
+            }
+            Exit::MemoryFault { gpa, size, private } => {
+                if let Err(error) = self.ram.convert(&self.vm, gpa, size, private) {
+                    self.end.declare(Outcome::Failed(chain(&error)));
+                }
+            }
             Exit::Interrupted => {}
             Exit::TripleFault => self.end.declare(Outcome::TripleFault),
             exit => self.end.declare(self.platform.last_words(&exit)),
         }
     }
+
+    /// The guest's own request. What it gets wrong is its own problem: it is told, and goes on.
+    fn map_gpa_range(&self, arguments: &[u64; 6]) -> HypercallReply {
+        /// Bits of guest-physical addresses that any platform has.
+        const WIDTH: u32 = 52;
+        let done = match MapGpaRange::decode(arguments, WIDTH) {
+            Ok(MapGpaRange { gpa, size, private, .. }) => {
+                self.ram.convert(&self.vm, gpa, size, private).map_err(|error| chain(&error))
+            }
+            Err(error) => Err(error.to_string()),
+        };
+        match done {
+            Ok(()) => HypercallReply::Done,
+            Err(error) => {
+                tracing::warn!(error, "a conversion that the guest asked for is refused");
+                HypercallReply::Invalid
+            }
+        }
+    }
+}
+
+/// An error with its causes, for a guest's last words.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text += &format!(": {error}");
+        source = error.source();
+    }
+    text
 }

@@ -14,7 +14,9 @@ use anyhow::{Context as _, bail};
 use casemate_config::{
     ByteSize, Disk, Ending, GuestConfig, Net, Overrides, PlatformChoice, Vsock, from_flags, load,
 };
-use casemate_vmm::platform::Plain;
+use casemate_kvm::vm::VmType;
+use casemate_launch::PlatformKind;
+use casemate_vmm::platform::{Plain, Platform, Snp};
 use casemate_vmm::{Guest, Machine, Outcome};
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use report::Reporter;
@@ -35,7 +37,9 @@ use terminal::{RawMode, Terminal};
 #[derive(clap::Args)]
 #[command(
     arg_required_else_help = true,
-    after_help = "A shell in a guest:\n  casemate run --kernel vmlinuz --initrd initrd.img --platform plain"
+    after_help = "A shell in a guest:\n  casemate run --kernel vmlinuz --initrd initrd.img --platform plain\n\n\
+                  The same, encrypted and measured:\n  casemate run --kernel vmlinuz --initrd initrd.img \
+                  --platform snp --cmdline 'console=ttyS0 efi=noruntime'"
 )]
 pub(crate) struct Args {
     /// Description of the guest, see the configuration reference
@@ -59,7 +63,7 @@ pub(crate) struct Args {
     /// What the guest is launched on [default: auto, which never is plain]
     #[arg(long, value_parser = words::<PlatformChoice>(PlatformChoice::WORDS))]
     platform: Option<PlatformChoice>,
-    /// Guest firmware (OVMF, TDVF)
+    /// Guest firmware: an edition of Casemate's own [default for SEV-SNP: the one in this program]
     #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
     /// IGVM file; it brings its own firmware and kernel
@@ -109,15 +113,16 @@ where
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     report::log(args.log.as_deref(), args.json)?;
     let config = config(args)?;
-    match config.platform {
-        PlatformChoice::Plain => {}
-        PlatformChoice::Auto | PlatformChoice::Snp | PlatformChoice::Tdx => bail!(
-            "this version launches plain guests only, without any protection from the host; add \
-             --platform plain if that is what you want"
+    let guest = match config.platform {
+        PlatformChoice::Plain => Guest::plain(config)?,
+        PlatformChoice::Auto | PlatformChoice::Snp => Guest::snp(config)?,
+        PlatformChoice::Tdx => bail!(
+            "this version launches SEV-SNP guests and plain ones, which have no protection from \
+             the host; add --platform plain if that is what you want"
         ),
-    }
-    let guest = Guest::plain(config)?;
+    };
     let reporter = Reporter { json: args.json };
+    reporter.planned(guest.plan())?;
     let outcome = runs(guest, &reporter)?;
     reporter.ended(&outcome);
     Ok(ExitCode::from(outcome.status()))
@@ -148,6 +153,31 @@ fn config(args: &Args) -> anyhow::Result<GuestConfig> {
     })
 }
 
+fn platform(guest: &Guest) -> anyhow::Result<Box<dyn Platform>> {
+    Ok(match guest.plan().platform() {
+        PlatformKind::Plain => Box::new(Plain),
+        PlatformKind::Snp => {
+            ready(VmType::Snp)?;
+            Box::new(Snp::new(guest.plan()).context("could not use SEV-SNP")?)
+        }
+        PlatformKind::Tdx => bail!("this version does not launch TDX guests"),
+    })
+}
+
+/// Whether this machine can launch such guests; if not, what is in the way and how to mend it.
+fn ready(platform: VmType) -> anyhow::Result<()> {
+    let Err(findings) = casemate_kvm::host::check(platform) else { return Ok(()) };
+    let mut text = format!("this machine launches no {platform} guests");
+    for finding in findings {
+        text += &format!("\n  {}: {}", finding.check, finding.says);
+        if let Some(fix) = finding.fix {
+            text += &format!("; {fix}");
+        }
+    }
+    text += "\ncasemate host says more; casemate lab runs an emulated host that can";
+    bail!(text)
+}
+
 /// Runs the guest, again for as long as its configuration wants that.
 fn runs(guest: Guest, reporter: &Reporter) -> anyhow::Result<Outcome> {
     let raw_mode = RawMode::enter()?;
@@ -157,8 +187,9 @@ fn runs(guest: Guest, reporter: &Reporter) -> anyhow::Result<Outcome> {
         let Some(guest) = again.take() else { bail!("the launch plan is gone") };
         let terminal = Terminal::open(guest.config().console, raw_mode.is_some())
             .context("could not use standard input and output")?;
-        let machine = Machine::launch(&guest, Box::new(Plain), terminal.serial, terminal.console)?;
-        reporter.launched(guest.config());
+        let machine =
+            Machine::launch(&guest, platform(&guest)?, terminal.serial, terminal.console)?;
+        reporter.launched(&guest);
         // A plan holds kernel and initrd: it stays only where it is needed again.
         if on_reset == Ending::Restart || on_panic == Ending::Restart {
             again = Some(guest);

@@ -1,8 +1,8 @@
 //! What `casemate run` says beside the guest's own output, all on standard error.
 
 use anyhow::Context as _;
-use casemate_config::GuestConfig;
-use casemate_vmm::Outcome;
+use casemate_launch::{LaunchPlan, PlatformKind, snp};
+use casemate_vmm::{Guest, Outcome};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
@@ -28,11 +28,28 @@ pub(super) struct Reporter {
 }
 
 impl Reporter {
-    pub(super) fn launched(&self, config: &GuestConfig) {
+    /// What the platform will measure, before it is asked for anything.
+    pub(super) fn planned(&self, plan: &LaunchPlan) -> anyhow::Result<()> {
+        if plan.platform() != PlatformKind::Snp {
+            return Ok(());
+        }
+        let measurement = snp::measure(plan).context("could not measure the guest")?;
+        let digest = measurement.launch_digest().to_string();
         if self.json {
-            let (memory, vcpus) = (config.memory.0, config.vcpus);
-            let event =
-                json!({"event": "launched", "platform": "plain", "memory": memory, "vcpus": vcpus});
+            eprintln!("{}", json!({"event": "measured", "platform": "snp", "measurement": digest}));
+        } else {
+            eprintln!("casemate: expected measurement {digest}");
+        }
+        Ok(())
+    }
+
+    pub(super) fn launched(&self, guest: &Guest) {
+        if self.json {
+            let (memory, vcpus) = (guest.config().memory.0, guest.config().vcpus);
+            let platform = guest.plan().platform();
+            let event = json!(
+                {"event": "launched", "platform": platform, "memory": memory, "vcpus": vcpus}
+            );
             eprintln!("{event}");
         }
     }

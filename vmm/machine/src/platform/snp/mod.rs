@@ -1,0 +1,181 @@
+//! AMD SEV-SNP.
+
+mod cpuid;
+
+use std::path::Path;
+
+use casemate_firmware::fatal::{Fatal, TERMINATION_SET};
+use casemate_kvm::error::{SevStatus, Status};
+use casemate_kvm::exit::{KVM_EXIT_SNP_REQ_CERTS, KVM_SYSTEM_EVENT_SEV_TERM, SevTermination};
+use casemate_kvm::sev_device::SevDevice;
+use casemate_kvm::snp::{self, Finish, Update};
+use casemate_kvm::{KernelError, Page, vm};
+use casemate_launch::{
+    Contents, Import, InitialVcpu, LaunchPlan, PageKind, Policy, SnpIdentity, SnpPolicy,
+};
+use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, Msrs, kvm_debugregs, kvm_fpu,
+    kvm_mp_state, kvm_msr_entry, kvm_xcr, kvm_xcrs,
+};
+use kvm_ioctls::{VcpuFd, VmFd};
+
+use super::{Platform, describe};
+use crate::launch::StepError;
+use crate::outcome::Outcome;
+use crate::ram::GuestRam;
+use crate::vcpu::{Exit, regs, sregs};
+
+/// IA32_PAT.
+const PAT: u32 = 0x277;
+
+/// AMD SEV-SNP: memory and registers are encrypted, and the launch is measured.
+pub struct Snp {
+    /// Stays open for the guest's whole life: KVM uses it for the guest's requests to the firmware.
+    sev: SevDevice,
+    policy: SnpPolicy,
+    identity: SnpIdentity,
+    /// What vCPU 0 was given, for the CPUID page.
+    cpuid: Option<CpuId>,
+}
+
+impl Snp {
+    /// For the launch of `plan`.
+    ///
+    /// # Errors
+    /// The plan is for another platform, or /dev/sev cannot be opened.
+    pub fn new(plan: &LaunchPlan) -> Result<Self, StepError> {
+        let Policy::Snp(policy) = plan.policy.clone() else {
+            return Err(StepError::Plan { platform: plan.platform() });
+        };
+        let sev = SevDevice::open(Path::new(SevDevice::PATH))?;
+        Ok(Self { sev, policy, identity: plan.identity.clone(), cpuid: None })
+    }
+
+    /// Adds the CPUID page. Values that the firmware refuses are replaced by those that it offers,
+    /// once.
+    fn add_cpuid(&self, vm: &VmFd, gpa: u64) -> Result<(), StepError> {
+        let entries = self.cpuid.as_ref().map(CpuId::as_slice).unwrap_or_default();
+        let mut page = cpuid::page(entries)?;
+        let first = page.clone();
+        match snp::launch_update(vm, &self.sev, gpa, Update::Cpuid(&mut page)) {
+            Err(error) if error.status() == Status::Sev(SevStatus::INVALID_PARAM) => {
+                cpuid::log_differences(&first, &page);
+                Ok(snp::launch_update(vm, &self.sev, gpa, Update::Cpuid(&mut page))?)
+            }
+            outcome => Ok(outcome?),
+        }
+    }
+}
+
+impl Platform for Snp {
+    fn vm_type(&self) -> u64 {
+        vm::VmType::Snp as u64
+    }
+
+    fn confidential(&self) -> bool {
+        true
+    }
+
+    fn prepare_vm(&mut self, vm: &VmFd) -> Result<(), StepError> {
+        /// SNP_ACTIVE, which the kernel sets itself.
+        const ACTIVE: u64 = 1;
+        vm::enable_map_gpa_range_exits(vm)?;
+        snp::init(vm, &self.sev, self.policy.vmsa_features & !ACTIVE)?;
+        Ok(snp::launch_start(vm, &self.sev, self.policy.guest_policy)?)
+    }
+
+    /// The whole register file: what KVM has after a reset is not what the plan says.
+    fn prepare_vcpu(
+        &mut self,
+        vcpu: &VcpuFd,
+        state: Option<&InitialVcpu>,
+    ) -> Result<(), StepError> {
+        let state = state.ok_or(StepError::Registers)?;
+        let mut cpuid =
+            vcpu.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(StepError::ioctl("KVM_GET_CPUID2"))?;
+        cpuid::adapt(cpuid.as_mut_slice());
+        vcpu.set_cpuid2(&cpuid).map_err(StepError::ioctl("KVM_SET_CPUID2"))?;
+        self.cpuid.get_or_insert(cpuid);
+
+        let reset = vcpu.get_sregs().map_err(StepError::ioctl("KVM_GET_SREGS"))?;
+        let mut sregs = sregs(state);
+        sregs.apic_base = reset.apic_base;
+        vcpu.set_sregs(&sregs).map_err(StepError::ioctl("KVM_SET_SREGS"))?;
+        vcpu.set_regs(&regs(state)).map_err(StepError::ioctl("KVM_SET_REGS"))?;
+        let fpu = kvm_fpu { fcw: state.x87_fcw, mxcsr: state.mxcsr, ..kvm_fpu::default() };
+        vcpu.set_fpu(&fpu).map_err(StepError::ioctl("KVM_SET_FPU"))?;
+        let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..kvm_xcrs::default() };
+        xcrs.xcrs[0] = kvm_xcr { xcr: 0, reserved: 0, value: state.xcr0 };
+        vcpu.set_xcrs(&xcrs).map_err(StepError::ioctl("KVM_SET_XCRS"))?;
+        let debug = kvm_debugregs { dr6: state.dr6, dr7: state.dr7, ..kvm_debugregs::default() };
+        vcpu.set_debug_regs(&debug).map_err(StepError::ioctl("KVM_SET_DEBUGREGS"))?;
+        let pat = kvm_msr_entry { index: PAT, data: state.g_pat, reserved: 0 };
+        let msrs = Msrs::from_entries(&[pat]).map_err(|_| StepError::Msrs { set: 0 })?;
+        if vcpu.set_msrs(&msrs).map_err(StepError::ioctl("KVM_SET_MSRS"))? != 1 {
+            return Err(StepError::Msrs { set: 0 });
+        }
+        // A vCPU that waits for INIT never gets the state that the guest's kernel makes for it.
+        let runnable = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
+        vcpu.set_mp_state(runnable).map_err(StepError::ioctl("KVM_SET_MP_STATE"))
+    }
+
+    fn import(&mut self, vm: &VmFd, ram: &GuestRam, import: &Import) -> Result<(), StepError> {
+        let gpa = import.range.start().0;
+        let count = import.range.pages().0;
+        let update = |update: Update<'_>| snp::launch_update(vm, &self.sev, gpa, update);
+        match import.kind {
+            PageKind::Normal => update(Update::Normal(&pages(import)))?,
+            PageKind::Unmeasured => update(Update::Unmeasured(&pages(import)))?,
+            PageKind::Zero => update(Update::Zero(count))?,
+            PageKind::Secrets => update(Update::Secrets)?,
+            PageKind::Cpuid => self.add_cpuid(vm, gpa)?,
+            PageKind::Shared => ram.write(import)?,
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, vm: &VmFd) -> Result<(), StepError> {
+        let id_block = self.identity.id_block.as_ref().map(|id| snp::IdBlock {
+            block: &id.block,
+            authentication: &id.authentication,
+            has_author_key: id.author_key,
+        });
+        let (vcek_disabled, host_data) = (self.identity.vcek_disabled, self.identity.host_data);
+        let finish = Finish { id_block, vcek_disabled, host_data };
+        Ok(snp::launch_finish(vm, &self.sev, &finish)?)
+    }
+
+    fn last_words(&self, exit: &Exit<'_>) -> Outcome {
+        Outcome::Failed(match exit {
+            Exit::SystemEvent { kind: KVM_SYSTEM_EVENT_SEV_TERM, data } => {
+                let end = SevTermination::decode(data.first().copied().unwrap_or_default());
+                let firmware = Fatal::from_code(end.reason);
+                match firmware.filter(|_| end.reason_set == TERMINATION_SET) {
+                    Some(fatal) => format!("the firmware ended the guest: {fatal}"),
+                    None => end.to_string(),
+                }
+            }
+            Exit::Unexpected(KVM_EXIT_SNP_REQ_CERTS) => {
+                "the guest asked for certificates, which were not enabled".into()
+            }
+            exit => describe(exit),
+        })
+    }
+}
+
+/// An import's bytes as pages; zeroes fill its range.
+fn pages(import: &Import) -> Vec<Page> {
+    let mut pages = match &import.contents {
+        Contents::Zeroes => Vec::new(),
+        Contents::Bytes(bytes) => Page::pages_of(bytes),
+    };
+    let count = usize::try_from(import.range.pages().0).unwrap_or(usize::MAX);
+    pages.resize(count, Page::ZERO);
+    pages
+}
+
+impl From<KernelError> for StepError {
+    fn from(error: KernelError) -> Self {
+        Self::Kernel(Box::new(error))
+    }
+}
