@@ -7,7 +7,8 @@ use clap::{Parser, Subcommand};
 mod commands;
 
 use commands::{
-    audit, broker, completions, firmware, host, id_block, igvm, lab, man, measure, run, verify,
+    audit, broker, completions, explain, firmware, host, id_block, igvm, lab, man, measure, run,
+    verify,
 };
 
 /// Measures, launches and proves confidential guests.
@@ -22,7 +23,8 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Host(host::Args),
-    Measure(measure::Args),
+    Measure(Box<measure::Args>),
+    Explain(explain::Args),
     IdBlock(id_block::Args),
     Run(Box<run::Args>),
     Igvm(igvm::Args),
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Host(args) => host::run(&args),
         Command::Measure(args) => measure::run(&args),
+        Command::Explain(args) => explain::run(&args),
         Command::IdBlock(args) => id_block::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Igvm(args) => igvm::run(&args),

@@ -56,13 +56,16 @@ fn pages(a: &Manifest, b: &Manifest) -> Vec<String> {
     let mut found = Vec::new();
     let mut order = Vec::new();
     for range in &a {
-        // The same place, else the only thing of that name.
-        let same_place = unmatched.iter().position(|other| other.address == range.address);
-        let of_name =
-            |list: &[MeasuredRange]| list.iter().filter(|other| other.tag == range.tag).count();
-        let only = of_name(&a) == 1 && of_name(&b) == 1;
-        let same_name = unmatched.iter().position(|other| only && other.tag == range.tag);
-        let Some(at) = same_place.or(same_name) else {
+        // Surely the same thing; else the only one of its name; else what took its place.
+        let find = |same: &dyn Fn(&MeasuredRange) -> bool| unmatched.iter().position(same);
+        let place = |other: &MeasuredRange| other.address == range.address;
+        let name_of = |other: &MeasuredRange| other.tag == range.tag;
+        let count = |list: &[MeasuredRange]| list.iter().filter(|other| name_of(other)).count();
+        let only = count(&a) == 1 && count(&b) == 1;
+        let found_at = find(&|other| place(other) && name_of(other))
+            .or_else(|| find(&|other| only && name_of(other)))
+            .or_else(|| find(&|other| place(other) && other.length == range.length));
+        let Some(at) = found_at else {
             found.push(format!("only the first has {}", name(range)));
             continue;
         };
@@ -99,9 +102,10 @@ fn page_differences(a: &MeasuredRange, b: &MeasuredRange) -> Vec<String> {
             a.length, b.length
         ));
     }
-    if a.kind != b.kind {
-        let (a, b) = (a.kind.as_str(), b.kind.as_str());
-        found.push(format!("{tag}: pages are {a} in the first, {b} in the second"));
+    if (a.kind, tag) != (b.kind, &b.tag) {
+        let side = |range: &MeasuredRange| format!("{} ({})", range.tag, range.kind.as_str());
+        let (first, second) = (side(a), side(b));
+        found.push(format!("at {}: {first} in the first, {second} in the second", a.address));
     } else if a.sha384 != b.sha384 {
         found.push(format!("{tag} at {}: other contents", a.address));
     }

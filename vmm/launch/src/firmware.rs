@@ -100,6 +100,7 @@ fn config_page(image: &[u8]) -> Result<Range<usize>, FirmwareError> {
 /// # Errors
 /// There is no kernel, or the image is not our firmware or cannot be measured.
 pub fn snp_plan(image: &[u8], options: &SnpOptions) -> Result<LaunchPlan, FirmwareError> {
+    config_page(image)?;
     let kernel = options.kernel.as_ref().ok_or(FirmwareError::NoKernel)?;
     let image = configure(image, &config(Platform::Snp, kernel))?;
     // The hashes are in the image; a section for them, which only QEMU fills, stays empty.

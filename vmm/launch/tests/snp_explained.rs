@@ -57,7 +57,10 @@ fn differences_name_their_cause() {
     let kernel = SnpOptions { kernel: Some(KernelHashes::new(b"a", b"", b"")), ..options() };
     assert_eq!(
         against("tiny-std", &kernel),
-        ["kernel hashes, none given: pages are zero in the first, normal in the second"]
+        [
+            "at 0x810000: kernel hashes, none given (zero) in the first, kernel hashes (normal) in the \
+          second"
+        ]
     );
     let other = SnpOptions { kernel: Some(KernelHashes::new(b"b", b"", b"")), ..options() };
     assert_eq!(

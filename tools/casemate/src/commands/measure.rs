@@ -1,12 +1,18 @@
 //! `casemate measure`
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::Subcommand;
 
+mod diff;
+mod guest;
 mod igvm_snp;
 mod output;
+mod search;
 mod snp;
+mod snp_guest;
 pub(crate) mod tdx;
 
 pub(crate) use igvm_snp::Digests;
@@ -16,12 +22,32 @@ pub(crate) use igvm_snp::Digests;
 /// Needs no confidential hardware, no KVM and no privileges. The value is the MEASUREMENT of an
 /// SEV-SNP attestation report, or the MRTD of a TDX quote.
 ///
-/// Exit status: 0 measured, 2 the input cannot be measured truthfully, or bad usage.
+/// With a configuration, the guest is measured on every platform that it allows. With --diff, two
+/// manifests, guests, firmware images or IGVM files are compared in words. With --search, a report
+/// that a guest gave is explained: number of vCPUs, CPU model, registers, command line.
+///
+/// Exit status: 0 measured, no difference or explained; 1 --diff found a difference or --search no
+/// explanation; 2 the input cannot be measured truthfully, or bad usage.
 #[derive(clap::Args)]
-#[command(arg_required_else_help = true)]
+#[command(arg_required_else_help = true, args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
-    platform: Platform,
+    platform: Option<Platform>,
+    /// A guest's configuration; its firmware, kernel and vCPUs are measured
+    #[arg(value_name = "GUEST.toml", required_unless_present_any = ["diff", "search"])]
+    guest: Option<PathBuf>,
+    /// Say what differs between two manifests, guests, firmware images or IGVM files
+    #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["guest", "search"])]
+    diff: Option<Vec<PathBuf>>,
+    /// Say which guest explains the measurement of this SEV-SNP report or TDX quote
+    #[arg(long, value_name = "REPORT", conflicts_with = "guest")]
+    search: Option<PathBuf>,
+    #[command(flatten)]
+    known: search::Known,
+    #[command(flatten)]
+    open: guest::Open,
+    #[command(flatten)]
+    output: output::Output,
 }
 
 #[derive(Subcommand)]
@@ -31,8 +57,16 @@ enum Platform {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    match &args.platform {
-        Platform::Snp(args) => snp::run(args),
-        Platform::Tdx(args) => tdx::run(args),
+    match args {
+        Args { platform: Some(Platform::Snp(args)), .. } => snp::run(args),
+        Args { platform: Some(Platform::Tdx(args)), .. } => tdx::run(args),
+        Args { diff: Some(files), open, output, .. } => diff::run(files, open, output.format),
+        Args { search: Some(report), known, output, .. } => {
+            search::run(report, known, output.format)
+        }
+        Args { guest: Some(guest), open, output, .. } => {
+            output.print_all(guest::measured(guest, open)?)
+        }
+        _ => bail!("give a configuration, --diff or --search"),
     }
 }

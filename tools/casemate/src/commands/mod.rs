@@ -13,6 +13,7 @@ use anyhow::{Context as _, ensure};
 pub(crate) mod audit;
 pub(crate) mod broker;
 pub(crate) mod completions;
+pub(crate) mod explain;
 pub(crate) mod firmware;
 pub(crate) mod host;
 pub(crate) mod id_block;

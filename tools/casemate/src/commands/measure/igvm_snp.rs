@@ -1,7 +1,6 @@
 //! `casemate measure snp --igvm`
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use anyhow::Context as _;
 use casemate_launch::igvm::{SnpMeasurement, ZeroPages, manifest, measure_snp};
@@ -9,11 +8,11 @@ use casemate_launch::{Digest384, PlatformKind};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::output::{Output, Report, Row};
+use super::output::{Measured, Report, Row};
 use crate::commands::{igvm, number};
 
 /// Options of an IGVM file.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(super) struct IgvmArgs {
     /// An IGVM file instead of firmware; it says itself what its vCPU starts with
     #[arg(long, value_name = "FILE", conflicts_with_all = ["firmware", "vcpus", "kernel"])]
@@ -27,8 +26,9 @@ pub(super) struct IgvmArgs {
     zero_pages: Zeroes,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 enum Zeroes {
+    #[default]
     Normal,
     Native,
 }
@@ -98,7 +98,7 @@ impl Digests {
     }
 }
 
-pub(super) fn run(args: &IgvmArgs, path: &Path, output: &Output) -> anyhow::Result<ExitCode> {
+pub(super) fn measured(args: &IgvmArgs, path: &Path) -> anyhow::Result<Measured> {
     let zero_pages = match args.zero_pages {
         Zeroes::Normal => ZeroPages::Normal,
         Zeroes::Native => ZeroPages::Native,
@@ -128,6 +128,5 @@ pub(super) fn run(args: &IgvmArgs, path: &Path, output: &Output) -> anyhow::Resu
     rows.push(("mask", report.assumptions.compatibility_mask.clone()));
     rows.push(("zero pages", report.assumptions.zero_pages.to_owned()));
     rows.extend([ORDER_RULE, KVM_RULE].map(|rule| ("assuming that", rule.to_owned())));
-    output.print(&report, rows, || Ok(manifest(&mut file, platform, zero_pages)?))?;
-    Ok(ExitCode::SUCCESS)
+    report.measured(rows, move || Ok(manifest(&mut file, platform, zero_pages)?))
 }

@@ -3,28 +3,33 @@
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use casemate_launch::manifest::Manifest;
 use casemate_launch::{Digest384, PlatformKind};
 use clap::ValueEnum;
 use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::commands::EXIT_BAD_INPUT;
 
 /// Options of every measurement.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(super) struct Output {
     /// How to print the result; "hex" is the measurement and nothing else
     #[arg(long, value_enum, default_value_t = Format::Table)]
-    format: Format,
+    pub(super) format: Format,
     /// Write every measured range to this file, as JSON
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+#[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
     Hex,
     Json,
+    #[default]
     Table,
 }
 
@@ -43,32 +48,104 @@ pub(super) struct Report<Details, Assumptions> {
 /// A line of the table: what, and its value.
 pub(super) type Row = (&'static str, String);
 
-impl Output {
-    /// Prints a report, `rows` being what the table says after the measurement, and writes the
-    /// manifest if one is wanted.
-    pub(super) fn print(
+/// A result in all the ways in which it may be printed.
+pub(super) struct Measured {
+    pub(super) measurement: Digest384,
+    json: Value,
+    rows: Vec<Row>,
+    /// Takes another pass over everything that is measured.
+    pub(super) manifest: Box<dyn FnOnce() -> anyhow::Result<Manifest>>,
+}
+
+impl<Details: Serialize, Assumptions: Serialize> Report<Details, Assumptions> {
+    /// The result of which `rows` is what the table says after the measurement.
+    pub(super) fn measured(
         &self,
-        report: &Report<impl Serialize, impl Serialize>,
         rows: Vec<Row>,
-        manifest: impl FnOnce() -> anyhow::Result<Manifest>,
-    ) -> anyhow::Result<()> {
-        if let Some(path) = &self.manifest {
-            let failed = || format!("could not write the manifest to {}", path.display());
-            let mut file = BufWriter::new(File::create(path).with_context(failed)?);
-            serde_json::to_writer_pretty(&mut file, &manifest()?).with_context(failed)?;
-            writeln!(file).and_then(|()| file.flush()).with_context(failed)?;
-        }
+        manifest: impl FnOnce() -> anyhow::Result<Manifest> + 'static,
+    ) -> anyhow::Result<Measured> {
+        Ok(Measured {
+            measurement: self.measurement,
+            json: serde_json::to_value(self)?,
+            rows,
+            manifest: Box::new(manifest),
+        })
+    }
+}
+
+impl Output {
+    /// Prints a result, and writes the manifest if one is wanted.
+    pub(super) fn print(&self, measured: Measured) -> anyhow::Result<ExitCode> {
         let mut out = std::io::stdout().lock();
         match self.format {
-            Format::Hex => writeln!(out, "{}", report.measurement)?,
-            Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(report)?)?,
-            Format::Table => {
-                let measurement = [("measurement", report.measurement.to_string())];
-                for (name, value) in measurement.into_iter().chain(rows) {
-                    writeln!(out, "{name:16}  {value}")?;
-                }
-            }
+            Format::Hex => writeln!(out, "{}", measured.measurement)?,
+            Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&measured.json)?)?,
+            Format::Table => write!(out, "{}", table(&measured))?,
         }
-        Ok(())
+        self.write_manifest(measured)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Prints the results for several platforms side by side; those without one say why.
+    pub(super) fn print_all(
+        &self,
+        results: Vec<(PlatformKind, anyhow::Result<Measured>)>,
+    ) -> anyhow::Result<ExitCode> {
+        let measured = results.iter().filter(|(_, result)| result.is_ok()).count();
+        if measured != 1 && (self.format == Format::Hex || self.manifest.is_some()) {
+            bail!(
+                "{measured} platforms of this guest are measured, and --format hex and --manifest \
+                 are for one: add --platform"
+            );
+        }
+        match self.format {
+            Format::Json => {
+                let list: Vec<_> =
+                    results.iter().map(|(platform, result)| as_json(*platform, result)).collect();
+                println!("{}", serde_json::to_string_pretty(&list)?);
+            }
+            Format::Table => {
+                let tables: Vec<_> = results
+                    .iter()
+                    .map(|(platform, result)| match result {
+                        Ok(measured) => table(measured),
+                        Err(why) => format!("not measured      {}: {why:#}\n", platform.name()),
+                    })
+                    .collect();
+                print!("{}", tables.join("\n"));
+            }
+            Format::Hex => {}
+        }
+        for measured in results.into_iter().filter_map(|(_, result)| result.ok()) {
+            if self.format == Format::Hex {
+                println!("{}", measured.measurement);
+            }
+            self.write_manifest(measured)?;
+        }
+        Ok(if measured > 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_BAD_INPUT) })
+    }
+
+    fn write_manifest(&self, measured: Measured) -> anyhow::Result<()> {
+        let Some(path) = &self.manifest else { return Ok(()) };
+        let failed = || format!("could not write the manifest to {}", path.display());
+        let manifest = (measured.manifest)()?;
+        let mut file = BufWriter::new(File::create(path).with_context(failed)?);
+        serde_json::to_writer_pretty(&mut file, &manifest).with_context(failed)?;
+        writeln!(file).and_then(|()| file.flush()).with_context(failed)
+    }
+}
+
+fn table(measured: &Measured) -> String {
+    let measurement = [("measurement", measured.measurement.to_string())];
+    let rows = measurement.iter().chain(&measured.rows);
+    rows.map(|(name, value)| format!("{name:16}  {value}\n")).collect()
+}
+
+fn as_json(platform: PlatformKind, result: &anyhow::Result<Measured>) -> Value {
+    match result {
+        Ok(measured) => measured.json.clone(),
+        Err(why) => {
+            json!({ "platform": platform, "measurement": null, "reason": format!("{why:#}") })
+        }
     }
 }

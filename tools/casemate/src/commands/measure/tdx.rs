@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
-use casemate_config::ByteSize;
+use casemate_config::{ByteSize, GuestConfig};
 use casemate_launch::igvm::{IgvmFile, ZeroPages, manifest, measure_tdx};
 use casemate_launch::manifest::Manifest;
 use casemate_launch::tdx::rtmr::{DirectBoot, Initrd};
@@ -13,7 +13,7 @@ use casemate_launch::{Digest384, LaunchPlan, PlatformKind, TdxPolicy};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::output::{Output, Report, Row};
+use super::output::{Measured, Output, Report, Row};
 use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, igvm, number, read};
 
 /// Compute the MRTD of a TDX guest, and the RTMRs that can be known
@@ -111,14 +111,35 @@ const KERNEL_RULE: &str = "QEMU's q35 machine patches the kernel's setup header,
      edk2-stable202505";
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    args.output.print(measured(args)?)
+}
+
+pub(super) fn measured(args: &Args) -> anyhow::Result<Measured> {
     match (&args.firmware, &args.igvm) {
-        (Some(firmware), _) => run_firmware(args, firmware),
-        (None, Some(igvm)) => run_igvm(args, igvm),
-        (None, None) => bail!("either --firmware or --igvm is needed"),
+        (Some(firmware), _) => measured_firmware(args, firmware),
+        (None, Some(igvm)) => measured_igvm(args, igvm),
+        (None, None) => bail!("TDX needs a firmware (a TDVF) or an IGVM file"),
     }
 }
 
-fn run_firmware(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
+impl Args {
+    /// The guest of a configuration.
+    pub(super) fn of(config: &GuestConfig) -> Self {
+        Self {
+            firmware: config.firmware.clone(),
+            igvm: config.igvm.clone(),
+            compatibility_mask: None,
+            page_order: Order::PerPage,
+            memory: Some(config.memory),
+            kernel: config.kernel.clone(),
+            initrd: config.initrd.clone(),
+            append: Some(config.cmdline.clone()),
+            output: Output::default(),
+        }
+    }
+}
+
+fn measured_firmware(args: &Args, path: &Path) -> anyhow::Result<Measured> {
     let image = read("firmware", path, MAX_FIRMWARE)?;
     let failed = || format!("{} cannot be measured", path.display());
     let tdvf = Tdvf::parse(&image).with_context(failed)?;
@@ -143,8 +164,7 @@ fn run_firmware(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
     host_rules.extend(args.kernel.is_some().then_some(KERNEL_RULE));
     let rtmr = [None, rtmr1, rtmr2, None];
     let report = report(args, mrtd, rtmr, events, host_rules);
-    args.output.print(&report, rows(&report), || Ok(tdx::manifest(&plan, order)?))?;
-    Ok(ExitCode::SUCCESS)
+    report.measured(rows(&report), move || Ok(tdx::manifest(&plan, order)?))
 }
 
 /// The plan of a firmware in QEMU's q35 machine.
@@ -170,7 +190,7 @@ fn direct_boot(args: &Args) -> anyhow::Result<[Option<Digest384>; 2]> {
     Ok([Some(rtmr1), Some(boot.rtmr2())])
 }
 
-fn run_igvm(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
+fn measured_igvm(args: &Args, path: &Path) -> anyhow::Result<Measured> {
     ensure!(
         args.page_order == Order::PerPage,
         "an IGVM file has single pages and no sections, so that there is no two-pass order for it"
@@ -180,12 +200,12 @@ fn run_igvm(args: &Args, path: &Path) -> anyhow::Result<ExitCode> {
     let mrtd = measure_tdx(&mut file, args.compatibility_mask).with_context(failed)?;
     let rules = vec![order_rule(args)];
     let report = report(args, mrtd, [None; 4], Events::default(), rules);
-    args.output.print(&report, rows(&report), || igvm_manifest(&mut file, args))?;
-    Ok(ExitCode::SUCCESS)
+    let mask = args.compatibility_mask;
+    report.measured(rows(&report), move || igvm_manifest(&mut file, mask))
 }
 
-fn igvm_manifest(file: &mut IgvmFile<igvm::Source>, args: &Args) -> anyhow::Result<Manifest> {
-    let platform = file.platform(PlatformKind::Tdx, args.compatibility_mask)?;
+fn igvm_manifest(file: &mut IgvmFile<igvm::Source>, mask: Option<u32>) -> anyhow::Result<Manifest> {
+    let platform = file.platform(PlatformKind::Tdx, mask)?;
     Ok(manifest(file, platform, ZeroPages::Normal)?)
 }
 

@@ -1,0 +1,106 @@
+//! `casemate measure --diff`
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use casemate_launch::diff::differences;
+use casemate_launch::manifest::Manifest;
+use casemate_launch::ovmf::{self, SnpOptions};
+use casemate_launch::profile::Profile;
+use casemate_launch::snp::{self, CpuSignature};
+use casemate_launch::tdx::{self, PageOrder};
+use casemate_launch::{PlatformKind, SnpIdentity, SnpPolicy, igvm::ZeroPages};
+use serde_json::json;
+
+use super::guest::{self, Open, Target};
+use super::output::Format;
+use crate::commands::{MAX_FIRMWARE, igvm, read};
+
+const EXIT_DIFFERENT: u8 = 1;
+
+/// Says what differs between two manifests, guests or files. Exit status 0: nothing, 1: something.
+pub(super) fn run(files: &[PathBuf], open: &Open, format: Format) -> anyhow::Result<ExitCode> {
+    let [first, second] = files else { bail!("--diff compares two files") };
+    let (a, b) = (manifest(first, open)?, manifest(second, open)?);
+    let found = differences(&a, &b);
+    match format {
+        Format::Hex => bail!("--format hex is for one measurement"),
+        Format::Json => {
+            let measurements = [a.measurement, b.measurement];
+            let result = json!({ "measurements": measurements, "differences": found });
+            println!("{}", serde_json::to_string_pretty(&result)?);
+        }
+        Format::Table if found.is_empty() => {
+            println!("no difference: both measure to {}", a.measurement);
+        }
+        Format::Table => found.iter().for_each(|difference| println!("{difference}")),
+    }
+    Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DIFFERENT) })
+}
+
+fn manifest(path: &Path, open: &Open) -> anyhow::Result<Manifest> {
+    if path.extension().is_some_and(|extension| extension == "toml") {
+        return of_guest(path, open);
+    }
+    let mut start = [0; 4];
+    let read = File::open(path)
+        .and_then(|file| file.take(4).read(&mut start))
+        .with_context(|| format!("could not read {}", path.display()))?;
+    match &start[..read] {
+        b"IGVM" => of_igvm(path, open),
+        [b'{', ..] => of_json(path),
+        _ => of_firmware(path, open),
+    }
+}
+
+fn of_json(path: &Path) -> anyhow::Result<Manifest> {
+    let text = read("manifest", path, MAX_FIRMWARE)?;
+    serde_json::from_slice(&text).with_context(|| {
+        format!("{} is no manifest, as `casemate measure --manifest` writes it", path.display())
+    })
+}
+
+/// The first platform of the guest that can be measured.
+fn of_guest(path: &Path, open: &Open) -> anyhow::Result<Manifest> {
+    let mut refused = None;
+    for (_, result) in guest::measured(path, open)? {
+        match result {
+            Ok(measured) => return (measured.manifest)(),
+            Err(why) => refused = refused.or(Some(why)),
+        }
+    }
+    let why = refused.context("no platform is allowed")?;
+    Err(why).with_context(|| format!("{} cannot be measured", path.display()))
+}
+
+fn of_igvm(path: &Path, open: &Open) -> anyhow::Result<Manifest> {
+    let mut file = igvm::open(path)?;
+    let target = open.platform.map_or(PlatformKind::Snp, PlatformKind::from);
+    let failed = || format!("{} cannot be measured", path.display());
+    let platform = file.platform(target, None).with_context(failed)?;
+    casemate_launch::igvm::manifest(&mut file, platform, ZeroPages::Normal).with_context(failed)
+}
+
+/// A firmware image as such: one vCPU of no CPU model in particular, no kernel.
+fn of_firmware(path: &Path, open: &Open) -> anyhow::Result<Manifest> {
+    let image: Arc<[u8]> = read("firmware", path, MAX_FIRMWARE)?.into();
+    let failed = || format!("{} cannot be measured", path.display());
+    if open.platform == Some(Target::Tdx) {
+        let plan = super::tdx::firmware_plan(&image, None).with_context(failed)?;
+        return tdx::manifest(&plan, PageOrder::PerPage).with_context(failed);
+    }
+    let options = SnpOptions {
+        profile: Profile::Qemu,
+        vcpus: 1,
+        cpu_signature: open.cpu.signature().unwrap_or(CpuSignature(0)),
+        policy: SnpPolicy { guest_policy: 0, vmsa_features: 1 },
+        kernel: None,
+        identity: SnpIdentity::default(),
+    };
+    let plan = ovmf::snp_plan(&image, &options).with_context(failed)?;
+    Ok(snp::manifest(&plan)?)
+}

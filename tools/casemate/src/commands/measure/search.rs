@@ -1,0 +1,168 @@
+//! `casemate measure --search`
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use casemate_attest::snp::{REPORT_LEN, Report};
+use casemate_attest::tdx::TdxEvidence;
+use casemate_attest::{Claims, MAX_INPUT, TdxPolicy, Timestamp};
+use casemate_launch::Digest384;
+use casemate_launch::kernel_hashes::KernelHashes;
+use casemate_launch::snp::search::{Explanation, Inputs, search};
+use casemate_launch::tdx::{self, PageOrder};
+use serde_json::{Value, json};
+
+use super::output::Format;
+use super::tdx::firmware_plan;
+use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, read, read_optional};
+
+/// The most vCPUs that are tried: more than guests have, and less than a second's work.
+const MOST_VCPUS: u32 = 512;
+
+const EXIT_UNEXPLAINED: u8 = 1;
+
+/// What the guest is thought to have been launched with.
+#[derive(clap::Args)]
+pub(super) struct Known {
+    /// With --search: the guest's firmware
+    #[arg(long, value_name = "FILE", requires = "search")]
+    firmware: Option<PathBuf>,
+    /// With --search: the guest's kernel
+    #[arg(long, value_name = "FILE", requires = "firmware")]
+    kernel: Option<PathBuf>,
+    /// With --search: the kernel's initial RAM disk
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    initrd: Option<PathBuf>,
+    /// With --search: the kernel's command line
+    #[arg(long, value_name = "STRING", requires = "kernel", allow_hyphen_values = true)]
+    append: Option<OsString>,
+}
+
+/// Says which guest explains a report. Exit status 0: one does, 1: none that was tried.
+pub(super) fn run(report: &Path, known: &Known, format: Format) -> anyhow::Result<ExitCode> {
+    let firmware = known.firmware.as_deref().context(
+        "--search needs to know what was launched: add --firmware, and --kernel, --initrd and \
+         --append if there was a kernel",
+    )?;
+    let image: Arc<[u8]> = read("firmware", firmware, MAX_FIRMWARE)?.into();
+    let failed = || format!("{} cannot be measured", firmware.display());
+    let bytes = read("report", report, MAX_INPUT)?;
+    let (measurement, found) = if bytes.len() == REPORT_LEN {
+        let report = Report::parse(&bytes).context("this is no attestation report")?;
+        let measurement = Digest384(report.measurement);
+        (measurement, search_snp(measurement, &image, known).with_context(failed)?)
+    } else {
+        let measurement = mrtd_of(&bytes).with_context(|| {
+            format!("{} is neither an SEV-SNP report nor a TDX quote", report.display())
+        })?;
+        (measurement, search_tdx(measurement, &image).with_context(failed)?)
+    };
+    print(measurement, found.as_ref(), format)?;
+    Ok(if found.is_some() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNEXPLAINED) })
+}
+
+/// The explanation as words and as JSON.
+type Found = (Vec<String>, Value);
+
+fn search_snp(
+    measurement: Digest384,
+    image: &Arc<[u8]>,
+    known: &Known,
+) -> anyhow::Result<Option<Found>> {
+    let kernels = kernels(known)?;
+    let inputs = Inputs { image, kernels: &kernels, most_vcpus: MOST_VCPUS };
+    Ok(search(measurement, &inputs)?.map(|found| words(&found)))
+}
+
+/// The kernel with the command line as given, and as scripts spoil it.
+fn kernels(known: &Known) -> anyhow::Result<Vec<(KernelHashes, &'static str)>> {
+    let Some(kernel) = &known.kernel else { return Ok(Vec::new()) };
+    let kernel = read("kernel", kernel, MAX_PAYLOAD)?;
+    let initrd = read_optional("initial RAM disk", known.initrd.as_deref(), MAX_PAYLOAD)?;
+    let cmdline = known.append.as_ref().map_or(&[][..], |append| append.as_bytes());
+    let given = KernelHashes::new(&kernel, initrd.as_deref().unwrap_or_default(), cmdline);
+    let with = |cmdline: &[u8]| KernelHashes {
+        cmdline: KernelHashes::new(&[], &[], cmdline).cmdline,
+        ..given
+    };
+    let no_initrd = KernelHashes::new(&[], &[], &[]).initrd;
+    Ok(vec![
+        (given, "with the command line as given"),
+        (with(&[cmdline, b"\n"].concat()), "with a newline behind the command line"),
+        (with(&[cmdline, b" "].concat()), "with a space behind the command line"),
+        (with(cmdline.trim_ascii()), "with the command line trimmed"),
+        (with(&[]), "with an empty command line"),
+        (KernelHashes { initrd: no_initrd, ..given }, "without the initial RAM disk"),
+    ])
+}
+
+fn words(found: &Explanation) -> Found {
+    let kernel =
+        found.kernel.map_or("no measured kernel".to_owned(), |how| format!("a kernel {how}"));
+    let signature = found.signature.map(|signature| signature.to_string());
+    let mut words = vec![
+        format!("registers of {}", found.profile),
+        format!("{} vCPUs", found.vcpus),
+        signature.as_ref().map_or("any CPU model".to_owned(), |it| format!("CPU signature {it}")),
+        format!("guest features {:#x}", found.features),
+        kernel,
+    ];
+    if found.old_fpu {
+        words.push("a host before Linux 6.10: MXCSR and x87 control word are zero".to_owned());
+    }
+    let json = json!({
+        "vmm": found.profile.name(),
+        "vcpus": found.vcpus,
+        "vcpu_signature": signature,
+        "guest_features": format!("{:#x}", found.features),
+        "kernel": found.kernel,
+        "fpu_state_zero": found.old_fpu,
+    });
+    (words, json)
+}
+
+/// MRTD of a quote. Nothing of it is verified here.
+fn mrtd_of(quote: &[u8]) -> Option<Digest384> {
+    let evidence = TdxEvidence { quote, collateral: None, event_log: None };
+    match casemate_attest::tdx::verify(&evidence, &TdxPolicy::default(), Timestamp::now()).claims {
+        Claims::Tdx(claims) => Some(Digest384(claims.mrtd.0)),
+        _ => None,
+    }
+}
+
+fn search_tdx(measurement: Digest384, image: &[u8]) -> anyhow::Result<Option<Found>> {
+    let plan = firmware_plan(image, None)?;
+    for order in [PageOrder::PerPage, PageOrder::TwoPass] {
+        if tdx::mrtd(&plan, order)? == measurement {
+            let name = order.as_str();
+            return Ok(Some((vec![format!("page order {name}")], json!({ "page_order": name }))));
+        }
+    }
+    Ok(None)
+}
+
+fn print(measurement: Digest384, found: Option<&Found>, format: Format) -> anyhow::Result<()> {
+    match (format, found) {
+        (Format::Hex, _) => bail!("--format hex is for one measurement"),
+        (Format::Json, _) => {
+            let explanation = found.map(|(_, json)| json);
+            let result = json!({ "measurement": measurement, "explanation": explanation });
+            println!("{}", serde_json::to_string_pretty(&result)?);
+        }
+        (Format::Table, Some((words, _))) => {
+            println!("{measurement} is explained by");
+            words.iter().for_each(|word| println!("  {word}"));
+        }
+        (Format::Table, None) => println!(
+            "{measurement} is not explained: these files with 1 to {MOST_VCPUS} vCPUs, all known \
+             CPU models, register profiles, features and page orders give other measurements. \
+             Another firmware, kernel or IGVM file was launched"
+        ),
+    }
+    eprintln!("casemate: the report's signature was not checked; use casemate verify");
+    Ok(())
+}
