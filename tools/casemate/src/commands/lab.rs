@@ -38,11 +38,12 @@ enum Command {
 /// read-only, but for the directory given by --share; /tmp and /run are fresh. Its output comes as
 /// it is written, and on a terminal it has the terminal.
 ///
-///     casemate lab run -- casemate run --kernel vmlinuz --initrd initrd
-///     casemate lab run --host snp --share out -- sh -c 'dmesg >out/dmesg'
-///
 /// Exit status: the command's own; 124 it took too long, 2 it could not be run.
 #[derive(clap::Args)]
+#[command(
+    after_help = "For example:\n  casemate lab run -- casemate run --platform plain --kernel vmlinuz \
+                        --initrd initrd\n  casemate lab run --host snp --share out -- sh -c 'dmesg >out/dmesg'"
+)]
 struct Run {
     /// Kind of host: kvm, snp or tdx
     #[arg(long, default_value = "kvm")]
