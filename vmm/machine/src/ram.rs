@@ -66,7 +66,7 @@ pub enum RamError {
 /// needed, so that the host gives pages only then. Clones are handles to the same memory.
 ///
 /// A page of a confidential guest has two halves: a private one, which only the guest can use, and a
-/// shared one. Exactly one of them is in use; [`GuestRam::convert`] changes which.
+/// shared one. Exactly one of them is in use; one function, `convert`, changes which.
 #[derive(Clone)]
 pub struct GuestRam {
     memory: Arc<DeviceMemory>,
