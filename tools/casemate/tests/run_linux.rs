@@ -67,7 +67,7 @@ impl Guest {
 
 /// Runs a script in an emulated host; `None` where there is none.
 fn in_lab(script: &str, folder: &Path) -> Option<Output> {
-    let lab = require(Host::Kvm)?.timeout(Duration::from_secs(400)).share(folder);
+    let lab = require(Host::Kvm)?.timeout(Duration::from_secs(900)).share(folder);
     Some(lab.run(&["sh", "-c", script]).unwrap())
 }
 

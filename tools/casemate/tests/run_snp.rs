@@ -46,7 +46,7 @@ const HOST_DATA: &str = "00112233445566778899aabbccddeeff0123456789abcdef0123456
 /// Retries once: with several vCPUs the emulator itself hangs in about one start of fifteen.
 fn in_lab(script: &str, folder: &Path, done: impl Fn(&Output) -> bool) -> Option<Output> {
     let run = || {
-        let lab = require(Host::Snp)?.timeout(Duration::from_secs(400)).share(folder);
+        let lab = require(Host::Snp)?.timeout(Duration::from_secs(900)).share(folder);
         lab.run(&["sh", "-c", script]).ok()
     };
     require(Host::Snp)?;

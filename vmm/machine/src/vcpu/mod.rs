@@ -109,7 +109,7 @@ impl Surroundings {
             Exit::MemoryWrite { address, data } => self.memory.write(address, data),
             Exit::MemoryRead { address, data } => self.memory.read(address, data),
             Exit::MapGpaRange { arguments, reply } => {
-                *reply = self.map_gpa_range(&arguments) as u64
+                *reply = self.map_gpa_range(&arguments) as u64;
             }
             Exit::MemoryFault { gpa, size, private } => {
                 if let Err(error) = self.ram.convert(&self.vm, gpa, size, private) {
