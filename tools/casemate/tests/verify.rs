@@ -230,3 +230,46 @@ fn an_event_log_must_give_the_registers_of_the_quote() {
     assert_eq!(run(&path("dstack-2g/eventlog.json")), (Some(3), "failed".into()));
     assert_eq!(run(&path("gotdx-cos113/quote.bin")), (Some(2), "failed".into()));
 }
+
+/// The expected measurement comes from the guest's own configuration, and is a condition beside the
+/// policy's.
+#[test]
+fn a_guest_file_says_what_to_expect() {
+    let own = tempfile::tempdir().unwrap();
+    let kernel = write(own.path(), "kernel", b"a kernel");
+    let file = format!("kernel = \"{kernel}\"\nplatform = \"snp\"\n");
+    let guest = write(own.path(), "guest.toml", file.as_bytes());
+    let predicted = Command::new(env!("CARGO_BIN_EXE_casemate"))
+        .args(["measure", &guest, "--format", "hex"])
+        .output()
+        .unwrap();
+    assert!(predicted.status.success(), "{}", String::from_utf8_lossy(&predicted.stderr));
+    let predicted = String::from_utf8(predicted.stdout).unwrap();
+
+    let snp = folder().join("snp");
+    let path = |name: &str| snp.join(name).display().to_string();
+    let (report, vek) =
+        (path("oak-milan_oc_release/report.bin"), path("oak-milan_oc_release/vek.der"));
+    let (ask, ark) = (path("roots/milan-ask.der"), path("roots/milan-ark.der"));
+    let chain = ["--vek", &vek, "--ask", &ask, "--ark", &ark, "--at", "2025-06-01T00:00:00Z"];
+    let verify = |more: &[&str]| {
+        casemate(&[&["snp", "--format", "json", "--report", &report][..], &chain, more].concat())
+    };
+    let output = verify(&["--expect", &guest]);
+    assert_eq!(output.status.code(), Some(1));
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checks = result["checks"].as_array().unwrap();
+    let measurement = checks.iter().find(|check| check["name"] == "measurement").unwrap();
+    assert_eq!(measurement["result"], "failed");
+    assert!(measurement["detail"].as_str().unwrap().contains(predicted.trim()), "{measurement}");
+
+    // A policy that allows the report's own measurement does not make up for another guest.
+    let claimed = result["claims"]["measurement"].as_str().unwrap().to_owned();
+    let policy = format!("{{\"measurements\": [\"{claimed}\"]}}");
+    let policy = write(own.path(), "policy.json", policy.as_bytes());
+    assert_eq!(verify(&["--policy", &policy, "--expect", &guest]).status.code(), Some(1));
+    assert_eq!(verify(&["--policy", &policy]).status.code(), Some(0));
+
+    let missing = verify(&["--expect", "no-such.toml"]);
+    assert_eq!(missing.status.code(), Some(2));
+}

@@ -7,7 +7,7 @@ use anyhow::bail;
 use clap::Subcommand;
 
 mod diff;
-mod guest;
+pub(crate) mod guest;
 mod igvm_snp;
 mod output;
 mod search;

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use casemate_config::{GuestConfig, Overrides, PlatformChoice};
 use casemate_launch::profile::Profile;
-use casemate_launch::{PlatformKind, firmware};
+use casemate_launch::{Digest384, PlatformKind, firmware};
 use clap::ValueEnum;
 
 use super::igvm_snp::{self, IgvmArgs};
@@ -26,7 +26,7 @@ pub(super) struct Open {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Target {
+pub(crate) enum Target {
     Snp,
     Tdx,
 }
@@ -67,6 +67,15 @@ pub(super) fn measured(
         _ => tdx::measured(&tdx::Args::of(&config)),
     };
     Ok(allowed.into_iter().map(|platform| (platform, measure(platform))).collect())
+}
+
+/// The measurement of a file's guest on one platform, for whoever is to expect it.
+pub(crate) fn expected(file: &Path, platform: Target) -> anyhow::Result<Digest384> {
+    let open = Open { platform: Some(platform), cpu: Cpu::default() };
+    let failed = || format!("could not compute what {} measures to", file.display());
+    let mut results = measured(file, &open).with_context(failed)?;
+    let (_, result) = results.pop().with_context(failed)?;
+    Ok(result.with_context(failed)?.measurement)
 }
 
 fn measured_snp(config: &GuestConfig, open: &Open) -> anyhow::Result<Measured> {

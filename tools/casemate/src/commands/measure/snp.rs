@@ -56,7 +56,7 @@ pub(crate) struct Args {
 }
 
 /// The CPU model that the guest is shown.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(super) struct Cpu {
     /// CPU model that the guest is shown, such as EPYC-Milan or EPYC-v4
     #[arg(long, value_name = "NAME", conflicts_with = "vcpu_signature")]

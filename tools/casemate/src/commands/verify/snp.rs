@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use casemate_attest::snp::{self, SnpEvidence};
 use casemate_attest::{Judgement, MAX_CERTIFICATE, MAX_INPUT, SnpPolicy};
 
-use super::{Common, output, read, read_optional};
+use super::{Common, Target, output, read, read_optional};
 
 /// Judge an SEV-SNP attestation report
 ///
@@ -49,7 +49,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         SnpEvidence { report: &report, vek: &vek, ask: &ask, ark: &ark, crl: crl.as_deref() };
     let judgement = match policy.map_or(Ok(SnpPolicy::strict()), |json| SnpPolicy::from_json(&json))
     {
-        Ok(policy) => snp::verify(&evidence, &policy, test_root.as_deref(), args.common.at()),
+        Ok(mut policy) => {
+            args.common.add_expected(Target::Snp, &mut policy.measurements)?;
+            snp::verify(&evidence, &policy, test_root.as_deref(), args.common.at())
+        }
         Err(error) => Judgement::policy_invalid(&error),
     };
     output::print(&judgement, &args.common)

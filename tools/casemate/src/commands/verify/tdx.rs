@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use casemate_attest::tdx::{self, TdxEvidence};
 use casemate_attest::{Judgement, MAX_INPUT, TdxPolicy};
 
-use super::{Common, output, read, read_optional};
+use super::{Common, Target, output, read, read_optional};
 
 /// Judge a TDX quote
 ///
@@ -40,7 +40,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let judgement = match policy.map_or(Ok(TdxPolicy::strict()), |json| TdxPolicy::from_json(&json))
     {
-        Ok(policy) => tdx::verify(&evidence, &policy, args.common.at()),
+        Ok(mut policy) => {
+            args.common.add_expected(Target::Tdx, &mut policy.mrtd)?;
+            tdx::verify(&evidence, &policy, args.common.at())
+        }
         Err(error) => Judgement::policy_invalid(&error),
     };
     output::print(&judgement, &args.common)
