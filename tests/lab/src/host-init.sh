@@ -16,6 +16,7 @@ if grep -qw lab.wait /proc/cmdline; then
 	# The machine's state is saved here. File systems come later: one that is
 	# mounted cannot be saved. A line on the console says that it goes on.
 	read -r _
+	echo "lab: resumed"
 fi
 
 p9() {

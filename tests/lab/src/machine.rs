@@ -17,6 +17,9 @@ use crate::progress::say;
 use crate::script;
 use crate::state;
 
+/// What a machine prints when it goes on after its state was loaded.
+const RESUMED: &str = "lab: resumed";
+
 /// An emulated host that can be started, any number of times at once.
 pub(crate) struct Machine {
     pub(crate) cache: Cache,
@@ -70,7 +73,10 @@ impl Machine {
             let mut command = self.command(&run, None, Start::BootToSave);
             // Nobody is there yet to use the command's terminal: QMP has the standard streams.
             command.args(["-chardev", "null,id=terminal", "-qmp", "stdio"]);
-            state::save(command, &run.path("console"), part)
+            command.stderr(run.create("emulator")?);
+            state::save(command, &run.path("console"), part).map_err(|reason| LabError::Save {
+                reason: format!("{reason}\n{}", last_lines(&run.read("emulator"), 20)),
+            })
         })
     }
 
@@ -91,9 +97,7 @@ impl Machine {
         let start = state.map_or(Start::Boot, Start::Resume);
         let mut command = self.command(&run, job.share.as_deref(), start);
         command.args(["-chardev", "stdio,id=terminal,signal=off"]);
-        let errors = File::create(run.path("emulator"));
-        let errors = errors.map_err(CacheError::io("creating", run.path("emulator")))?;
-        command.stderr(errors);
+        command.stderr(run.create("emulator")?);
         if interactive {
             command.stdin(Stdio::inherit()).stdout(Stdio::inherit());
         } else {
@@ -106,7 +110,7 @@ impl Machine {
         });
         let deadline = Instant::now() + job.timeout;
         if state.is_some() {
-            go_on(&run.path("console.socket"), &mut child.0, deadline);
+            go_on(&run, &mut child.0, deadline);
         }
         let ended = child.wait(deadline).map_err(CacheError::io("waiting for", "the emulator"))?;
         drop(child);
@@ -177,7 +181,7 @@ impl Machine {
             command.args(["-device", &format!("virtio-9p-pci,fsdev={tag},mount_tag={tag}")]);
         }
         if let Start::Resume(state) = start {
-            command.args(["-incoming", &format!("file:{}", state.display())]);
+            command.args(["-incoming", &format!("exec:cat {}", script::quote_path(state))]);
         }
         command
     }
@@ -192,11 +196,19 @@ impl Machine {
     }
 }
 
-/// Tells a resumed machine to go on. A machine that has died meanwhile is found by who waits for it.
-fn go_on(console: &Path, child: &mut Child, deadline: Instant) {
+/// Tells a resumed machine to go on, until it says that it does: what comes before its state is
+/// loaded is lost. A machine that has died meanwhile is found by who waits for it.
+fn go_on(run: &RunDirectory, child: &mut Child, deadline: Instant) {
+    let socket = run.path("console.socket");
+    let mut stream = None;
     while Instant::now() < deadline && matches!(child.try_wait(), Ok(None)) {
-        if UnixStream::connect(console).is_ok_and(|mut stream| stream.write_all(b"go\n").is_ok()) {
+        if run.read("console").contains(RESUMED) {
             return;
+        }
+        stream = stream.or_else(|| UnixStream::connect(&socket).ok());
+        // What nobody reads is no failure: the console's file tells.
+        if stream.as_mut().is_some_and(|stream| stream.write_all(b"go\n").is_ok()) {
+            thread::sleep(Duration::from_millis(100));
         }
         thread::sleep(Duration::from_millis(5));
     }
@@ -280,6 +292,11 @@ impl RunDirectory {
     fn write(&self, name: &str, text: &str) -> Result<(), CacheError> {
         let path = self.path(name);
         fs::write(&path, text).map_err(CacheError::io("writing", path))
+    }
+
+    fn create(&self, name: &str) -> Result<File, CacheError> {
+        let path = self.path(name);
+        File::create(&path).map_err(CacheError::io("creating", path))
     }
 
     /// Empty when the machine did not come to write it.

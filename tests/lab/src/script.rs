@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fmt::Write as _;
+use std::path::Path;
 
 use crate::host::Host;
 use crate::process;
@@ -54,6 +55,11 @@ pub(crate) fn terminal_size() -> String {
         [rows, columns] => format!("rows {rows} cols {columns}\n"),
         _ => "rows 24 cols 80\n".into(),
     }
+}
+
+/// A path as one word for a shell.
+pub(crate) fn quote_path(path: &Path) -> String {
+    quote(&path.display().to_string())
 }
 
 /// One word for a shell.

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::lab::LabError;
 use crate::machine::spawn;
 use crate::process::last_lines;
+use crate::script;
 
 /// A first boot takes some ten seconds on a quiet machine.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -18,14 +18,14 @@ const LIMIT: Duration = Duration::from_secs(180);
 const READY: &str = "lab: ready";
 
 /// Starts a machine by `command`, which has QMP on its standard streams, waits until it is ready,
-/// and saves its state to `file`.
-pub(crate) fn save(mut command: Command, console: &Path, file: &Path) -> Result<(), LabError> {
+/// and saves its state to `file`. An error is in words.
+pub(crate) fn save(mut command: Command, console: &Path, file: &Path) -> Result<(), String> {
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
-    let mut child = spawn(&mut command)?;
+    let mut child = spawn(&mut command).map_err(|error| error.to_string())?;
     let result = save_running(&mut child, console, file);
     let _ = child.kill();
     let _ = child.wait();
-    result.map_err(|reason| LabError::Save { reason })
+    result
 }
 
 fn save_running(child: &mut Child, console: &Path, file: &Path) -> Result<(), String> {
@@ -50,7 +50,9 @@ fn save_running(child: &mut Child, console: &Path, file: &Path) -> Result<(), St
     monitor.ask("qmp_capabilities", &json!({}))?;
     // Nobody else uses the link: as fast as the disk.
     monitor.ask("migrate-set-parameters", &json!({ "max-bandwidth": 1_u64 << 40 }))?;
-    monitor.ask("migrate", &json!({ "uri": format!("file:{}", file.display()) }))?;
+    // QEMU before 8.2 cannot write a file by itself.
+    let uri = format!("exec:cat >{}", script::quote_path(file));
+    monitor.ask("migrate", &json!({ "uri": uri }))?;
     loop {
         let answer = monitor.ask("query-migrate", &json!({}))?;
         match answer.get("status").and_then(Value::as_str) {
