@@ -36,6 +36,19 @@ impl Host {
         }
     }
 
+    /// Processors where nothing is said.
+    ///
+    /// Where guests run by VMRUN it is one: with more, QEMU can deliver an injected interrupt twice.
+    /// Its VMRUN leaves the vector behind as a pending exception, and another processor's request to
+    /// stop for a moment, as at each flush of its TLB, makes it one, whatever the guest's RFLAGS.IF
+    /// (`helper_vmrun`, case `SVM_EVTINJ_TYPE_INTR`). A guest of several vCPUs runs on one as well.
+    pub fn default_vcpus(self) -> u8 {
+        match self {
+            Self::Kvm | Self::Snp => 1,
+            Self::Tdx => 2,
+        }
+    }
+
     /// Whether the machine's state can be saved and resumed. The IOMMU that SNP needs cannot be
     /// saved, nor the state of the TDX module, which is not in the machine's memory.
     pub(crate) fn resumes(self) -> bool {

@@ -122,11 +122,11 @@ pub enum LabError {
 }
 
 impl Lab {
-    /// A host with two processors, its usual memory, and a limit of ten minutes.
+    /// A host with its usual processors and memory, and a limit of ten minutes.
     pub fn new(host: Host) -> Self {
         Self {
             host,
-            vcpus: 2,
+            vcpus: host.default_vcpus(),
             memory_mib: host.default_memory_mib(),
             timeout: Duration::from_secs(600),
             share: None,

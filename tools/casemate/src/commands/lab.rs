@@ -48,9 +48,10 @@ struct Run {
     /// Kind of host: kvm, snp or tdx
     #[arg(long, default_value = "kvm")]
     host: Host,
-    /// Processors of the host; a TDX guest can have as many vCPUs, and no more
-    #[arg(long, value_name = "N", default_value_t = 2)]
-    vcpus: u8,
+    /// Processors of the host; a TDX guest can have as many vCPUs, and no more [default: 1 for kvm
+    /// and snp, 2 for tdx]
+    #[arg(long, value_name = "N")]
+    vcpus: Option<u8>,
     /// Memory of the host [default: 3G for kvm, 6G for snp, 4G for tdx]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
@@ -121,7 +122,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 fn run_command(args: &Run) -> anyhow::Result<ExitCode> {
     let mut lab = Lab::new(args.host)
-        .vcpus(args.vcpus)
+        .vcpus(args.vcpus.unwrap_or(args.host.default_vcpus()))
         .timeout(Duration::from_secs(args.timeout))
         .cold(args.cold);
     if let Some(memory) = args.memory {

@@ -174,7 +174,8 @@ fn ready(platform: VmType) -> anyhow::Result<()> {
             text += &format!("; {fix}");
         }
     }
-    text += "\ncasemate host says more; casemate lab runs an emulated host that can";
+    text += "\ncasemate host says more; casemate lab runs an emulated host that can; with --platform \
+             plain the guest runs here, without protection from the host";
     bail!(text)
 }
 
