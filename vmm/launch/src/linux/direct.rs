@@ -20,6 +20,9 @@ const CMDLINE: Gpa = Gpa(0x8000);
 const PAGE_TABLES: Gpa = Gpa(0x9000);
 /// At most 4 of the last kind.
 const LOW_END: Gpa = Gpa(0xf000);
+/// The page that ends with a BIOS's entry, 16 bytes below 1 MiB.
+const RESET_PAGE: Gpa = Gpa(0xf_f000);
+const RESET_ENTRY: usize = 0xff0;
 /// COMMAND_LINE_SIZE (arch/x86/include/asm/setup.h) with the terminating zero.
 const CMDLINE_SIZE: u32 = 2048;
 const GIB: u64 = 1 << 30;
@@ -48,6 +51,9 @@ pub struct DirectBoot<'a> {
     pub memory: &'a [MemoryRange],
     /// The ACPI tables.
     pub acpi: AcpiTables,
+    /// Real-mode code, at most 16 bytes, that resets the machine. It goes where a BIOS is entered
+    /// (F000:FFF0): Linux jumps there for a reset when ACPI is hardware-reduced.
+    pub reset_code: &'a [u8],
 }
 
 /// Why a kernel cannot be booted directly.
@@ -95,6 +101,16 @@ pub enum DirectBootError {
         /// How many fit.
         limit: usize,
     },
+    /// Two things want the same page.
+    #[error("the {first} and the {second} overlap at {at}")]
+    Overlap {
+        /// What is there.
+        first: &'static str,
+        /// What is to go there as well.
+        second: &'static str,
+        /// Where the second starts.
+        at: Gpa,
+    },
     /// Addresses that are not.
     #[error("the {what} does not fit guest memory")]
     Range {
@@ -122,15 +138,24 @@ impl DirectBoot<'_> {
             imports.add(at, bytes.clone(), "initrd")?;
         }
         imports.add(self.acpi.start, self.acpi.bytes.clone(), "ACPI tables")?;
+        imports.reset_code(self.reset_code)?;
         imports.check_ram("boot parameters", GDT, LOW_END)?;
         imports.add(CMDLINE, self.command_line()?, "kernel command line")?;
         let boot_processor = self.parameters(&mut imports, start, end, initrd)?;
-        Ok(LaunchPlan {
+        let plan = LaunchPlan {
             imports: imports.list,
             vcpus: vec![boot_processor],
             policy: Policy::Plain,
             identity: SnpIdentity::default(),
-        })
+        };
+        match plan.overlap() {
+            None => Ok(plan),
+            Some((first, second)) => Err(DirectBootError::Overlap {
+                first: first.tag,
+                second: second.tag,
+                at: second.range.start(),
+            }),
+        }
     }
 
     /// Zero page or start info, and what else the entry needs.
@@ -248,6 +273,18 @@ impl Imports<'_> {
         Ok((kernel.start(), kernel.end()))
     }
 
+    /// A kernel that has something of its own in that page does without.
+    fn reset_code(&mut self, code: &[u8]) -> Result<(), DirectBootError> {
+        let page = GpaRange::new(RESET_PAGE, PageCount(1))
+            .map_err(|source| DirectBootError::Range { what: "reset code", source })?;
+        if self.list.iter().any(|import| import.range.overlaps(page)) {
+            return Ok(());
+        }
+        let mut bytes = vec![0; RESET_ENTRY];
+        bytes.extend(code.iter().take(16));
+        self.add(RESET_PAGE, bytes.into(), "reset code")
+    }
+
     fn check_ram(&self, what: &'static str, start: Gpa, end: Gpa) -> Result<(), DirectBootError> {
         let mut ram = self.memory.iter().filter(|range| range.kind == MemoryKind::Ram);
         if ram.any(|range| range.contains(start, end)) {
@@ -323,7 +360,7 @@ mod tests {
     ) -> Result<LaunchPlan, DirectBootError> {
         let kernel = Kernel::parse(&kernel.into()).unwrap();
         let acpi = AcpiTables { start: Gpa(0xe_0000), bytes: vec![1; 100].into() };
-        DirectBoot { kernel: &kernel, initrd, cmdline, memory: &memory(mib), acpi }.plan()
+        DirectBoot { kernel: &kernel, initrd, cmdline, memory: &memory(mib), acpi, reset_code: &[0xf4] }.plan()
     }
 
     fn import<'a>(plan: &'a LaunchPlan, tag: &str) -> (Gpa, &'a [u8]) {
@@ -347,6 +384,7 @@ mod tests {
         assert_eq!(page[0x21c..0x220], 5000_u32.to_le_bytes());
         assert_eq!(page[0x1e8], 2);
         assert_eq!(page[0x2e4..0x2ec], MIB.to_le_bytes());
+        assert_eq!(import(&plan, "reset code").1[RESET_ENTRY..], [0xf4]);
         let [vcpu] = &plan.vcpus[..] else { panic!("one vCPU") };
         assert_eq!((vcpu.rip, vcpu.rsi), (16 * MIB + 0x200, PARAMETERS.0));
         assert_eq!(import(&plan, "page tables").1.len(), 3 * 4096);
@@ -395,6 +433,11 @@ mod tests {
             plan(image(), None, &long, 128).err(),
             Some(DirectBootError::CommandLine { found: 2048, limit: 2047 })
         );
+        // A segment where the zero page goes.
+        let mut low = elf::tests::kernel(true);
+        low[64 + 24..64 + 32].copy_from_slice(&0x7000_u64.to_le_bytes());
+        low[0x910..0x914].copy_from_slice(&0x7000_u32.to_le_bytes());
+        assert!(matches!(plan(low, None, "", 16), Err(DirectBootError::Overlap { .. })));
         let mut outside = elf::tests::kernel(false);
         outside[24..32].fill(0xff);
         assert_eq!(plan(outside, None, "", 16).err(), Some(DirectBootError::Entry(Gpa(u64::MAX))));

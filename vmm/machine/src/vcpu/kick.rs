@@ -9,7 +9,6 @@ use std::cell::Cell;
 use std::io;
 use std::os::unix::thread::JoinHandleExt as _;
 use std::ptr;
-use std::sync::Once;
 use std::thread::JoinHandle;
 
 use libc::{c_int, c_void, siginfo_t};
@@ -22,18 +21,20 @@ thread_local! {
     static IMMEDIATE_EXIT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
 }
 
+/// Makes kicks harmless to threads that run no vCPU (yet). Before the first kick: without a handler
+/// the signal ends the process.
+pub(super) fn allow() -> io::Result<()> {
+    Ok(register_signal_handler(SIGRTMIN(), on_kick)?)
+}
+
 /// While it lives, kicks reach the vCPU that this thread runs.
 pub(super) struct Kickable;
 
 impl Kickable {
     /// The vCPU, and with it the page, must outlive the value.
-    pub(super) fn new(page: RunPage) -> io::Result<Self> {
-        static HANDLER: Once = Once::new();
-        let mut registered = Ok(());
-        HANDLER.call_once(|| registered = register_signal_handler(SIGRTMIN(), on_kick));
-        registered?;
+    pub(super) fn new(page: RunPage) -> Self {
         IMMEDIATE_EXIT.set(page.immediate_exit());
-        Ok(Self)
+        Self
     }
 }
 

@@ -45,6 +45,7 @@ impl Threads {
     /// # Errors
     /// If the host has no more threads. Those that run already are stopped.
     pub(crate) fn start(vcpus: Vec<VcpuFd>, around: &Arc<Surroundings>) -> io::Result<Self> {
+        kick::allow()?;
         let mut threads = Self(Vec::with_capacity(vcpus.len()));
         for (index, vcpu) in vcpus.into_iter().enumerate() {
             let name = format!("vcpu{index}");
@@ -76,12 +77,8 @@ impl Threads {
 /// A vCPU from its first instruction to the end of the run.
 fn life(mut vcpu: VcpuFd, around: &Surroundings) {
     let page = RunPage::of(&mut vcpu);
-    let _kickable = match Kickable::new(page) {
-        Ok(kickable) => kickable,
-        Err(error) => {
-            return around.end.declare(Outcome::Failed(format!("no signal handler: {error}")));
-        }
-    };
+    let _kickable = Kickable::new(page);
+    let _last = DeclareEnd(&around.end);
     while around.end.outcome().is_none() {
         match exit::run(&mut vcpu, page) {
             Ok(exit) => {
@@ -90,6 +87,15 @@ fn life(mut vcpu: VcpuFd, around: &Surroundings) {
             }
             Err(error) => around.end.declare(Outcome::Failed(format!("KVM_RUN: {error}"))),
         }
+    }
+}
+
+/// A vCPU that is gone for no known reason (a panic of its thread) ends the run.
+struct DeclareEnd<'a>(&'a End);
+
+impl Drop for DeclareEnd<'_> {
+    fn drop(&mut self) {
+        self.0.declare(Outcome::Failed("a vCPU's thread is gone".into()));
     }
 }
 

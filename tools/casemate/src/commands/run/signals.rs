@@ -6,24 +6,23 @@ use std::os::unix::net::UnixStream;
 use casemate_vmm::{Control, Outcome, Watcher};
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::termios::tcgetwinsize;
+use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
-use signal_hook::low_level::pipe;
+use signal_hook::low_level::{pipe, unregister};
 
 /// Ends the guest when this process is asked to end, and tells it of the terminal's size.
 pub(super) fn watcher(control: Control) -> io::Result<Watcher> {
     let (ending, sender) = pipe_pair()?;
+    let mut signals = Signals { ending, resized: None, registered: Vec::new(), control };
     for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
-        pipe::register(signal, sender.try_clone()?)?;
+        signals.registered.push(pipe::register(signal, sender.try_clone()?)?);
     }
-    let resized = match control.console() {
-        None => None,
-        Some(_) => {
-            let (resized, sender) = pipe_pair()?;
-            pipe::register(SIGWINCH, sender)?;
-            Some(resized)
-        }
-    };
-    Ok(Box::new(Signals { ending, resized, control }))
+    if signals.control.console().is_some() {
+        let (resized, sender) = pipe_pair()?;
+        signals.registered.push(pipe::register(SIGWINCH, sender)?);
+        signals.resized = Some(resized);
+    }
+    Ok(Box::new(signals))
 }
 
 fn pipe_pair() -> io::Result<(UnixStream, UnixStream)> {
@@ -36,7 +35,17 @@ struct Signals {
     ending: UnixStream,
     /// If anybody wants to know.
     resized: Option<UnixStream>,
+    registered: Vec<SigId>,
     control: Control,
+}
+
+impl Drop for Signals {
+    /// A guest that starts anew gets a watcher of its own.
+    fn drop(&mut self) {
+        for id in &self.registered {
+            unregister(*id);
+        }
+    }
 }
 
 const ENDING: u32 = 0;

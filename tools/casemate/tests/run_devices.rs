@@ -1,0 +1,148 @@
+//! The devices of `casemate run`, used by Linux in an emulated host.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+
+mod common;
+
+use std::fs;
+
+use common::{Guest, lab};
+
+/// What follows a word of the guest's, up to the end of the line.
+fn said<'a>(console: &'a str, word: &str) -> &'a str {
+    let line = console.lines().find_map(|line| line.trim_end().strip_prefix(word));
+    line.unwrap_or_else(|| panic!("no {word}: {console}"))
+}
+
+const DISKS: &str = r"
+dmesg -n 1
+echo DISK $(sha256sum </dev/vda | cut -d' ' -f1)
+echo SERIAL $(cat /sys/block/vda/serial) READ-ONLY $(cat /sys/block/vda/ro /sys/block/vdb/ro)
+echo QUEUES $(ls /sys/block/vdb/mq | wc -l)
+dd if=/dev/vda of=/dev/vdb bs=64k 2>/dev/null
+sync
+";
+
+#[test]
+fn disks_are_read_and_written() {
+    if lab().is_none() {
+        return;
+    }
+    let guest = Guest::new("6.12", DISKS);
+    let contents: Vec<u8> =
+        (0..3 << 20_u32).map(|at| u8::try_from(at * at % 251).unwrap()).collect();
+    fs::write(guest.path("from"), &contents).unwrap();
+    fs::write(guest.path("to"), vec![0; contents.len()]).unwrap();
+    let (from, to) = (guest.path("from"), guest.path("to"));
+    let flags = format!(
+        "--vcpus 2 --disk {},read_only=true,serial=from-1 --disk {},queues=2",
+        from.display(),
+        to.display()
+    );
+    let script = guest.command("vmlinux", "", &flags) + " </dev/null";
+    let Some(output) = guest.in_lab(&script) else { return };
+    let console = &output.console;
+    assert_eq!(output.status, 0, "{console}");
+    let sum = <sha2::Sha256 as sha2::Digest>::digest(&contents);
+    let sum: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(said(console, "DISK "), sum);
+    assert_eq!(said(console, "SERIAL "), "from-1 READ-ONLY 1 0");
+    assert_eq!(said(console, "QUEUES "), "2");
+    assert!(fs::read(&to).unwrap() == contents, "the copy differs");
+}
+
+const OTHERS: &str = r"
+dmesg -n 1
+echo RANDOM $(cat /sys/class/misc/hw_random/rng_current) $(head -c 1000 /dev/hwrng | wc -c)
+ip link set eth0 up
+ip addr add 10.0.0.2/24 dev eth0
+echo ADDRESS $(cat /sys/class/net/eth0/address)
+echo PING $(ping -c 3 -s 1400 10.0.0.1 | grep -o '[0-9]* packets received')
+# The console echoes what it is given, and adds a carriage return.
+stty -F /dev/hvc0 raw -echo
+exec 3<>/dev/hvc0
+echo CONSOLE >&3
+read -r line <&3
+echo CONSOLE-GOT $line >&3
+";
+
+#[test]
+fn entropy_network_and_console_work() {
+    if lab().is_none() {
+        return;
+    }
+    let guest = Guest::new("6.12", OTHERS);
+    let command = guest.command("vmlinux", "", "--net tap7 --console true --vcpus 2");
+    let script = format!(
+        "ip tuntap add tap7 mode tap && ip addr add 10.0.0.1/24 dev tap7 && ip link set tap7 up\n\
+         (sleep 5; echo to the guest; sleep 300) | {command}; echo STATUS $?"
+    );
+    let Some(output) = guest.in_lab(&script) else { return };
+    let console = &output.console;
+    assert_eq!(said(console, "RANDOM "), "virtio_rng.0 1000", "{console}");
+    assert_eq!(said(console, "ADDRESS "), "02:ca:5e:00:00:00");
+    assert_eq!(said(console, "PING "), "3 packets received", "{console}");
+    assert_eq!(said(console, "CONSOLE-GOT "), "to the guest");
+}
+
+const BALLOON: &str = r"
+dmesg -n 1
+dd if=/dev/zero of=/tmp/f bs=1M count=150 2>/dev/null
+echo FULL
+sleep 3
+rm /tmp/f
+sleep 12
+echo EMPTY
+sleep 3
+";
+
+#[test]
+fn a_balloon_gives_free_pages_back_by_itself() {
+    if lab().is_none() {
+        return;
+    }
+    let guest = Guest::new("6.12", BALLOON);
+    let command = guest.command("vmlinux", "", "--memory 320M --balloon true");
+    let script = format!(
+        "{command} </dev/null >/tmp/log 2>&1 &\n\
+         for word in FULL EMPTY; do until grep -q $word /tmp/log; do sleep 0.2; done\n\
+         echo $word $(sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\) kB/\\1/p' /proc/$!/status); done\n\
+         wait $!; echo STATUS $?"
+    );
+    let Some(output) = guest.in_lab(&script) else { return };
+    let console = &output.console;
+    let resident = |word| said(console, word).parse::<u64>().unwrap();
+    let given_back = resident("FULL ").saturating_sub(resident("EMPTY "));
+    assert!(given_back > 100 << 10, "only {given_back} KiB: {console}");
+    assert_eq!(said(console, "STATUS "), "0");
+}
+
+const SOCKETS: &str = r"
+dmesg -n 1
+echo TO-HOST $(/echo connect vsock 6000 from-the-guest-END)
+/echo listen vsock 5000
+";
+
+#[test]
+fn sockets_connect_both_ways() {
+    if lab().is_none() {
+        return;
+    }
+    // The guest's programs and the host's are the same one, without libraries.
+    let program = common::compile(include_str!("common/echo.c"));
+    let guest = Guest::with_files("6.12", SOCKETS, &[("echo", &program)]);
+    let echo = guest.path("echo");
+    let (echo, command) = (echo.display(), guest.command("vmlinux", "", "--vsock /tmp/sock"));
+    let script = format!(
+        "{echo} listen unix /tmp/sock_6000 >/dev/null &\n{command} </dev/null >/tmp/log 2>&1 &\n\
+         until grep -q LISTENING /tmp/log; do sleep 0.2; done\n\
+         {echo} connect unix /tmp/sock \"$(printf 'CONNECT 5000\\nfrom-the-host-END')\"\n\
+         wait $!; echo STATUS $?; cat /tmp/log"
+    );
+    let Some(output) = guest.in_lab(&script) else { return };
+    let console = &output.console;
+    assert!(said(console, "OK ").parse::<u32>().is_ok(), "{console}");
+    assert!(console.contains("\nfrom-the-host-END"), "{console}");
+    assert_eq!(said(console, "TO-HOST "), "from-the-guest-END", "{console}");
+    assert_eq!(said(console, "STATUS "), "0", "{console}");
+}
