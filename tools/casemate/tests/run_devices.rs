@@ -30,7 +30,7 @@ fn disks_are_read_and_written() {
     }
     let guest = Guest::new("6.12", DISKS);
     let contents: Vec<u8> =
-        (0..3 << 20_u32).map(|at| u8::try_from(at * at % 251).unwrap()).collect();
+        (0..3_u64 << 20).map(|at| u8::try_from(at * at % 251).unwrap()).collect();
     fs::write(guest.path("from"), &contents).unwrap();
     fs::write(guest.path("to"), vec![0; contents.len()]).unwrap();
     let (from, to) = (guest.path("from"), guest.path("to"));
@@ -75,7 +75,9 @@ fn entropy_network_and_console_work() {
     let command = guest.command("vmlinux", "", "--net tap7 --console true --vcpus 2");
     let script = format!(
         "ip tuntap add tap7 mode tap && ip addr add 10.0.0.1/24 dev tap7 && ip link set tap7 up\n\
-         (sleep 5; echo to the guest; sleep 300) | {command}; echo STATUS $?"
+         mkfifo /tmp/keys; {command} </tmp/keys >/tmp/log 2>&1 & exec 3>/tmp/keys\n\
+         until grep -q CONSOLE /tmp/log; do sleep 0.2; done\n\
+         echo to the guest >&3; wait $!; echo STATUS $?; cat /tmp/log"
     );
     let Some(output) = guest.in_lab(&script) else { return };
     let console = &output.console;

@@ -79,9 +79,14 @@ fn each_end_of_linux_has_its_status() {
     let guest = Guest::new("6.12", SCRIPT);
     let mut script = String::new();
     // Linux resets in its own way (by BIOS here, as ACPI is hardware-reduced), and as it is told.
-    let cases =
-        [("reset", "", 120), ("reset-acpi", "reboot=a", 120), ("reset-keyboard", "reboot=k", 120),
-        ("reset-fault", "reboot=t", 122), ("panic", "", 121), ("status", "", 7)];
+    let cases = [
+        ("reset", "", 120),
+        ("reset-acpi", "reboot=a", 120),
+        ("reset-keyboard", "reboot=k", 120),
+        ("reset-fault", "reboot=t", 122),
+        ("panic", "", 121),
+        ("status", "", 7),
+    ];
     for (does, cmdline, _) in cases {
         script += &line(&guest, "vmlinux", &format!("{does} {cmdline}"), "");
     }

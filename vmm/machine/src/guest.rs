@@ -4,13 +4,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use casemate_config::{GuestConfig, Snp};
+use casemate_devices::legacy::AcpiPower;
 use casemate_launch::firmware::{self, FirmwareError};
 use casemate_launch::linux::{DirectBoot, DirectBootError, Kernel, KernelError};
 use casemate_launch::loader_window::Payloads;
 use casemate_launch::{Bytes, GpaError, IdBlock, LaunchPlan, SnpIdentity, SnpPolicy};
 
 use crate::acpi;
-use crate::board::{ACPI_TABLES, Board};
+use crate::board::{ACPI_TABLES, Board, port};
 
 /// SEV_FEATURES with nothing but SEV-SNP, so that one digest holds on all hosts.
 const SNP_ACTIVE: u64 = 1;
@@ -148,6 +149,7 @@ fn booted_directly(
         cmdline: &config.cmdline,
         memory: &board.memory_map(),
         acpi: acpi::tables(ACPI_TABLES.start, config.vcpus),
+        reset_code: &reset_code(),
     };
     let memory = config.memory.0;
     boot.plan().map_err(|source| PrepareError::Boot { file, memory, source })
@@ -204,4 +206,11 @@ fn read(file: &Path) -> Result<Bytes, PrepareError> {
     let bytes =
         std::fs::read(file).map_err(|source| PrepareError::File { file: file.into(), source })?;
     Ok(bytes.into())
+}
+
+/// Writes to the reset register, and waits for the end.
+fn reset_code() -> [u8; 9] {
+    let [low, high] = (port::POWER + AcpiPower::RESET).to_le_bytes();
+    // mov dx, register; mov al, value; out dx, al; hlt; jmp to the hlt.
+    [0xba, low, high, 0xb0, AcpiPower::RESET_VALUE, 0xee, 0xf4, 0xeb, 0xfd]
 }

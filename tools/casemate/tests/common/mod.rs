@@ -5,7 +5,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -17,18 +17,18 @@ use casemate_lab::{Host, Output, require};
 use casemate_tests::tiny;
 
 /// A kernel of Debian's and an initramfs for it, in a directory that the emulated host sees.
-pub struct Guest {
+pub(crate) struct Guest {
     folder: tempfile::TempDir,
 }
 
 impl Guest {
     /// `script` is what the guest does.
-    pub fn new(series: &str, script: &str) -> Self {
+    pub(crate) fn new(series: &str, script: &str) -> Self {
         Self::with_files(series, script, &[])
     }
 
     /// With programs of the test's own, at the root of the guest's file system and beside its files.
-    pub fn with_files(series: &str, script: &str, programs: &[(&str, &[u8])]) -> Self {
+    pub(crate) fn with_files(series: &str, script: &str, programs: &[(&str, &[u8])]) -> Self {
         let cache = Cache::open().unwrap();
         let packages = Packages::open().unwrap();
         let kernel = Kernel::debian(&packages, series, Flavour::Cloud).unwrap();
@@ -52,12 +52,12 @@ impl Guest {
     }
 
     /// A file beside its own, which the emulated host can write.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// The command that runs it; `cmdline` goes behind what all have.
-    pub fn command(&self, kernel: &str, cmdline: &str, flags: &str) -> String {
+    pub(crate) fn command(&self, kernel: &str, cmdline: &str, flags: &str) -> String {
         let (casemate, folder) = (env!("CARGO_BIN_EXE_casemate"), self.folder.path().display());
         format!(
             "{casemate} run --platform plain --kernel {folder}/{kernel} --initrd {folder}/initrd \
@@ -66,19 +66,19 @@ impl Guest {
     }
 
     /// Runs a script in an emulated host; `None` where there is none.
-    pub fn in_lab(&self, script: &str) -> Option<Output> {
-        let lab = lab()?.share::<&Path>(self.folder.path());
+    pub(crate) fn in_lab(&self, script: &str) -> Option<Output> {
+        let lab = lab()?.share(self.folder.path());
         Some(lab.run(&["sh", "-c", script]).unwrap())
     }
 }
 
 /// The emulated host, if this machine has it.
-pub fn lab() -> Option<casemate_lab::Lab> {
+pub(crate) fn lab() -> Option<casemate_lab::Lab> {
     Some(require(Host::Kvm)?.timeout(Duration::from_secs(400)))
 }
 
 /// A program of C, without libraries.
-pub fn compile(source: &str) -> Vec<u8> {
+pub(crate) fn compile(source: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let (from, to) = (folder.path().join("program.c"), folder.path().join("program"));
     fs::write(&from, source).unwrap();

@@ -360,7 +360,15 @@ mod tests {
     ) -> Result<LaunchPlan, DirectBootError> {
         let kernel = Kernel::parse(&kernel.into()).unwrap();
         let acpi = AcpiTables { start: Gpa(0xe_0000), bytes: vec![1; 100].into() };
-        DirectBoot { kernel: &kernel, initrd, cmdline, memory: &memory(mib), acpi, reset_code: &[0xf4] }.plan()
+        DirectBoot {
+            kernel: &kernel,
+            initrd,
+            cmdline,
+            memory: &memory(mib),
+            acpi,
+            reset_code: &[0xf4],
+        }
+        .plan()
     }
 
     fn import<'a>(plan: &'a LaunchPlan, tag: &str) -> (Gpa, &'a [u8]) {
