@@ -18,8 +18,8 @@ use super::{IgvmError, IgvmFile, Platform};
 use crate::snp::VmsaPage;
 use crate::{Contents, Gpa, GpaRange, Import, PAGE_SIZE, PageCount, PageKind, PlatformKind};
 
-/// Pages of one import.
-const LONGEST: u64 = 1024;
+/// Pages of one import: what a core can hash without losing it from its second-level cache.
+const LONGEST: u64 = 128;
 /// Pages of one file: 16 GiB, more than any guest starts with.
 const MOST_PAGES: u64 = 4 << 20;
 const LARGE_PAGE: u64 = 2 << 20;

@@ -1,13 +1,21 @@
 //! The digests of an import's pages, on all cores.
 
+use std::sync::LazyLock;
 use std::thread;
+
+use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::{Contents, Digest384, Import};
 
 const PAGE: usize = 4096;
 
-/// Fewer pages than this take less time than starting a thread.
-const PAGES_PER_THREAD: usize = 64;
+/// Pages that a core takes at once: enough to be worth the taking, few enough that no core waits long
+/// for another that something else keeps busy.
+const SHARE: usize = 16;
+
+/// With more, reading the pages takes longer than hashing them.
+const MOST_WORKERS: usize = 8;
 
 /// SHA-384 of each page of an import, zeroes following its bytes up to the end of its range.
 pub(super) fn page_digests(import: &Import) -> impl Iterator<Item = Digest384> {
@@ -30,19 +38,24 @@ pub(super) fn page_digests(import: &Import) -> impl Iterator<Item = Digest384> {
 
 fn whole_page_digests(pages: &[[u8; PAGE]]) -> Vec<Digest384> {
     let mut digests = vec![Digest384::ZERO; pages.len()];
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    let share = pages.len().div_ceil(cores).max(PAGES_PER_THREAD);
-    thread::scope(|scope| {
-        let mut shares = pages.chunks(share).zip(digests.chunks_mut(share));
-        let own = shares.next();
-        for (pages, digests) in shares {
-            scope.spawn(|| digest_each(pages, digests));
-        }
-        if let Some((pages, digests)) = own {
-            digest_each(pages, digests);
-        }
-    });
+    match (pages.len() > SHARE).then(workers).flatten() {
+        None => digest_each(pages, &mut digests),
+        Some(workers) => workers.install(|| {
+            let shares = pages.par_chunks(SHARE).zip(digests.par_chunks_mut(SHARE));
+            shares.for_each(|(pages, digests)| digest_each(pages, digests));
+        }),
+    }
     digests
+}
+
+/// Threads that stay, since an import takes less time than starting them. None where the system has
+/// no more of them: the caller then does it alone.
+fn workers() -> Option<&'static ThreadPool> {
+    static WORKERS: LazyLock<Option<ThreadPool>> = LazyLock::new(|| {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        ThreadPoolBuilder::new().num_threads(cores.min(MOST_WORKERS)).build().ok()
+    });
+    WORKERS.as_ref()
 }
 
 /// Padding makes runs of equal pages common in firmware; comparing is cheaper than hashing.
