@@ -123,6 +123,29 @@ fn a_built_file_measures_as_its_firmware() {
     assert_eq!(stdout(&[&native[..], &["--format", "hex"]].concat()), stdout(&own));
 }
 
+/// What the file measures to is what the same guest has without it.
+#[test]
+fn our_own_firmware_becomes_a_file() {
+    let folder_ = tempfile::tempdir().unwrap();
+    let file = folder_.path().join("guest.igvm");
+    let kernel = folder().join("inputs/kernel-tiny.bin");
+    let boot = ["--kernel", path(&kernel), "--append", "console=ttyS0"];
+    let build = ["igvm", "build", "--out", path(&file), "--format", "json"];
+    let built = json(&[&build[..], &boot[..]].concat());
+    assert_eq!((&built[0]["platform"], &built[1]["platform"]), (&"snp".into(), &"plain".into()));
+    let direct = ["measure", "snp", "--vmm", "casemate", "--vcpus", "1", "--format", "json"];
+    let direct = json(&[&direct[..], &boot[..]].concat());
+    assert_eq!(built[0]["measurement"], direct["measurement"]);
+    let measured = json(&["igvm", "measure", path(&file), "--format", "json"]);
+    assert_eq!(measured[0]["digests"]["kvm"], direct["measurement"]);
+    refused(&build, "add --kernel");
+    let tdx = [&build[..], &boot[..], &["--platform", "tdx"]].concat();
+    refused(&tdx, "choose --platform snp,plain");
+    let ovmf = folder().join("inputs/tiny-std.fd");
+    let ovmf = [&build[..], &boot[..], &["--firmware", path(&ovmf)]].concat();
+    refused(&ovmf, "leave --kernel out");
+}
+
 #[test]
 fn refusals_say_file_offset_and_reason() {
     let input = |name: &str| folder().join("inputs").join(name);
