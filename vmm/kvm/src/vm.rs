@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::KernelError;
-use crate::boundary::{Firmware, address_of, argument, call, ioctl};
+use crate::boundary::{Firmware, Nothing, address_of, argument, call, ioctl};
 
 /// The argument of KVM_CREATE_VM: what a VM is protected by. `as u64` is the kernel's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -144,6 +144,19 @@ pub fn set_tsc_khz(vm: &VmFd, khz: u32) -> Result<(), KernelError> {
         unsafe { ioctl(vm, KVM_SET_TSC_KHZ, c_ulong::from(khz.0)) }
     })
     .map(drop)
+}
+
+/// The TSC frequency in kHz that vCPUs of the VM start with: the host's where nothing was set.
+///
+/// # Errors
+/// The host's TSC is of no use to guests.
+pub fn tsc_khz(vm: &VmFd) -> Result<u32, KernelError> {
+    const KVM_GET_TSC_KHZ: c_ulong = 0xAEA3;
+    let khz = call("KVM_GET_TSC_KHZ", Firmware::None, &mut Nothing, |_| {
+        // SAFETY: the command takes no argument.
+        unsafe { ioctl(vm, KVM_GET_TSC_KHZ, 0) }
+    })?;
+    Ok(u32::try_from(khz).unwrap_or(0))
 }
 
 /// What /dev/kvm says about SEV guests (device attributes of group KVM_X86_GRP_SEV).

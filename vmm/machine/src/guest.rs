@@ -3,12 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use casemate_config::{GuestConfig, Snp};
+use casemate_config::{GuestConfig, Hex, Snp, Tdx};
 use casemate_devices::legacy::AcpiPower;
 use casemate_launch::firmware::{self, FirmwareError};
 use casemate_launch::linux::{DirectBoot, DirectBootError, Kernel, KernelError};
 use casemate_launch::loader_window::Payloads;
-use casemate_launch::{Bytes, GpaError, IdBlock, LaunchPlan, SnpIdentity, SnpPolicy};
+use casemate_launch::{Bytes, GpaError, IdBlock, LaunchPlan, SnpIdentity, SnpPolicy, TdxPolicy};
 
 use crate::acpi;
 use crate::board::{ACPI_TABLES, Board, port};
@@ -52,6 +52,14 @@ pub enum PrepareError {
         file: PathBuf,
         /// Why.
         source: FirmwareError,
+    },
+    /// The TDVF cannot start the guest.
+    #[error("could not start the guest with the TDVF {}", file.display())]
+    Tdvf {
+        /// The image.
+        file: PathBuf,
+        /// Why.
+        source: casemate_launch::tdx::SourceError,
     },
     /// The memory cannot be laid out.
     #[error("could not lay out {bytes} bytes of guest memory")]
@@ -122,6 +130,24 @@ impl Guest {
         Ok(Self { config, board, plan })
     }
 
+    /// Reads what `config` names and lays out a TDX guest, which the TDVF starts that is named.
+    ///
+    /// # Errors
+    /// If a file cannot be read, is of the wrong kind, or does not fit.
+    pub fn tdx(config: GuestConfig) -> Result<Self, PrepareError> {
+        let file = config.firmware.clone().ok_or(PrepareError::Unsupported(
+            "this version starts TDX guests with a TDVF alone: give one with --firmware",
+        ))?;
+        let memory = config.memory.0;
+        let board =
+            Board::new(memory).map_err(|source| PrepareError::Memory { bytes: memory, source })?;
+        let tdx = config.tdx.clone().unwrap_or_default();
+        let ram: Vec<_> = board.ram().collect();
+        let plan = casemate_launch::tdx::plan(&read(&file)?, &ram, config.vcpus, policy(&tdx))
+            .map_err(|source| PrepareError::Tdvf { file, source })?;
+        Ok(Self { config, board, plan })
+    }
+
     /// The configuration it was made from.
     #[must_use]
     pub const fn config(&self) -> &GuestConfig {
@@ -185,6 +211,16 @@ fn identity(snp: &Snp) -> Result<SnpIdentity, PrepareError> {
     };
     let host_data = snp.host_data.as_ref().map_or([0; 32], |data| data.0);
     Ok(SnpIdentity { host_data, id_block, vcek_disabled: snp.vcek_disabled })
+}
+
+fn policy(tdx: &Tdx) -> TdxPolicy {
+    let value = |value: &Option<Hex<48>>| value.as_ref().map_or([0; 48], |value| value.0);
+    TdxPolicy {
+        mrconfigid: value(&tdx.mrconfigid),
+        mrowner: value(&tdx.mrowner),
+        mrownerconfig: value(&tdx.mrownerconfig),
+        ..TdxPolicy::new(tdx.attributes())
+    }
 }
 
 /// A file of `N` bytes.

@@ -6,12 +6,12 @@ use std::io;
 use std::sync::Arc;
 
 use casemate_kvm::KernelError;
-use casemate_launch::{GpaRange, LaunchPlan, PlatformKind};
+use casemate_launch::{GpaRange, LaunchPlan, PageKind, PlatformKind};
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
 use crate::board::gsi;
-use crate::platform::Platform;
+use crate::platform::{Made, Platform};
 use crate::ram::{GuestRam, RamError};
 use crate::vcpu::Cpuid;
 
@@ -47,6 +47,20 @@ pub enum StepError {
     /// The plan has fewer vCPUs than the guest.
     #[error("the launch plan has no registers for it")]
     Registers,
+    /// The plan asks for what the host does not have.
+    #[error("the host does not offer the {what} {bits:#x}")]
+    NotOffered {
+        /// What they are.
+        what: &'static str,
+        /// Those that are missing.
+        bits: u64,
+    },
+    /// The platform has no such pages.
+    #[error("the platform has no {kind:?} pages")]
+    Page {
+        /// What was to be added.
+        kind: PageKind,
+    },
     /// The host's CPUID is too long.
     #[error("{entries} CPUID entries are too many for the CPUID page, which has room for 64")]
     CpuidPage {
@@ -149,10 +163,10 @@ impl Created {
             other => return Err(LaunchError::ApiVersion(other)),
         }
         let vm = create_vm(&kvm, platform.vm_type()).map_err(LaunchError::Vm)?;
-        platform.prepare_vm(&vm).map_err(LaunchError::Vm)?;
-        ram.map(&vm).map_err(|error| LaunchError::Vm(error.into()))?;
         let ioctl = StepError::ioctl("KVM_GET_SUPPORTED_CPUID");
         let cpuid = Cpuid::new(&kvm, vcpus).map_err(|error| LaunchError::Vm(ioctl(error)))?;
+        platform.prepare_vm(&vm, &cpuid.of(0)).map_err(LaunchError::Vm)?;
+        ram.map(&vm).map_err(|error| LaunchError::Vm(error.into()))?;
         let vcpus = (0..vcpus)
             .map(|index| {
                 let state = plan.vcpus.get(usize::try_from(index).unwrap_or(usize::MAX));
@@ -168,11 +182,14 @@ impl Created {
 
     /// Takes all imports of the plan, in its order.
     pub(crate) fn populate(mut self, plan: &LaunchPlan) -> Result<Populated, LaunchError> {
+        let made = Made { vm: &self.vm, ram: &self.ram, vcpus: &self.vcpus };
         for import in &plan.imports {
             let (tag, range) = (import.tag, import.range);
-            self.platform
-                .import(&self.vm, &self.ram, import)
-                .map_err(|source| LaunchError::Import { tag, range, source })?;
+            self.platform.import(made, import).map_err(|source| LaunchError::Import {
+                tag,
+                range,
+                source,
+            })?;
         }
         Ok(Populated(self))
     }

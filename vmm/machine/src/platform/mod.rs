@@ -2,17 +2,32 @@
 
 mod plain;
 mod snp;
+mod tdx;
 
 pub use plain::Plain;
 pub use snp::Snp;
+pub use tdx::Tdx;
 
-use casemate_launch::{Import, InitialVcpu};
+use casemate_kvm::{KernelError, Page};
+use casemate_launch::{Contents, Import, InitialVcpu};
+use kvm_bindings::{CpuId, kvm_run};
 use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::launch::StepError;
 use crate::outcome::Outcome;
 use crate::ram::GuestRam;
 use crate::vcpu::Exit;
+
+/// What a launch has made so far.
+#[derive(Clone, Copy)]
+pub struct Made<'a> {
+    /// The VM.
+    pub vm: &'a VmFd,
+    /// Its memory.
+    pub ram: &'a GuestRam,
+    /// Its vCPUs, the boot processor first.
+    pub vcpus: &'a [VcpuFd],
+}
 
 /// A kind of guest, as the launch and the vCPUs see it. The calls come in the order of the methods.
 pub trait Platform: Send + Sync {
@@ -22,11 +37,12 @@ pub trait Platform: Send + Sync {
     /// Whether the guest keeps its memory from the host. Devices then tell its drivers.
     fn confidential(&self) -> bool;
 
-    /// Prepares the VM, which has neither memory nor vCPUs yet.
+    /// Prepares the VM, which has neither memory nor vCPUs yet; `cpuid` is what KVM supports, as the
+    /// boot processor is to have it.
     ///
     /// # Errors
     /// If KVM or the platform's firmware refuses.
-    fn prepare_vm(&mut self, vm: &VmFd) -> Result<(), StepError>;
+    fn prepare_vm(&mut self, vm: &VmFd, cpuid: &CpuId) -> Result<(), StepError>;
 
     /// Prepares a new vCPU; `state` is what the plan has for it.
     ///
@@ -39,7 +55,7 @@ pub trait Platform: Send + Sync {
     ///
     /// # Errors
     /// If KVM or the platform's firmware refuses, or it does not lie in memory.
-    fn import(&mut self, vm: &VmFd, ram: &GuestRam, import: &Import) -> Result<(), StepError>;
+    fn import(&mut self, made: Made<'_>, import: &Import) -> Result<(), StepError>;
 
     /// Ends the launch: from now on vCPUs may run, and nothing may be imported.
     ///
@@ -47,8 +63,28 @@ pub trait Platform: Send + Sync {
     /// If KVM or the platform's firmware refuses.
     fn finish(&mut self, vm: &VmFd) -> Result<(), StepError>;
 
+    /// Answers an exit that only this platform knows, in `run`; whether it does know it.
+    fn answer(&self, run: &mut kvm_run) -> bool;
+
     /// What the end of a guest means that left this exit behind, which no device took.
     fn last_words(&self, exit: &Exit<'_>) -> Outcome;
+}
+
+/// An import's bytes as pages; zeroes fill its range.
+fn pages(import: &Import) -> Vec<Page> {
+    let mut pages = match &import.contents {
+        Contents::Zeroes => Vec::new(),
+        Contents::Bytes(bytes) => Page::pages_of(bytes),
+    };
+    let count = usize::try_from(import.range.pages().0).unwrap_or(usize::MAX);
+    pages.resize(count, Page::ZERO);
+    pages
+}
+
+impl From<KernelError> for StepError {
+    fn from(error: KernelError) -> Self {
+        Self::Kernel(Box::new(error))
+    }
 }
 
 /// An exit that no device took, in words.

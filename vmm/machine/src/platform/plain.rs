@@ -1,13 +1,12 @@
 //! KVM without memory encryption.
 
 use casemate_launch::{Import, InitialVcpu};
-use kvm_bindings::{Msrs, kvm_msr_entry};
+use kvm_bindings::{CpuId, Msrs, kvm_msr_entry, kvm_run};
 use kvm_ioctls::{VcpuFd, VmFd};
 
-use super::{Platform, describe};
+use super::{Made, Platform, describe};
 use crate::launch::StepError;
 use crate::outcome::Outcome;
-use crate::ram::GuestRam;
 use crate::vcpu::{Exit, regs, sregs};
 
 /// KVM without memory encryption: the host writes memory and registers as it likes.
@@ -30,7 +29,7 @@ impl Platform for Plain {
         false
     }
 
-    fn prepare_vm(&mut self, _: &VmFd) -> Result<(), StepError> {
+    fn prepare_vm(&mut self, _: &VmFd, _: &CpuId) -> Result<(), StepError> {
         Ok(())
     }
 
@@ -51,12 +50,16 @@ impl Platform for Plain {
         vcpu.set_regs(&regs(state)).map_err(StepError::ioctl("KVM_SET_REGS"))
     }
 
-    fn import(&mut self, _: &VmFd, ram: &GuestRam, import: &Import) -> Result<(), StepError> {
-        Ok(ram.write(import)?)
+    fn import(&mut self, made: Made<'_>, import: &Import) -> Result<(), StepError> {
+        Ok(made.ram.write(import)?)
     }
 
     fn finish(&mut self, _: &VmFd) -> Result<(), StepError> {
         Ok(())
+    }
+
+    fn answer(&self, _: &mut kvm_run) -> bool {
+        false
     }
 
     fn last_words(&self, exit: &Exit<'_>) -> Outcome {

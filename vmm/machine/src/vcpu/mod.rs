@@ -81,6 +81,12 @@ fn life(mut vcpu: VcpuFd, around: &Surroundings) {
     let _last = DeclareEnd(&around.end);
     while around.end.outcome().is_none() {
         match exit::run(&mut vcpu, page) {
+            Ok(Exit::Unexpected(reason)) => {
+                around.exits.fetch_add(1, Ordering::Relaxed);
+                if !around.platform.answer(vcpu.get_kvm_run()) {
+                    around.handle(Exit::Unexpected(reason));
+                }
+            }
             Ok(exit) => {
                 around.exits.fetch_add(1, Ordering::Relaxed);
                 around.handle(exit);

@@ -16,7 +16,7 @@ use casemate_config::{
 };
 use casemate_kvm::vm::VmType;
 use casemate_launch::PlatformKind;
-use casemate_vmm::platform::{Plain, Platform, Snp};
+use casemate_vmm::platform::{Plain, Platform, Snp, Tdx};
 use casemate_vmm::{Guest, Machine, Outcome};
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use report::Reporter;
@@ -116,10 +116,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let guest = match config.platform {
         PlatformChoice::Plain => Guest::plain(config)?,
         PlatformChoice::Auto | PlatformChoice::Snp => Guest::snp(config)?,
-        PlatformChoice::Tdx => bail!(
-            "this version launches SEV-SNP guests and plain ones, which have no protection from \
-             the host; add --platform plain if that is what you want"
-        ),
+        PlatformChoice::Tdx => Guest::tdx(config)?,
     };
     let reporter = Reporter { json: args.json };
     reporter.planned(guest.plan())?;
@@ -160,7 +157,10 @@ fn platform(guest: &Guest) -> anyhow::Result<Box<dyn Platform>> {
             ready(VmType::Snp)?;
             Box::new(Snp::new(guest.plan()).context("could not use SEV-SNP")?)
         }
-        PlatformKind::Tdx => bail!("this version does not launch TDX guests"),
+        PlatformKind::Tdx => {
+            ready(VmType::Tdx)?;
+            Box::new(Tdx::new(guest.plan()).context("could not use TDX")?)
+        }
     })
 }
 

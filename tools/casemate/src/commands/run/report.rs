@@ -1,7 +1,8 @@
 //! What `casemate run` says beside the guest's own output, all on standard error.
 
 use anyhow::Context as _;
-use casemate_launch::{LaunchPlan, PlatformKind, snp};
+use casemate_launch::tdx::PageOrder;
+use casemate_launch::{LaunchPlan, PlatformKind, snp, tdx};
 use casemate_vmm::{Guest, Outcome};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
@@ -30,13 +31,17 @@ pub(super) struct Reporter {
 impl Reporter {
     /// What the platform will measure, before it is asked for anything.
     pub(super) fn planned(&self, plan: &LaunchPlan) -> anyhow::Result<()> {
-        if plan.platform() != PlatformKind::Snp {
-            return Ok(());
-        }
-        let measurement = snp::measure(plan).context("could not measure the guest")?;
-        let digest = measurement.launch_digest().to_string();
+        const FAILED: &str = "could not measure the guest";
+        let platform = plan.platform();
+        let digest = match platform {
+            PlatformKind::Plain => return Ok(()),
+            PlatformKind::Snp => snp::measure(plan).context(FAILED)?.launch_digest(),
+            PlatformKind::Tdx => tdx::mrtd(plan, PageOrder::PerPage).context(FAILED)?,
+        };
+        let digest = digest.to_string();
         if self.json {
-            eprintln!("{}", json!({"event": "measured", "platform": "snp", "measurement": digest}));
+            let event = json!({"event": "measured", "platform": platform, "measurement": digest});
+            eprintln!("{event}");
         } else {
             eprintln!("casemate: expected measurement {digest}");
         }

@@ -9,20 +9,17 @@ use casemate_kvm::error::{SevStatus, Status};
 use casemate_kvm::exit::{KVM_EXIT_SNP_REQ_CERTS, KVM_SYSTEM_EVENT_SEV_TERM, SevTermination};
 use casemate_kvm::sev_device::SevDevice;
 use casemate_kvm::snp::{self, Finish, Update};
-use casemate_kvm::{KernelError, Page, vm};
-use casemate_launch::{
-    Contents, Import, InitialVcpu, LaunchPlan, PageKind, Policy, SnpIdentity, SnpPolicy,
-};
+use casemate_kvm::vm;
+use casemate_launch::{Import, InitialVcpu, LaunchPlan, PageKind, Policy, SnpIdentity, SnpPolicy};
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, Msrs, kvm_debugregs, kvm_fpu,
-    kvm_mp_state, kvm_msr_entry, kvm_xcr, kvm_xcrs,
+    kvm_mp_state, kvm_msr_entry, kvm_run, kvm_xcr, kvm_xcrs,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 
-use super::{Platform, describe};
+use super::{Made, Platform, describe, pages};
 use crate::launch::StepError;
 use crate::outcome::Outcome;
-use crate::ram::GuestRam;
 use crate::vcpu::{Exit, regs, sregs};
 
 /// IA32_PAT.
@@ -76,7 +73,7 @@ impl Platform for Snp {
         true
     }
 
-    fn prepare_vm(&mut self, vm: &VmFd) -> Result<(), StepError> {
+    fn prepare_vm(&mut self, vm: &VmFd, _: &CpuId) -> Result<(), StepError> {
         /// SNP_ACTIVE, which the kernel sets itself.
         const ACTIVE: u64 = 1;
         vm::enable_map_gpa_range_exits(vm)?;
@@ -119,7 +116,8 @@ impl Platform for Snp {
         vcpu.set_mp_state(runnable).map_err(StepError::ioctl("KVM_SET_MP_STATE"))
     }
 
-    fn import(&mut self, vm: &VmFd, ram: &GuestRam, import: &Import) -> Result<(), StepError> {
+    fn import(&mut self, made: Made<'_>, import: &Import) -> Result<(), StepError> {
+        let Made { vm, ram, .. } = made;
         let gpa = import.range.start().0;
         let count = import.range.pages().0;
         let update = |update: Update<'_>| snp::launch_update(vm, &self.sev, gpa, update);
@@ -145,6 +143,10 @@ impl Platform for Snp {
         Ok(snp::launch_finish(vm, &self.sev, &finish)?)
     }
 
+    fn answer(&self, _: &mut kvm_run) -> bool {
+        false
+    }
+
     fn last_words(&self, exit: &Exit<'_>) -> Outcome {
         Outcome::Failed(match exit {
             Exit::SystemEvent { kind: KVM_SYSTEM_EVENT_SEV_TERM, data } => {
@@ -160,22 +162,5 @@ impl Platform for Snp {
             }
             exit => describe(exit),
         })
-    }
-}
-
-/// An import's bytes as pages; zeroes fill its range.
-fn pages(import: &Import) -> Vec<Page> {
-    let mut pages = match &import.contents {
-        Contents::Zeroes => Vec::new(),
-        Contents::Bytes(bytes) => Page::pages_of(bytes),
-    };
-    let count = usize::try_from(import.range.pages().0).unwrap_or(usize::MAX);
-    pages.resize(count, Page::ZERO);
-    pages
-}
-
-impl From<KernelError> for StepError {
-    fn from(error: KernelError) -> Self {
-        Self::Kernel(Box::new(error))
     }
 }

@@ -1,0 +1,120 @@
+//! Intel TDX.
+
+mod cpuid;
+
+use casemate_kvm::exit::{KVM_SYSTEM_EVENT_TDX_FATAL, TdxCall, TdxFatal, TdxReply};
+use casemate_kvm::tdx::{self, Gpaw, InitVm, Measure};
+use casemate_kvm::vm;
+use casemate_launch::{Import, InitialVcpu, LaunchPlan, PageKind, Policy, TdxPolicy};
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_run};
+use kvm_ioctls::{VcpuFd, VmFd};
+
+use super::{Made, Platform, describe, pages};
+use crate::launch::StepError;
+use crate::outcome::Outcome;
+use crate::vcpu::Exit;
+
+/// What a guest sees is the same on all hosts: all have this width, and it is enough for 128 TiB.
+const GPAW: Gpaw = Gpaw::Bits48;
+
+/// The period of the APIC bus that the TDX module tells guests (25 MHz), in nanoseconds.
+const APIC_BUS_CYCLE: u64 = 40;
+
+/// Intel TDX: memory and registers are the guest's alone, and the launch is measured.
+pub struct Tdx {
+    policy: TdxPolicy,
+}
+
+impl Tdx {
+    /// For the launch of `plan`.
+    ///
+    /// # Errors
+    /// The plan is for another platform.
+    pub fn new(plan: &LaunchPlan) -> Result<Self, StepError> {
+        let Policy::Tdx(policy) = plan.policy.clone() else {
+            return Err(StepError::Plan { platform: plan.platform() });
+        };
+        Ok(Self { policy })
+    }
+}
+
+impl Platform for Tdx {
+    fn vm_type(&self) -> u64 {
+        vm::VmType::Tdx as u64
+    }
+
+    fn confidential(&self) -> bool {
+        true
+    }
+
+    fn prepare_vm(&mut self, vm: &VmFd, cpuid: &CpuId) -> Result<(), StepError> {
+        vm::enable_map_gpa_range_exits(vm)?;
+        vm::set_apic_bus_cycle(vm, APIC_BUS_CYCLE)?;
+        vm::set_tsc_khz(vm, cpuid::tsc_khz(vm::tsc_khz(vm)?))?;
+        let capabilities = tdx::capabilities(vm)?;
+        let TdxPolicy { attributes, xfam, mrconfigid, mrowner, mrownerconfig } = self.policy;
+        for (what, wanted, offered) in [
+            ("TD attributes", attributes, capabilities.attributes),
+            ("XFAM bits", xfam, capabilities.xfam),
+        ] {
+            if wanted & !offered != 0 {
+                return Err(StepError::NotOffered { what, bits: wanted & !offered });
+            }
+        }
+        let cpuid = capabilities.configure(cpuid.as_slice(), GPAW);
+        let init = InitVm { attributes, xfam, mrconfigid, mrowner, mrownerconfig, cpuid };
+        Ok(tdx::init_vm(vm, &init)?)
+    }
+
+    /// The TDX module sets all registers; the host chooses what RCX has.
+    fn prepare_vcpu(
+        &mut self,
+        vcpu: &VcpuFd,
+        state: Option<&InitialVcpu>,
+    ) -> Result<(), StepError> {
+        let state = state.ok_or(StepError::Registers)?;
+        let mut cpuid =
+            vcpu.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(StepError::ioctl("KVM_GET_CPUID2"))?;
+        cpuid::adapt(cpuid.as_mut_slice());
+        vcpu.set_cpuid2(&cpuid).map_err(StepError::ioctl("KVM_SET_CPUID2"))?;
+        Ok(tdx::init_vcpu(vcpu, state.rcx)?)
+    }
+
+    fn import(&mut self, made: Made<'_>, import: &Import) -> Result<(), StepError> {
+        let measure = match import.kind {
+            PageKind::Normal => Measure::Contents,
+            PageKind::Unmeasured | PageKind::Zero => Measure::Address,
+            PageKind::Shared => return Ok(made.ram.write(import)?),
+            kind @ (PageKind::Secrets | PageKind::Cpuid) => return Err(StepError::Page { kind }),
+        };
+        let vcpu = made.vcpus.first().ok_or(StepError::Registers)?;
+        Ok(tdx::init_mem_region(vcpu, import.range.start().0, &pages(import), measure)?)
+    }
+
+    fn finish(&mut self, vm: &VmFd) -> Result<(), StepError> {
+        Ok(tdx::finalize_vm(vm)?)
+    }
+
+    fn answer(&self, run: &mut kvm_run) -> bool {
+        let Some(call) = TdxCall::of(run) else { return false };
+        let reply = match call {
+            // R11 and R12: the optional calls that reach this process and are known here.
+            TdxCall::GetInfo { leaf: 1 } => TdxReply::Info([0; 4]),
+            TdxCall::GetInfo { .. } => TdxReply::InvalidOperand,
+            TdxCall::GetQuote { .. }
+            | TdxCall::SetupEventNotify { .. }
+            | TdxCall::Unknown { .. } => TdxReply::Unsupported,
+        };
+        reply.put(run);
+        true
+    }
+
+    fn last_words(&self, exit: &Exit<'_>) -> Outcome {
+        Outcome::Failed(match exit {
+            Exit::SystemEvent { kind: KVM_SYSTEM_EVENT_TDX_FATAL, data } => {
+                TdxFatal::decode(data).to_string()
+            }
+            exit => describe(exit),
+        })
+    }
+}
