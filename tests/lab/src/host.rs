@@ -89,12 +89,13 @@ impl Host {
         }
     }
 
-    /// Kernel command line beyond what all hosts have.
+    /// Kernel command line beyond what all hosts have. A machine that is busy with something else may
+    /// give the timer too little time for the kernel's check of it, which would end in a panic.
     pub(crate) fn kernel_arguments(self) -> &'static str {
         match self {
             Self::Kvm => "nokaslr no_timer_check audit=0",
-            Self::Snp => "",
-            Self::Tdx => "kvm_intel.tdx=1",
+            Self::Snp => "no_timer_check",
+            Self::Tdx => "no_timer_check kvm_intel.tdx=1",
         }
     }
 

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use casemate_lab::guest::initramfs;
@@ -14,8 +15,9 @@ use casemate_lab::packages::Packages;
 use casemate_lab::{Host, Output, require};
 
 /// What the guest says of itself: its processors, its encryption, and what its report says of its
-/// launch: MEASUREMENT at 0x90, HOST_DATA at 0xc0 (SEV-SNP firmware ABI, "ATTESTATION_REPORT").
-/// Then it reads its disk and writes the sum of what it read.
+/// launch: MEASUREMENT at 0x90, HOST_DATA at 0xc0, ID_KEY_DIGEST at 0xe0 (SEV-SNP firmware ABI,
+/// "ATTESTATION_REPORT"). With `again` on its command line it writes to an empty disk and resets. Else
+/// it reads its disk and writes the sum of what it read.
 const SCRIPT: &str = r"
 # No words of the kernel's in the middle of ours.
 dmesg -n 1
@@ -28,6 +30,12 @@ head -c 64 /dev/zero >$report/inblob
 hex() { dd if=$report/outblob bs=1 skip=$1 count=$2 2>/dev/null | od -An -v -tx1 | tr -d ' \n'; }
 echo MEASUREMENT $(hex 144 48)
 echo HOST_DATA $(hex 192 32)
+echo ID_KEY $(hex 224 48)
+if grep -q again /proc/cmdline && ! grep -q written /dev/vda; then
+	echo written by the guest | dd of=/dev/vda bs=512 conv=sync,notrunc 2>/dev/null
+	sync
+	reboot -f
+fi
 if [ -b /dev/vda ]; then
 	echo DISK $(sha256sum </dev/vda | cut -d' ' -f1)
 	echo written by the guest | dd of=/dev/vda bs=512 conv=sync,notrunc 2>/dev/null
@@ -40,6 +48,8 @@ const MODULES: &[&str] = &["configfs", "sev-guest", "virtio_pci", "virtio_blk"];
 
 /// Ciphers that 6.12's driver of reports asks for by name.
 const CIPHERS: &[&str] = &["ghash-generic", "gcm"];
+
+const CMDLINE: &str = "console=ttyS0 quiet panic=-1 efi=noruntime";
 
 const HOST_DATA: &str = "00112233445566778899aabbccddeeff0123456789abcdef0123456789abcdef";
 
@@ -65,8 +75,7 @@ fn line(folder: &Path, flags: &str) -> String {
     let (casemate, folder) = (env!("CARGO_BIN_EXE_casemate"), folder.display());
     format!(
         "timeout 150 {casemate} run --platform snp --kernel {folder}/vmlinuz --initrd \
-         {folder}/initrd --memory 192M --cmdline 'console=ttyS0 quiet panic=-1 efi=noruntime' \
-         {flags} </dev/null; echo \"ENDED $?\"\n"
+         {folder}/initrd --memory 192M --cmdline '{CMDLINE}' {flags} </dev/null; echo \"ENDED $?\"\n"
     )
 }
 
@@ -112,15 +121,82 @@ fn a_guest_is_encrypted_and_measures_to_what_was_predicted() {
     assert!(fs::read(&disk).unwrap().starts_with(b"written by the guest"));
 }
 
+/// With its processors, after a reset as before it: the same plan is launched again.
 #[test]
-fn the_guest_starts_its_other_processors() {
+fn a_guest_of_four_processors_resets() {
     if require(Host::Snp).is_none() {
         return;
     }
     let folder = guest("7.2", &[]);
-    let script = line(folder.path(), "--vcpus 4");
+    let disk = folder.path().join("disk");
+    fs::write(&disk, [0; 4096]).unwrap();
+    let flags = format!(
+        "--vcpus 4 --on-reset restart --disk {} --cmdline '{CMDLINE} again'",
+        disk.display()
+    );
+    let script = line(folder.path(), "").replace(&format!("--cmdline '{CMDLINE}'"), &flags);
     let Some(output) = in_lab(&script, folder.path()) else { return };
     let console = &output.console;
-    assert!(console.contains("UP vcpus=4 kernel=7.2"), "{console}");
+    assert_eq!(console.matches("UP vcpus=4 kernel=7.2").count(), 2, "{console}");
+    assert!(console.contains("ENDED 0"), "{console}");
+    let measured = said(console, "MEASUREMENT ", 0);
+    assert_eq!(said(console, "MEASUREMENT ", 1), measured, "{console}");
     predicted(console, 0);
+}
+
+fn casemate(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_casemate")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The secure processor launches what an ID block was signed for, and nothing else.
+#[test]
+fn an_id_block_is_for_one_measurement() {
+    if require(Host::Snp).is_none() {
+        return;
+    }
+    let folder = guest("6.12", CIPHERS);
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (kernel, initrd, key) = (path("vmlinuz"), path("initrd"), id_key());
+    let measure = ["measure", "snp", "--vmm", "casemate", "--vcpus", "1", "--kernel", &kernel];
+    let more = ["--initrd", &initrd, "--append", CMDLINE, "--format", "hex"];
+    let good = casemate(&[&measure[..], &more[..]].concat()).trim().to_owned();
+    let other = good.replace(&good[..8], "00000000");
+    let mut script = String::new();
+    let mut id_key_digest = String::new();
+    for (name, measurement) in [("good", &good), ("other", &other)] {
+        let (block, page) = (path(&format!("{name}.block")), path(&format!("{name}.auth")));
+        let said = casemate(&[
+            "id-block",
+            "--measurement",
+            measurement,
+            "--id-key",
+            &key,
+            "--policy",
+            "0x30000",
+            "--out-block",
+            &block,
+            "--out-auth",
+            &page,
+        ]);
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        id_key_digest = said["id_key_digest"].as_str().unwrap().to_owned();
+        let config = path(&format!("{name}.toml"));
+        let table = format!("[snp]\nid_block = \"{block}\"\nid_authentication = \"{page}\"\n");
+        fs::write(&config, table).unwrap();
+        script += &line(folder.path(), &config);
+    }
+    let Some(output) = in_lab(&script, folder.path()) else { return };
+    let console = &output.console;
+    let (good, other) = console.split_once("ENDED 0").unwrap_or_else(|| panic!("{console}"));
+    predicted(good, 0);
+    assert_eq!(said(good, "ID_KEY ", 0), id_key_digest);
+    assert!(!other.contains("UP vcpus"), "{other}");
+    assert!(other.contains("ENDED 2") && other.contains("BAD_MEASUREMENT"), "{other}");
+}
+
+fn id_key() -> String {
+    let inputs = casemate_tests::vectors::folder().join("inputs");
+    inputs.join("TEST-ONLY-id-0.key.pem").to_str().unwrap().to_owned()
 }
