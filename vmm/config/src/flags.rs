@@ -13,6 +13,10 @@ use crate::schema::{Disk, Net, Vsock};
 pub struct FlagError(String);
 
 impl FlagError {
+    pub(crate) const fn new(text: String) -> Self {
+        Self(text)
+    }
+
     pub(crate) fn word(word: &str, words: &[&str]) -> Self {
         Self(format!("\"{word}\" is not one of {}", words.join(", ")))
     }

@@ -8,6 +8,7 @@
 mod check;
 mod error;
 mod flags;
+mod quote_service;
 mod reference;
 mod schema;
 mod size;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 pub use error::ConfigError;
 pub use flags::FlagError;
+pub use quote_service::QuoteService;
 pub use schema::{Disk, Ending, GuestConfig, Net, PlatformChoice, Snp, Tdx, Vsock, reference};
 pub use size::{ByteSize, Hex, Mac, SizeError};
 

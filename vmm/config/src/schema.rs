@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::quote_service::QuoteService;
 use crate::reference::{choice, section, table};
 use crate::size::{ByteSize, Hex, Mac};
 
@@ -153,6 +154,8 @@ table! {
         mrowner: Option<Hex<48>> = None,
         /// MROWNERCONFIG of quotes.
         mrownerconfig: Option<Hex<48>> = None,
+        /// The service that turns the guest's reports into quotes.
+        quote_service: QuoteService = QuoteService::default(),
     }
 }
 

@@ -13,6 +13,7 @@ mod launch;
 mod machine;
 mod outcome;
 pub mod platform;
+pub mod quote_service;
 mod ram;
 mod vcpu;
 

@@ -4,8 +4,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use casemate_config::QuoteService;
 use casemate_kvm::host::{Facts, Finding, State, can_launch, findings};
 use casemate_kvm::vm::VmType;
+use casemate_vmm::quote_service::{self, QuoteError};
 use serde_json::json;
 
 /// Say what this machine can launch, and what is in the way
@@ -14,16 +16,22 @@ use serde_json::json;
 /// modules, firmware, cgroups, devices and limits, for AMD SEV-SNP, Intel TDX and plain KVM.
 /// `casemate run` makes the same checks before each launch. Nothing is changed.
 ///
-/// Exit status: 0 at least one platform (or the one asked for) can be launched, 1 none can.
+/// Exit status: 0 at least one platform (or the one asked for) can be launched, 1 none can; of
+/// --quote-selftest, 0 the service answers, 1 it does not.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   casemate host
   casemate host --platform snp && casemate run --platform snp guest.toml
-  casemate host --json | jq .launchable")]
+  casemate host --json | jq .launchable
+  casemate host --quote-selftest vsock:2:4050")]
 pub(crate) struct Args {
     /// Only what matters to this platform
     #[arg(long, value_enum)]
     platform: Option<Platform>,
+    /// Ask a TDX quote service for a quote, and say how far that came. Where it listens is
+    /// unix:/PATH or vsock:CID:PORT [default: unix:/var/run/tdx-qgs/qgs.socket]
+    #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "")]
+    quote_selftest: Option<String>,
     /// Everything that was seen, and the findings, as JSON
     #[arg(long)]
     json: bool,
@@ -50,6 +58,13 @@ impl From<Platform> for VmType {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    if let Some(service) = &args.quote_selftest {
+        let service = match service.as_str() {
+            "" => QuoteService::default(),
+            text => text.parse()?,
+        };
+        return Ok(quote_selftest(&service, args.json));
+    }
     let facts = Facts::gather(Path::new("/"));
     let asked: Vec<VmType> = match args.platform {
         Some(platform) => vec![platform.into()],
@@ -68,6 +83,31 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         println!("{}", verdict(&asked, &launchable));
     }
     Ok(if launchable.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+/// Tries the way from here to a quote, with a report of zeroes, which no TDX module made: that the
+/// service refuses it is as good an answer as a quote.
+fn quote_selftest(service: &QuoteService, json: bool) -> ExitCode {
+    const REPORT: [u8; 1024] = [0; 1024];
+    let outcome = quote_service::quote(service, &REPORT);
+    let works = matches!(outcome, Ok(_) | Err(QuoteError::Refused { .. }));
+    let says = match &outcome {
+        Ok(quote) => format!("the quote service {service} gives quotes: {} bytes", quote.len()),
+        Err(error @ QuoteError::Refused { .. }) => {
+            format!("{error}, which is right: the report was made up")
+        }
+        Err(error) => {
+            let cause = std::error::Error::source(error);
+            let cause = cause.map_or(String::new(), |cause| format!(": {cause}"));
+            format!("{error}{cause}")
+        }
+    };
+    if json {
+        println!("{}", json!({ "service": service.to_string(), "works": works, "says": says }));
+    } else {
+        println!("{}  {says}", if works { "ok" } else { "MISSING" });
+    }
+    if works { ExitCode::SUCCESS } else { ExitCode::from(1) }
 }
 
 fn table(findings: &[Finding]) -> String {

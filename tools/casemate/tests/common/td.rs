@@ -22,12 +22,21 @@ pub(crate) enum Request {
     Read(u64),
     /// Writes a word to memory.
     Write(u64, u64),
+    /// Waits until a word of memory is no longer this one.
+    Wait(u64, u64),
+    /// Copies memory: from, to, bytes.
+    Copy(u64, u64, u64),
 }
 
 impl Request {
     /// MapGPA.
     pub(crate) const fn map(gpa: u64, bytes: u64) -> Self {
         Self::Host([0x1_0001, gpa, bytes, 0, 0])
+    }
+
+    /// GetQuote.
+    pub(crate) const fn quote(gpa: u64, bytes: u64) -> Self {
+        Self::Host([0x1_0002, gpa, bytes, 0, 0])
     }
 
     /// A byte to a port.
@@ -41,6 +50,8 @@ impl Request {
             Self::Module(registers) => [&[1], &registers[..], &[0]].concat(),
             Self::Read(address) => vec![2, address, 0, 0, 0, 0],
             Self::Write(address, value) => vec![3, address, value, 0, 0, 0],
+            Self::Wait(address, value) => vec![4, address, value, 0, 0, 0],
+            Self::Copy(from, to, bytes) => vec![5, from, to, bytes, 0, 0],
         }
     }
 }

@@ -8,6 +8,8 @@ pub use plain::Plain;
 pub use snp::Snp;
 pub use tdx::Tdx;
 
+use std::sync::Arc;
+
 use casemate_kvm::{KernelError, Page};
 use casemate_launch::{Contents, Import, InitialVcpu};
 use kvm_bindings::{CpuId, kvm_run};
@@ -27,6 +29,17 @@ pub struct Made<'a> {
     pub ram: &'a GuestRam,
     /// Its vCPUs, the boot processor first.
     pub vcpus: &'a [VcpuFd],
+}
+
+/// Who left the guest with an exit that only its platform knows.
+#[derive(Clone, Copy)]
+pub struct Caller<'a> {
+    /// The vCPU's number, which is its APIC id.
+    pub vcpu: u32,
+    /// The VM.
+    pub vm: &'a Arc<VmFd>,
+    /// Its memory.
+    pub ram: &'a GuestRam,
 }
 
 /// A kind of guest, as the launch and the vCPUs see it. The calls come in the order of the methods.
@@ -64,7 +77,7 @@ pub trait Platform: Send + Sync {
     fn finish(&mut self, vm: &VmFd) -> Result<(), StepError>;
 
     /// Answers an exit that only this platform knows, in `run`; whether it does know it.
-    fn answer(&self, run: &mut kvm_run) -> bool;
+    fn answer(&self, run: &mut kvm_run, caller: Caller<'_>) -> bool;
 
     /// What the end of a guest means that left this exit behind, which no device took.
     fn last_words(&self, exit: &Exit<'_>) -> Outcome;

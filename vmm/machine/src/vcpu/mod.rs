@@ -21,7 +21,7 @@ use kick::Kickable;
 pub(crate) use registers::{regs, sregs};
 
 use crate::outcome::{End, Outcome};
-use crate::platform::Platform;
+use crate::platform::{Caller, Platform};
 use crate::ram::GuestRam;
 
 /// What vCPUs need of the machine while they run.
@@ -47,10 +47,10 @@ impl Threads {
     pub(crate) fn start(vcpus: Vec<VcpuFd>, around: &Arc<Surroundings>) -> io::Result<Self> {
         kick::allow()?;
         let mut threads = Self(Vec::with_capacity(vcpus.len()));
-        for (index, vcpu) in vcpus.into_iter().enumerate() {
+        for (index, vcpu) in (0..).zip(vcpus) {
             let name = format!("vcpu{index}");
             let own = around.clone();
-            match thread::Builder::new().name(name).spawn(move || life(vcpu, &own)) {
+            match thread::Builder::new().name(name).spawn(move || life(index, vcpu, &own)) {
                 Ok(thread) => threads.0.push(thread),
                 Err(error) => {
                     around.end.declare(Outcome::Failed(error.to_string()));
@@ -75,7 +75,7 @@ impl Threads {
 }
 
 /// A vCPU from its first instruction to the end of the run.
-fn life(mut vcpu: VcpuFd, around: &Surroundings) {
+fn life(index: u32, mut vcpu: VcpuFd, around: &Surroundings) {
     let page = RunPage::of(&mut vcpu);
     let _kickable = Kickable::new(page);
     let _last = DeclareEnd(&around.end);
@@ -83,7 +83,8 @@ fn life(mut vcpu: VcpuFd, around: &Surroundings) {
         match exit::run(&mut vcpu, page) {
             Ok(Exit::Unexpected(reason)) => {
                 around.exits.fetch_add(1, Ordering::Relaxed);
-                if !around.platform.answer(vcpu.get_kvm_run()) {
+                let caller = Caller { vcpu: index, vm: &around.vm, ram: &around.ram };
+                if !around.platform.answer(vcpu.get_kvm_run(), caller) {
                     around.handle(Exit::Unexpected(reason));
                 }
             }

@@ -159,7 +159,8 @@ fn platform(guest: &Guest) -> anyhow::Result<Box<dyn Platform>> {
         }
         PlatformKind::Tdx => {
             ready(VmType::Tdx)?;
-            Box::new(Tdx::new(guest.plan()).context("could not use TDX")?)
+            let tdx = guest.config().tdx.clone().unwrap_or_default();
+            Box::new(Tdx::new(guest.plan(), tdx.quote_service).context("could not use TDX")?)
         }
     })
 }

@@ -17,7 +17,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 
-use super::{Made, Platform, describe, pages};
+use super::{Caller, Made, Platform, describe, pages};
 use crate::launch::StepError;
 use crate::outcome::Outcome;
 use crate::vcpu::{Exit, regs, sregs};
@@ -143,7 +143,7 @@ impl Platform for Snp {
         Ok(snp::launch_finish(vm, &self.sev, &finish)?)
     }
 
-    fn answer(&self, _: &mut kvm_run) -> bool {
+    fn answer(&self, _: &mut kvm_run, _: Caller<'_>) -> bool {
         false
     }
 

@@ -1,15 +1,19 @@
 //! Intel TDX.
 
+mod calls;
 mod cpuid;
+mod quote_buffer;
 
-use casemate_kvm::exit::{KVM_SYSTEM_EVENT_TDX_FATAL, TdxCall, TdxFatal, TdxReply};
+use calls::Calls;
+use casemate_config::QuoteService;
+use casemate_kvm::exit::{KVM_SYSTEM_EVENT_TDX_FATAL, TdxCall, TdxFatal};
 use casemate_kvm::tdx::{self, Gpaw, InitVm, Measure};
 use casemate_kvm::vm;
 use casemate_launch::{Import, InitialVcpu, LaunchPlan, PageKind, Policy, TdxPolicy};
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_run};
 use kvm_ioctls::{VcpuFd, VmFd};
 
-use super::{Made, Platform, describe, pages};
+use super::{Caller, Made, Platform, describe, pages};
 use crate::launch::StepError;
 use crate::outcome::Outcome;
 use crate::vcpu::Exit;
@@ -23,18 +27,19 @@ const APIC_BUS_CYCLE: u64 = 40;
 /// Intel TDX: memory and registers are the guest's alone, and the launch is measured.
 pub struct Tdx {
     policy: TdxPolicy,
+    calls: Calls,
 }
 
 impl Tdx {
-    /// For the launch of `plan`.
+    /// For the launch of `plan`; its reports become quotes by `service`.
     ///
     /// # Errors
     /// The plan is for another platform.
-    pub fn new(plan: &LaunchPlan) -> Result<Self, StepError> {
+    pub fn new(plan: &LaunchPlan, service: QuoteService) -> Result<Self, StepError> {
         let Policy::Tdx(policy) = plan.policy.clone() else {
             return Err(StepError::Plan { platform: plan.platform() });
         };
-        Ok(Self { policy })
+        Ok(Self { policy, calls: Calls::new(service) })
     }
 }
 
@@ -61,6 +66,7 @@ impl Platform for Tdx {
                 return Err(StepError::NotOffered { what, bits: wanted & !offered });
             }
         }
+        self.calls.tell(capabilities.kernel_calls, capabilities.user_calls);
         let cpuid = capabilities.configure(cpuid.as_slice(), GPAW);
         let init = InitVm { attributes, xfam, mrconfigid, mrowner, mrownerconfig, cpuid };
         Ok(tdx::init_vm(vm, &init)?)
@@ -95,17 +101,9 @@ impl Platform for Tdx {
         Ok(tdx::finalize_vm(vm)?)
     }
 
-    fn answer(&self, run: &mut kvm_run) -> bool {
+    fn answer(&self, run: &mut kvm_run, caller: Caller<'_>) -> bool {
         let Some(call) = TdxCall::of(run) else { return false };
-        let reply = match call {
-            // R11 and R12: the optional calls that reach this process and are known here.
-            TdxCall::GetInfo { leaf: 1 } => TdxReply::Info([0; 4]),
-            TdxCall::GetInfo { .. } => TdxReply::InvalidOperand,
-            TdxCall::GetQuote { .. }
-            | TdxCall::SetupEventNotify { .. }
-            | TdxCall::Unknown { .. } => TdxReply::Unsupported,
-        };
-        reply.put(run);
+        self.calls.answer(call, caller).put(run);
         true
     }
 
