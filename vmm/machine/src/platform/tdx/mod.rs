@@ -3,6 +3,8 @@
 mod calls;
 mod cpuid;
 mod quote_buffer;
+#[cfg(test)]
+mod tests;
 
 use calls::Calls;
 use casemate_config::QuoteService;
