@@ -1,4 +1,4 @@
-//! The shared buffer of a GetQuote call (Intel TDX GHCI, "TDG.VP.VMCALL<GetQuote>").
+//! The shared buffer of a GetQuote call (Intel TDX GHCI, `TDG.VP.VMCALL<GetQuote>`).
 //!
 //! Version, status, length of what the guest wrote, length of the quote: 24 bytes; then the report,
 //! and later the quote. The guest may change any of it at any time: it is read once.
