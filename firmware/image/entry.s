@@ -1,7 +1,8 @@
 # From the reset vector to Rust, in 16- and 32-bit code. AT&T syntax.
 #
-# Plain and SEV-SNP vCPUs start in real mode at 4 GiB - 16. Nothing here believes anything but the
-# config page, which is measured, and the processor.
+# Plain and SEV-SNP vCPUs start in real mode at 4 GiB - 16, those of a trust domain there in 32-bit
+# protected mode. Nothing here believes anything but the config page, which is measured, and the
+# processor.
 
 .set CODE32, 0x08
 .set CODE64, 0x10                # What Linux expects in CS (__BOOT_CS)
@@ -9,17 +10,33 @@
 
 .set PLAIN, 1
 .set SNP,   2
+.set TDX,   3
 
 .set MSR_GHCB,   0xc0010130
 .set MSR_STATUS, 0xc0010131
 .set MSR_EFER,   0xc0000080
 
-# ---- 4 GiB - 16
+# In the mailbox page: what the kernel writes (ACPI 6.5, table 5.45), and in the half that is the
+# firmware's own, whether page tables are ready.
+.set COMMAND, MAILBOX
+.set APIC_ID, MAILBOX + 4
+.set VECTOR,  MAILBOX + 8
+.set READY,   MAILBOX + 0x800
+.set WAKEUP,  1
+.set TEST,    2
+
+# ---- 4 GiB - 16. The first three instructions are the same in both modes; the jump behind them is
+# reached in protected mode, the last one in real mode.
 .section .reset, "ax"
-.code16
+.code32
 .global reset_vector
 reset_vector:
-    jmp entry16
+    movl %cr0, %eax
+    testb $1, %al                   # PE
+    jz   1f
+    jmp  entry_td
+.code16
+1:  jmp  entry16
 
 .section .boot16, "ax"
 .code16
@@ -47,6 +64,7 @@ entry32:
     movw %ax, %fs
     movw %ax, %gs
 
+    xorl %esp, %esp                 # esp, while there is no stack: which vCPU of a trust domain
     xorl %edx, %edx                 # edx: C-bit, 0 without one
     movl IMAGE + 0x0c, %ebp         # ebp: platform, of the config page
     cmpl $PLAIN, %ebp
@@ -96,6 +114,7 @@ entry32:
     jb   3b
     movl %edi, %edx
 
+# Page tables: they stay for vCPUs that wait, as does the mailbox before them.
 zero:
     movl $__work_start, %edi
     movl $__work_end, %ecx
@@ -104,8 +123,8 @@ zero:
     xorl %eax, %eax
     rep stosl
 
-# Page tables: 4 GiB by themselves, in pages of 2 MiB, with the C-bit everywhere. Rust takes it
-# away from the loader window.
+# They map 4 GiB by themselves, in pages of 2 MiB, with the C-bit everywhere. Rust makes the loader
+# window shared.
     xorl %ebx, %ebx                 # ebx: upper half of the C-bit's mask
     testl %edx, %edx
     jz   1f
@@ -132,21 +151,55 @@ zero:
     addl $0x200000, %eax
     addl $8, %esi
     loop 3b
+    movl $page_tables + 3, level5   # for 5-level paging; see wait_again
 
+    movl %edx, %esi                 # the second argument of Rust
+    movl $MSR_EFER, %ecx            # a trust domain has this bit already, and its write is trapped
+    rdmsr
+    testl $0x100, %eax              # LME
+    jnz  long_mode
+    orl  $0x100, %eax
+    wrmsr
+long_mode:
     movl %cr4, %eax
     orl  $0x620, %eax               # PAE; OSFXSR and OSXMMEXCPT for SHA-NI
     movl %eax, %cr4
-    movl %edi, %cr3
-    movl %edx, %esi                 # the second argument of Rust
-    movl $MSR_EFER, %ecx
-    rdmsr
-    orl  $0x100, %eax               # LME
-    wrmsr
+    movl $page_tables, %eax
+    movl %eax, %cr3
     movl %cr0, %eax
     andl $~0x4, %eax                # EM = 0
     orl  $0x80010022, %eax          # PG, WP, NE, MP
     movl %eax, %cr0
     ljmpl $CODE64, $entry64
+
+# A trust domain: all its vCPUs come here, with ESI their index (Intel TDX module base
+# specification, "Initial State of Guest GPRs"). The host has set nothing but RCX and R8. Memory
+# that was added at launch can be used: the work area.
+entry_td:
+    cli
+    cld
+    lgdtl gdtr
+    lidtl idtr
+    ljmpl $CODE32, $1f
+1:  movw $DATA, %ax
+    movw %ax, %ds
+    movw %ax, %es
+    movw %ax, %ss
+    xorl %eax, %eax
+    movw %ax, %fs
+    movw %ax, %gs
+    movl %esi, %esp
+    xorl %edx, %edx                 # no C-bit
+    movl IMAGE + 0x0c, %ebp
+    cmpl $TDX, %ebp
+    jne  2f
+    testl %esp, %esp
+    jz   zero
+1:  pause                           # the boot processor makes page tables first
+    cmpl $0, READY
+    je   1b
+    jmp  long_mode
+2:  ud2                             # the IDT is empty
 
 # Reasons as in fatal.rs. In a plain guest, or where nothing is known, a triple fault is all there is.
 no_platform:
@@ -195,9 +248,9 @@ gdt_end:
 gdtr:
     .word gdt_end - gdt - 1
     .long gdt
-idtr:
+idtr:                               # of no entries, in both sizes
     .word 0
-    .long 0
+    .quad 0
 
 .code64
 entry64:
@@ -205,6 +258,9 @@ entry64:
     movw %ax, %ds
     movw %ax, %es
     movw %ax, %ss
+    testl %esp, %esp
+    jnz  wait_first                 # not the boot processor
+    movl $1, READY
     movl $__stack_top, %esp
     movl %ebp, %edi                 # platform, of the config page; esi is the C-bit
     movl $__state, %edx
@@ -212,13 +268,47 @@ entry64:
     callq *%rax
     ud2
 
-.section .page_tables, "aw", @nobits
+# Where the kernel sends a vCPU of a trust domain that is to wait again (ACPI 6.5, section
+# 5.2.12.19). Its page tables map this page and perhaps no other, with four or five levels.
+.balign 64
+.global wait_again
+wait_again:
+    endbr64
+    cli
+    movl $page_tables, %eax
+    movl $level5, %ecx
+    movq %cr4, %rdx
+    btl  $12, %edx                  # LA57
+    cmovcl %ecx, %eax
+    movq %rax, %cr3
+    lidt idtr(%rip)                 # whatever comes now ends the guest
+wait_first:
+    movl $1, %eax                   # TDG.VP.INFO: r9d is the index, which the APIC identifiers are
+    .byte 0x66, 0x0f, 0x01, 0xcc    # tdcall
+1:  pause
+    cmpl %r9d, APIC_ID
+    jne  1b
+    movzwl COMMAND, %eax
+    cmpl $TEST, %eax
+    je   2f
+    cmpl $WAKEUP, %eax
+    jne  1b
+    movq VECTOR, %rax
+    movw $0, COMMAND                # heard
+    jmpq *%rax
+2:  movw $0, COMMAND
+    jmp  1b
+
+.section .kept, "aw", @nobits
 .balign 4096
+    .skip 4096                      # the mailbox
 .global page_tables
 page_tables:
     .skip 6 * 4096
+level5:
+    .skip 4096
 
-# ---- What launchers must know: OVMF's formats (SEV metadata; GUIDed table).
+# ---- What launchers must know: OVMF's formats (SEV and TDX metadata; GUIDed table).
 .section .metadata, "a"
 .balign 16
 .global sev_metadata
@@ -228,6 +318,25 @@ sev_metadata:
     .long SECRETS_PAGE, 0x1000, 2
     .long CPUID_PAGE, 0x1000, 3
 sev_metadata_end:
+
+.macro section offset, raw, address, size, kind, attributes
+    .long \offset, \raw
+    .quad \address, \size
+    .long \kind, \attributes
+.endm
+.balign 16
+    .long 0xe9eaf9f3
+    .word 0x168e, 0x44d5
+    .byte 0xa8, 0xeb, 0x7f, 0x4d, 0x87, 0x38, 0xf6, 0xae
+.global tdx_metadata
+tdx_metadata:
+    .ascii "TDVF"
+    .long tdx_metadata_end - tdx_metadata, 1, (tdx_metadata_end - tdx_metadata - 16) / 32
+    section 0, IMAGE_SIZE, IMAGE, IMAGE_SIZE, 0, 1          # code, measured
+    section 0, 0, HOB, HOB_SIZE, 2, 0                       # list of resources, not used
+    section 0, 0, MAILBOX, 0x1000, 3, 1                     # zeroes, measured to be so
+    section 0, 0, MAILBOX + 0x1000, WORK_REST, 3, 0         # the rest of the work area
+tdx_metadata_end:
 
 .section .guid_table, "a"
 guid_start:
@@ -249,6 +358,12 @@ guid_start:
     .long 0xdc886566
     .word 0x984a, 0x4798
     .byte 0xa7, 0x5e, 0x55, 0x85, 0xa7, 0xbf, 0x67, 0xcc
+    # TDX metadata: offset from the end.
+    .long tdx_metadata_from_end
+    .word 22
+    .long 0xe47a6535
+    .word 0x984a, 0x4798
+    .byte 0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2
     # Footer: length of all, and 96b582de-1fb2-45f7-baea-a366c55a082d.
     .word guid_end - guid_start
     .long 0x96b582de

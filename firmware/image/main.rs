@@ -5,24 +5,26 @@
 #![no_main]
 
 mod mem;
+mod memory;
 mod snp;
+mod tdx;
 mod traps;
 
 use core::arch::{asm, global_asm};
 
-use casemate_firmware::accept::{Accepted, FIRST};
+use casemate_firmware::accept::{Accepted, first};
+use casemate_firmware::acpi::{self, Wakeup};
 use casemate_firmware::config::{CONFIG_SIZE, Config, Platform};
-use casemate_firmware::cpuid::Encryption;
 use casemate_firmware::fatal::Fatal;
 use casemate_firmware::handoff::Handoff;
 use casemate_firmware::kernel::{HEADER, Kernel, setup_size};
 use casemate_firmware::layout::{
-    GRANULE, HANDOFF, HANDOFF_SIZE, IMAGE, KERNEL, PAGE, WINDOW,
+    GRANULE, HANDOFF, HANDOFF_SIZE, IMAGE, KERNEL, MAILBOX, PAGE, WINDOW,
 };
 use casemate_firmware::memory_map::MemoryMap;
 use casemate_firmware::sha256;
 use casemate_firmware::window::{HEADER_SIZE, Header, Payload, Range};
-use casemate_firmware::acpi;
+use memory::Memory;
 
 global_asm!(include_str!("entry.s"), options(att_syntax, raw));
 
@@ -35,31 +37,6 @@ pub struct State {
 
 /// The linker script leaves so much for [`State`].
 const _: () = assert!(size_of::<State>() <= 0x4000);
-
-/// How memory is accepted.
-#[derive(Clone, Copy)]
-enum Memory {
-    Plain,
-    Snp(Encryption),
-}
-
-impl Memory {
-    fn accept(self, accepted: &mut Accepted, range: Range) -> Result<(), Fatal> {
-        accepted.claim(range)?;
-        match self {
-            Self::Plain => Ok(()),
-            Self::Snp(encryption) => snp::accept(range, encryption),
-        }
-    }
-
-    /// Bits of guest-physical addresses.
-    fn address_bits(self) -> u32 {
-        match self {
-            Self::Plain => 52,
-            Self::Snp(encryption) => encryption.c_bit,
-        }
-    }
-}
 
 /// Where the first code jumps: `c_bit` is the one in its page tables, 0 for none.
 #[unsafe(no_mangle)]
@@ -74,15 +51,19 @@ extern "C" fn main(_platform: u32, c_bit: u32, state: &'static mut State) -> ! {
 
 fn boot(header: &mut [u8; HEADER_SIZE], c_bit: u32) -> Result<core::convert::Infallible, Fatal> {
     let config = config()?;
-    let memory = match config.platform {
-        Platform::Plain => Memory::Plain,
-        Platform::Snp => Memory::Snp(snp::start(c_bit)?),
-    };
+    let memory = Memory::start(&config, c_bit)?;
     copy_from_window(Payload { offset: 0, size: HEADER_SIZE as u64 }, header.as_mut_ptr());
-    let header = Header::from_copy(header, &config, memory.address_bits())?;
+    let copy = &*header;
+    let header = Header::from_copy(copy, &config, memory.address_bits())?;
+    if let Memory::Tdx(domain) = memory {
+        if header.vcpus != domain.vcpus {
+            return Err(Fatal::Machine);
+        }
+        tdx::extend(0, &sha256::digest(copy))?;
+    }
 
-    let mut accepted = Accepted::at_start();
-    for range in FIRST {
+    let mut accepted = Accepted::at_start(config.platform);
+    for range in first(config.platform) {
         memory.accept(&mut accepted, range)?;
     }
     let (file, kernel, used) = load_kernel(&config, &header, memory, &mut accepted)?;
@@ -101,12 +82,24 @@ fn boot(header: &mut [u8; HEADER_SIZE], c_bit: u32) -> Result<core::convert::Inf
     handoff.initrd(initrd);
     let mut line = [0; casemate_firmware::window::MOST_COMMAND_LINE as usize];
     handoff.command_line(command_line(&config, &header, &mut line)?);
-    acpi::write(handoff.acpi(), header.vcpus)?;
+    acpi::write(handoff.acpi(), header.vcpus, wakeup(memory))?;
     if config.platform == Platform::Snp {
         handoff.snp_pages();
+    }
+    if config.platform != Platform::Plain {
         handoff.unaccepted(&map, &accepted)?;
     }
     start_kernel()
+}
+
+/// INIT and SIPI do not reach the vCPUs of a trust domain: the first code has them wait.
+fn wakeup(memory: Memory) -> Option<Wakeup> {
+    let reset_vector;
+    // SAFETY: loads a constant.
+    unsafe {
+        asm!("movabs {}, offset wait_again", out(reg) reset_vector, options(pure, nomem, nostack));
+    }
+    matches!(memory, Memory::Tdx(_)).then_some(Wakeup { mailbox: MAILBOX, reset_vector })
 }
 
 fn config() -> Result<Config, Fatal> {
@@ -136,7 +129,7 @@ fn load_kernel(
     }
     memory.accept(accepted, used)?;
     let file = take(header.kernel, file.start);
-    check(config, file, &config.kernel, Fatal::Kernel)?;
+    check(config, file, &config.kernel, 1, Fatal::Kernel)?;
     let kernel = Kernel::from_file(file)?;
     if file.get(HEADER) != Some(&sectors) {
         return Err(Fatal::Kernel);
@@ -162,7 +155,7 @@ fn load_initrd(
     accepted: &mut Accepted,
 ) -> Result<Range, Fatal> {
     if header.initrd.size == 0 {
-        check(config, &[], &config.initrd, Fatal::Initrd)?;
+        check(config, &[], &config.initrd, 2, Fatal::Initrd)?;
         return Ok(Range::default());
     }
     let end = header.low_memory().min(kernel.initrd_limit) & !(GRANULE - 1);
@@ -173,7 +166,7 @@ fn load_initrd(
         return Err(Fatal::Room);
     }
     memory.accept(accepted, granules)?;
-    check(config, take(header.initrd, start), &config.initrd, Fatal::Initrd)?;
+    check(config, take(header.initrd, start), &config.initrd, 2, Fatal::Initrd)?;
     Ok(initrd)
 }
 
@@ -184,14 +177,27 @@ fn command_line<'a>(
 ) -> Result<&'a [u8], Fatal> {
     let line = line.get_mut(..header.command_line.size as usize).ok_or(Fatal::Window)?;
     copy_from_window(header.command_line, line.as_mut_ptr());
-    check(config, line, &config.command_line, Fatal::CommandLine)?;
+    check(config, line, &config.command_line, 2, Fatal::CommandLine)?;
     if line.last() == Some(&0) { Ok(line) } else { Err(Fatal::CommandLine) }
 }
 
-/// Whether `data` is what was measured. In a plain guest nothing was.
-fn check(config: &Config, data: &[u8], digest: &[u8; 32], fatal: Fatal) -> Result<(), Fatal> {
-    let unchecked = config.platform == Platform::Plain || config.unmeasured_payload;
-    if unchecked || sha256::digest(data) == *digest { Ok(()) } else { Err(fatal) }
+/// Whether `data` is what was measured. In a plain guest nothing was. A trust domain also has what
+/// it is in a run-time measurement register.
+fn check(
+    config: &Config,
+    data: &[u8],
+    expected: &[u8; 32],
+    register: u64,
+    fatal: Fatal,
+) -> Result<(), Fatal> {
+    if config.platform == Platform::Plain {
+        return Ok(());
+    }
+    let digest = sha256::digest(data);
+    if config.platform == Platform::Tdx {
+        tdx::extend(register, &digest)?;
+    }
+    if config.unmeasured_payload || digest == *expected { Ok(()) } else { Err(fatal) }
 }
 
 /// Copies a payload into accepted memory at `target`, where nothing else is.
@@ -223,12 +229,15 @@ fn start_kernel() -> ! {
 
 /// The end, with a reason. A plain guest cannot tell it but by a triple fault.
 pub fn stop(fatal: Fatal) -> ! {
-    if config().is_ok_and(|config| config.platform == Platform::Snp) {
-        snp::terminate(fatal);
-    }
     let empty = [0_u16; 5];
     // SAFETY: an empty table of interrupts makes the next exception the last.
-    unsafe { asm!("lidt [{}]", "ud2", in(reg) &empty, options(noreturn)) }
+    unsafe { asm!("lidt [{}]", in(reg) &empty, options(readonly, nostack, preserves_flags)) };
+    match config().map(|config| config.platform) {
+        Ok(Platform::Snp) => snp::terminate(fatal),
+        Ok(Platform::Tdx) => tdx::terminate(fatal),
+        // SAFETY: an exception.
+        _ => unsafe { asm!("ud2", options(noreturn)) },
+    }
 }
 
 #[panic_handler]

@@ -1,12 +1,11 @@
 //! SEV-SNP from the guest's side: the GHCB MSR protocol (GHCB specification, section 2.3), page
-//! validation (AMD64 APM volume 3, PVALIDATE), page tables.
+//! validation (AMD64 APM volume 3, PVALIDATE).
 
 use core::arch::asm;
 
 use casemate_firmware::cpuid::Encryption;
 use casemate_firmware::fatal::{Fatal, TERMINATION_SET};
-use casemate_firmware::layout::{CPUID, GRANULE, PAGE, WINDOW, WINDOW_END};
-use casemate_firmware::window::Range;
+use casemate_firmware::layout::{CPUID, GRANULE, PAGE};
 
 const MSR_GHCB: u32 = 0xc001_0130;
 
@@ -37,7 +36,6 @@ pub fn start(c_bit: u32) -> Result<Encryption, Fatal> {
     {
         return Err(Fatal::Hypervisor);
     }
-    share_window(c_bit);
     Ok(encryption)
 }
 
@@ -48,25 +46,14 @@ pub fn terminate(reason: Fatal) -> ! {
     }
 }
 
-/// Accepts every page of `range`, in large pages where the host has such.
-pub fn accept(range: Range, encryption: Encryption) -> Result<(), Fatal> {
-    let mut address = range.start;
-    while address < range.end() {
-        let whole = address.is_multiple_of(GRANULE) && range.end() - address >= GRANULE;
-        if whole && validate(address, true)? {
-            address += GRANULE;
-            continue;
-        }
-        let end = range.end().min(address + GRANULE - address % GRANULE);
-        while address < end {
-            validate(address, false)?;
-            if encryption.touch {
-                touch(address);
-            }
-            address += PAGE;
-        }
+/// Accepts one page; `false` if the host has no large page there.
+pub fn accept(address: u64, large: bool, encryption: Encryption) -> Result<bool, Fatal> {
+    let done = validate(address, large)?;
+    if done && encryption.touch {
+        let size = if large { GRANULE } else { PAGE };
+        (address..address + size).step_by(PAGE as usize).for_each(touch);
     }
-    Ok(())
+    Ok(done)
 }
 
 /// Validates one page; `false` if the host has no large page there.
@@ -95,26 +82,6 @@ fn touch(address: u64) {
         // SAFETY: the page has just been validated, and is mapped.
         unsafe { (byte as *const u8).read_volatile() };
     }
-}
-
-/// Takes the C-bit from the entries that map the loader window.
-fn share_window(c_bit: u32) {
-    let tables: u64;
-    // SAFETY: loads a constant.
-    unsafe {
-        asm!("movabs {}, offset page_tables", out(reg) tables, options(pure, nomem, nostack));
-    }
-    let mut address = WINDOW;
-    while address < WINDOW_END {
-        // The page directories follow each other, behind the two tables above them.
-        let entry = (tables + 2 * PAGE + address / GRANULE * 8) as *mut u64;
-        // SAFETY: an entry of the page tables, which only this code changes; nothing that Rust
-        // knows of is mapped by it.
-        unsafe { entry.write_volatile(entry.read_volatile() & !(1 << c_bit)) };
-        address += GRANULE;
-    }
-    // SAFETY: the same tables again, so that no old entry is in use.
-    unsafe { asm!("mov {0}, cr3", "mov cr3, {0}", out(reg) _, options(nostack, preserves_flags)) };
 }
 
 /// A request whose answer must have the code that belongs to it.

@@ -1,8 +1,9 @@
 //! Which memory the firmware accepts. The rest stays as it is, for the kernel to accept when it
 //! uses it, so that a large guest starts as fast as a small one.
 
+use crate::config::Platform;
 use crate::fatal::Fatal;
-use crate::layout::{CPUID, GRANULE, HANDOFF, PAGE, SECRETS, WORK, WORK_SIZE};
+use crate::layout::{CPUID, GRANULE, HANDOFF, HOB, HOB_SIZE, PAGE, SECRETS, WORK, WORK_SIZE};
 use crate::window::Range;
 
 /// Room for what is ever accepted.
@@ -16,22 +17,34 @@ pub struct Accepted {
     count: usize,
 }
 
-/// What must be accepted before the kernel's size is known, beside the launch pages and [`WORK`]:
-/// the first granule and the rest of the one at 8 MiB.
-pub const FIRST: [Range; 3] = [
-    Range::between(0, GRANULE),
-    Range::between(CPUID + PAGE, WORK),
-    Range::between(HANDOFF, SECRETS + GRANULE),
-];
+/// What the launch has accepted: its pages, and [`WORK`].
+const fn launched(platform: Platform) -> [Range; 2] {
+    let pages = match platform {
+        Platform::Tdx => Range { start: HOB, size: HOB_SIZE },
+        Platform::Plain | Platform::Snp => Range::between(SECRETS, CPUID + PAGE),
+    };
+    [pages, Range { start: WORK, size: WORK_SIZE }]
+}
+
+/// What must be accepted before the kernel's size is known: the first granule, and of the one at
+/// 8 MiB all that the launch has not.
+#[must_use]
+pub const fn first(platform: Platform) -> [Range; 3] {
+    let rest = match platform {
+        Platform::Tdx => Range::between(SECRETS, HOB),
+        Platform::Plain | Platform::Snp => Range { start: HOB, size: HOB_SIZE },
+    };
+    [Range::between(0, GRANULE), rest, Range::between(HANDOFF, SECRETS + GRANULE)]
+}
 
 impl Accepted {
-    /// What is accepted when the firmware's Rust code begins: launch pages, and [`WORK`].
+    /// What is accepted when the firmware's Rust code begins.
     #[must_use]
-    pub fn at_start() -> Self {
+    pub fn at_start(platform: Platform) -> Self {
         let mut ranges = [Range::default(); MOST];
-        ranges[0] = Range { start: SECRETS, size: 2 * PAGE };
-        ranges[1] = Range { start: WORK, size: WORK_SIZE };
-        Self { ranges, count: 2 }
+        let launched = launched(platform);
+        ranges[..launched.len()].copy_from_slice(&launched);
+        Self { ranges, count: launched.len() }
     }
 
     /// Notes that `range` is about to be accepted.
@@ -50,7 +63,7 @@ impl Accepted {
     }
 
     /// Whether the granule at `start` has been accepted, which is the case for all of it or for
-    /// nothing of it once [`FIRST`] has.
+    /// nothing of it once [`first`] has.
     #[must_use]
     pub fn has_granule(&self, start: u64) -> bool {
         let granule = Range { start, size: GRANULE };
@@ -67,28 +80,35 @@ mod tests {
     use super::*;
     use crate::layout::KERNEL;
 
-    #[test]
-    fn no_page_is_accepted_twice() {
-        let mut accepted = Accepted::at_start();
-        for range in FIRST {
+    const PLATFORMS: [Platform; 3] = [Platform::Plain, Platform::Snp, Platform::Tdx];
+
+    fn with_first(platform: Platform) -> Accepted {
+        let mut accepted = Accepted::at_start(platform);
+        for range in first(platform) {
             accepted.claim(range).unwrap();
         }
-        let kernel = Range { start: KERNEL, size: GRANULE };
-        accepted.claim(kernel).unwrap();
-        assert_eq!(accepted.claim(kernel), Err(Fatal::AcceptedTwice));
-        let secrets = Range { start: SECRETS, size: PAGE };
-        assert_eq!(accepted.claim(secrets), Err(Fatal::AcceptedTwice));
+        accepted
+    }
+
+    #[test]
+    fn no_page_is_accepted_twice() {
+        for platform in PLATFORMS {
+            let mut accepted = with_first(platform);
+            let kernel = Range { start: KERNEL, size: GRANULE };
+            accepted.claim(kernel).unwrap();
+            assert_eq!(accepted.claim(kernel), Err(Fatal::AcceptedTwice));
+            let secrets = Range { start: SECRETS, size: PAGE };
+            assert_eq!(accepted.claim(secrets), Err(Fatal::AcceptedTwice));
+        }
     }
 
     #[test]
     fn granules_are_whole() {
-        let mut accepted = Accepted::at_start();
-        for range in FIRST {
-            accepted.claim(range).unwrap();
+        for accepted in PLATFORMS.map(with_first) {
+            let bytes: u64 = accepted.ranges().map(|range| range.size).sum();
+            assert_eq!(bytes, 2 * GRANULE);
+            assert!(accepted.has_granule(0) && accepted.has_granule(SECRETS));
+            assert!(!accepted.has_granule(GRANULE) && !accepted.has_granule(KERNEL));
         }
-        let bytes: u64 = accepted.ranges().map(|range| range.size).sum();
-        assert_eq!(bytes, 2 * GRANULE);
-        assert!(accepted.has_granule(0) && accepted.has_granule(SECRETS));
-        assert!(!accepted.has_granule(GRANULE) && !accepted.has_granule(KERNEL));
     }
 }

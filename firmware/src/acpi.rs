@@ -19,11 +19,21 @@ const MADT_START: usize = 44;
 /// The only I/O APIC: identifier 0, at 0xfec00000, interrupts from 0 (section 5.2.12.3).
 const IO_APIC: [u8; 12] = [1, 12, 0, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0];
 
-/// Writes the tables of a machine with `vcpus` vCPUs into `area`, the RSDP first.
+/// How the kernel gets at vCPUs that wait (section 5.2.12.19).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wakeup {
+    /// The page through which one is told where to go on.
+    pub mailbox: u64,
+    /// Where one goes that is to wait again.
+    pub reset_vector: u64,
+}
+
+/// Writes the tables of a machine with `vcpus` vCPUs into `area`, the RSDP first. `wakeup` is for
+/// vCPUs that INIT and SIPI do not reach.
 ///
 /// # Errors
 /// [`Fatal::Machine`] if there are more vCPUs than local APICs have identifiers, 255.
-pub fn write(area: &mut [u8], vcpus: u32) -> Result<(), Fatal> {
+pub fn write(area: &mut [u8], vcpus: u32, wakeup: Option<Wakeup>) -> Result<(), Fatal> {
     let count = u8::try_from(vcpus).map_err(|_| Fatal::Machine)?;
     put(area, 0, CONSTANT);
     let madt = area.get_mut(MADT..ACPI_SIZE).ok_or(Fatal::Machine)?;
@@ -39,6 +49,13 @@ pub fn write(area: &mut [u8], vcpus: u32) -> Result<(), Fatal> {
     }
     put(madt, end, &IO_APIC);
     end += IO_APIC.len();
+    if let Some(Wakeup { mailbox, reset_vector }) = wakeup {
+        // Type, length, version; the version with a reset vector.
+        put(madt, end, &[0x10, 24, 1, 0]);
+        put(madt, end + 8, &mailbox.to_le_bytes());
+        put(madt, end + 16, &reset_vector.to_le_bytes());
+        end += 24;
+    }
     put(madt, 4, &u32::try_from(end).unwrap_or(u32::MAX).to_le_bytes());
     let sum = madt.iter().take(end).fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
     put(madt, 9, &[sum.wrapping_neg()]);

@@ -43,6 +43,8 @@ pub enum Platform {
     Plain = 1,
     /// AMD SEV-SNP.
     Snp = 2,
+    /// Intel TDX.
+    Tdx = 3,
 }
 
 /// The measured inputs.
@@ -89,6 +91,7 @@ impl Config {
         let platform = match u32_at(page, 0x0c) {
             1 => Platform::Plain,
             2 => Platform::Snp,
+            3 => Platform::Tdx,
             _ => return None,
         };
         let flags = u64_at(page, 0x10);

@@ -3,7 +3,7 @@
 use core::fmt;
 
 /// The code set of the firmware's termination requests (GHCB specification, section "Termination
-/// Request"): 0 is the specification's, 1 Linux's.
+/// Request"): 0 is the specification's, 1 Linux's. TDX guests have it in their fatal error, too.
 pub const TERMINATION_SET: u8 = 5;
 
 /// A reason, and the code by which the host hears of it.
@@ -40,6 +40,10 @@ pub enum Fatal {
     KernelFormat = 14,
     /// Kernel and initrd do not fit into memory below 3 GiB.
     Room = 15,
+    /// The trust domain's attributes are not those that Linux is protected by.
+    Attributes = 16,
+    /// A run-time measurement register could not be extended.
+    Measure = 17,
 }
 
 impl Fatal {
@@ -63,6 +67,8 @@ impl Fatal {
             CommandLine,
             KernelFormat,
             Room,
+            Attributes,
+            Measure,
         ];
         all.into_iter().find(|fatal| *fatal as u8 == code)
     }
@@ -86,6 +92,8 @@ impl fmt::Display for Fatal {
             Self::CommandLine => "the command line is not the measured one",
             Self::KernelFormat => "the kernel is no bzImage that can be loaded at 16 MiB",
             Self::Room => "kernel and initrd do not fit into memory below 3 GiB",
+            Self::Attributes => "the trust domain can be debugged, or lacks SEPT_VE_DISABLE",
+            Self::Measure => "a run-time measurement register could not be extended",
         })
     }
 }

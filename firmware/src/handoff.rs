@@ -202,8 +202,9 @@ mod tests {
     use std::vec::Vec;
 
     use super::*;
-    use crate::accept::FIRST;
+    use crate::accept::first;
     use crate::bytes::{u32_at, u64_at};
+    use crate::config::Platform;
     use crate::window::Header;
 
     fn filled() -> Vec<u8> {
@@ -212,8 +213,8 @@ mod tests {
         header.memory[0].size = 256 << 20;
         header.memory[1] = Range { start: 4 << 30, size: 1 << 30 };
         let map = MemoryMap::new(&header);
-        let mut accepted = Accepted::at_start();
-        for range in FIRST {
+        let mut accepted = Accepted::at_start(Platform::Snp);
+        for range in first(Platform::Snp) {
             accepted.claim(range).unwrap();
         }
         accepted.claim(Range { start: KERNEL, size: GRANULE }).unwrap();

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | 0 - 640 KiB | RAM for the kernel; accepted by the firmware |
 //! | 640 KiB - 1 MiB | RAM that the memory map calls reserved; accepted, because Linux looks there for old tables |
-//! | 8 MiB | [`SECRETS`], [`CPUID`], [`WORK`], [`HANDOFF`] |
+//! | 8 MiB | [`SECRETS`], [`CPUID`], [`HOB`], [`WORK`], [`HANDOFF`] |
 //! | 16 MiB | [`KERNEL`] and the memory that it asks for |
 //! | up to [`LOW_MEMORY_END`] at most | RAM, with the initrd at its end |
 //! | 3.5 GiB | [`ECAM`] |
@@ -30,11 +30,25 @@ pub const SECRETS: u64 = 8 << 20;
 /// The CPUID page of SEV-SNP.
 pub const CPUID: u64 = SECRETS + PAGE;
 
-/// Memory of the firmware itself: page tables, stacks, state. Free once the kernel runs.
-pub const WORK: u64 = SECRETS + 4 * PAGE;
+/// Where other launchers of TDX guests put their list of resources. Added at launch, never read.
+pub const HOB: u64 = CPUID + PAGE;
 
-/// Bytes of [`WORK`]. SEV-SNP: accepted by the image's first instructions.
+/// Bytes of [`HOB`].
+pub const HOB_SIZE: u64 = 2 * PAGE;
+
+/// Memory of the firmware itself: [`MAILBOX`], page tables, state, stack.
+pub const WORK: u64 = HOB + HOB_SIZE;
+
+/// Bytes of [`WORK`]. SEV-SNP: accepted by the image's first instructions. TDX: added at launch.
 pub const WORK_SIZE: u64 = 28 * PAGE;
+
+/// The multiprocessor wakeup mailbox of TDX guests (ACPI 6.5, section 5.2.12.19). Its zeroes at
+/// launch are measured: vCPUs read it before the boot processor can have written it.
+pub const MAILBOX: u64 = WORK;
+
+/// Bytes at the start of [`WORK`] that stay once the kernel runs, for vCPUs that wait: mailbox and
+/// page tables. The rest is free then.
+pub const KEPT_SIZE: u64 = 8 * PAGE;
 
 /// What the kernel is given: boot parameters, command line, ACPI and EFI tables.
 pub const HANDOFF: u64 = WORK + WORK_SIZE;

@@ -16,4 +16,5 @@ pub mod kernel;
 pub mod layout;
 pub mod memory_map;
 pub mod sha256;
+pub mod sha384;
 pub mod window;

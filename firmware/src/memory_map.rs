@@ -1,6 +1,6 @@
 //! What the kernel is told of memory.
 
-use crate::layout::{ECAM, ECAM_SIZE, HANDOFF, HANDOFF_SIZE, SECRETS, WORK};
+use crate::layout::{ECAM, ECAM_SIZE, HANDOFF, HANDOFF_SIZE, KEPT_SIZE, SECRETS, WORK};
 use crate::window::{Header, MOST_RANGES, Range};
 
 /// Entries at most: what low memory is cut into, ECAM, and the other ranges.
@@ -46,7 +46,7 @@ impl MemoryMap {
             (0xa_0000, Kind::Ram),
             (0x10_0000, Kind::Reserved),
             (SECRETS, Kind::Ram),
-            (WORK, Kind::Acpi),
+            (WORK + KEPT_SIZE, Kind::Acpi),
             (HANDOFF, Kind::Ram),
             (handoff_end, Kind::Acpi),
             (header.low_memory(), Kind::Ram),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use casemate_firmware::config::{CONFIG_GUID, CONFIG_SIZE};
 pub use casemate_firmware::config::{Config, Platform};
+use casemate_firmware::layout::LOW_MEMORY_END;
 
 use crate::guid_table::{GuidTable, GuidTableError};
 use crate::kernel_hashes::KernelHashes;
@@ -16,7 +17,8 @@ use crate::loader_window::{self, LoaderWindowError, Payloads};
 use crate::ovmf::{self, OvmfError, SnpOptions};
 use crate::profile::Profile;
 use crate::snp::CpuSignature;
-use crate::{Guid, LaunchPlan, SnpIdentity, SnpPolicy};
+use crate::tdx::{self, SourceError, rtmr};
+use crate::{Digest384, Gpa, GpaRange, Guid, LaunchPlan, SnpIdentity, SnpPolicy, TdxPolicy};
 
 /// What a guest may have at most. The values are measured; these ones keep the measurement the same
 /// for guests of all sizes.
@@ -46,6 +48,8 @@ pub enum FirmwareError {
     NoKernel,
     #[error(transparent)]
     Image(#[from] OvmfError),
+    #[error(transparent)]
+    Tdvf(#[from] SourceError),
     #[error(transparent)]
     Window(#[from] LoaderWindowError),
 }
@@ -130,6 +134,56 @@ pub fn snp_guest(
     let mut plan = snp_plan(image, &options)?;
     plan.imports.extend(loader_window::imports(payloads)?);
     Ok(plan)
+}
+
+/// The plan of a TDX guest that our firmware starts, as far as it is measured. Its MRTD depends on
+/// neither memory nor number of vCPUs.
+///
+/// # Errors
+/// The image is not our firmware or cannot be measured.
+pub fn tdx_plan(
+    image: &[u8],
+    kernel: &KernelHashes,
+    vcpus: u32,
+    policy: TdxPolicy,
+) -> Result<LaunchPlan, FirmwareError> {
+    let image = configure(image, &config(Platform::Tdx, kernel))?;
+    // The firmware does not read the list of resources: any memory that its sections are in does.
+    let memory = GpaRange::from_bytes(Gpa(0), LOW_MEMORY_END).map_err(SourceError::from)?;
+    Ok(tdx::plan(&image, &[memory], vcpus, policy)?)
+}
+
+/// The whole plan of a TDX guest that our firmware starts: what [`tdx_plan`] has, and the loader
+/// window with the payloads.
+///
+/// # Errors
+/// The image is not our firmware, or the payloads do not fit it.
+pub fn tdx_guest(
+    image: &[u8],
+    payloads: &Payloads,
+    policy: TdxPolicy,
+) -> Result<LaunchPlan, FirmwareError> {
+    let hashes = KernelHashes::new(&payloads.kernel, &payloads.initrd, &payloads.cmdline);
+    let mut plan = tdx_plan(image, &hashes, payloads.vcpus, policy)?;
+    plan.imports.extend(loader_window::imports(payloads)?);
+    Ok(plan)
+}
+
+/// RTMR0 to RTMR2 of a TDX guest when our firmware starts its kernel. Events are SHA-384 digests of
+/// SHA-256 digests: of the loader window's header in RTMR0, of the kernel in RTMR1, of the initial
+/// RAM disk and then of the command line in RTMR2.
+///
+/// # Errors
+/// The payloads do not fit the loader window.
+pub fn rtmrs(payloads: &Payloads) -> Result<[Digest384; 3], FirmwareError> {
+    let event = |digest: &[u8; 32]| Digest384::of(digest);
+    let hashes = KernelHashes::new(&payloads.kernel, &payloads.initrd, &payloads.cmdline);
+    let imports = loader_window::imports(payloads)?;
+    Ok([
+        rtmr::fold(&[event(&loader_window::header_digest(&imports))]),
+        rtmr::fold(&[event(&hashes.kernel)]),
+        rtmr::fold(&[event(&hashes.initrd), event(&hashes.cmdline)]),
+    ])
 }
 
 /// The plan of a plain guest that our firmware starts. Nothing is measured, and the guest takes the

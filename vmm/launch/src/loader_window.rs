@@ -3,6 +3,7 @@
 //! checks the payloads against the digests in its measured config page.
 
 use casemate_firmware::layout::{LOW_MEMORY_END, WINDOW, WINDOW_END};
+use casemate_firmware::sha256;
 use casemate_firmware::window::{
     HEADER_SIZE, Header, MOST_COMMAND_LINE, MOST_RANGES, Payload, Range,
 };
@@ -83,6 +84,14 @@ pub(crate) fn imports(payloads: &Payloads) -> Result<Vec<Import>, LoaderWindowEr
     let bytes = header.to_bytes().as_slice().into();
     imports.insert(0, shared(0, PageCount(1), bytes, "loader window, checked by the firmware")?);
     Ok(imports)
+}
+
+/// SHA-256 of the window's header, which is the first import.
+pub(crate) fn header_digest(imports: &[Import]) -> [u8; 32] {
+    match imports.first().map(|import| &import.contents) {
+        Some(Contents::Bytes(header)) => sha256::digest(header),
+        _ => sha256::digest(&[]),
+    }
 }
 
 fn shared(

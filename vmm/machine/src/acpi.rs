@@ -251,7 +251,7 @@ mod tests {
                 std::fs::write(file, &ours.bytes[..constant]).unwrap();
             }
             let mut theirs = vec![0; ACPI_SIZE];
-            acpi::write(&mut theirs, vcpus).unwrap();
+            acpi::write(&mut theirs, vcpus, None).unwrap();
             assert!(acpi::CONSTANT == &ours.bytes[..constant], "see above");
             assert!(theirs[..ours.bytes.len()] == *ours.bytes, "the MADT of {vcpus} vCPUs");
         }

@@ -3,21 +3,26 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use casemate_config::{ByteSize, GuestConfig};
 use casemate_launch::igvm::{IgvmFile, ZeroPages, manifest, measure_tdx};
+use casemate_launch::loader_window::Payloads;
 use casemate_launch::manifest::Manifest;
 use casemate_launch::tdx::rtmr::{DirectBoot, Initrd};
 use casemate_launch::tdx::{self, ATTRIBUTE_SEPT_VE_DISABLE, PageOrder, SectionKind, Tdvf, hob};
-use casemate_launch::{Digest384, LaunchPlan, PlatformKind, TdxPolicy};
+use casemate_launch::{Digest384, LaunchPlan, PlatformKind, TdxPolicy, firmware};
 use clap::ValueEnum;
 use serde::Serialize;
 
 use super::output::{Measured, Output, Report, Row};
-use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, igvm, number, read};
+use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, igvm, number, read, read_optional};
 
 /// Compute the MRTD of a TDX guest, and the RTMRs that can be known
 ///
+/// With Casemate's own firmware, which is measured if no other is given, MRTD depends on the kernel,
+/// its initial RAM disk and its command line, and RTMR0 to RTMR2 are known (RTMR0 with --memory).
+///
+/// With a TDVF such as OVMF:
 /// MRTD depends on the firmware and on the page order alone, not on memory size or number of vCPUs.
 /// RTMR1 and RTMR2 of a direct kernel boot are those of OVMF under QEMU, whose patches to the kernel
 /// depend on the sizes of initrd and memory. RTMR0 needs the guest's ACPI tables and boot variables,
@@ -25,7 +30,8 @@ use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, igvm, number, read};
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The guest's firmware: a TDVF such as OVMF.inteltdx.fd, code and variables in one file
-    #[arg(long, value_name = "FILE", required_unless_present = "igvm")]
+    /// [default: Casemate's own]
+    #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
     /// An IGVM file instead of firmware
     #[arg(long, value_name = "FILE", conflicts_with_all = ["firmware", "memory", "kernel"])]
@@ -41,7 +47,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
     /// Kernel of a direct boot
-    #[arg(long, value_name = "FILE", requires = "memory")]
+    #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
     /// Initial RAM disk of the kernel
     #[arg(long, value_name = "FILE", requires = "kernel")]
@@ -49,6 +55,9 @@ pub(crate) struct Args {
     /// Command line of the kernel, exactly as the VMM gets it
     #[arg(long, value_name = "STRING", requires = "kernel", allow_hyphen_values = true)]
     append: Option<String>,
+    /// Number of vCPUs; with Casemate's own firmware RTMR0 depends on it
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    vcpus: u32,
     #[command(flatten)]
     output: Output,
 }
@@ -115,10 +124,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 pub(super) fn measured(args: &Args) -> anyhow::Result<Measured> {
-    match (&args.firmware, &args.igvm) {
-        (Some(firmware), _) => measured_firmware(args, firmware),
-        (None, Some(igvm)) => measured_igvm(args, igvm),
-        (None, None) => bail!("TDX needs a firmware (a TDVF) or an IGVM file"),
+    if let Some(igvm) = &args.igvm {
+        return measured_igvm(args, igvm);
+    }
+    let Some(path) = &args.firmware else {
+        return measured_ours(args, casemate_firmware_image::IMAGE);
+    };
+    let image = read("firmware", path, MAX_FIRMWARE)?;
+    if firmware::is_ours(&image) {
+        measured_ours(args, &image)
+    } else {
+        measured_tdvf(args, path, &image)
     }
 }
 
@@ -134,15 +150,44 @@ impl Args {
             kernel: config.kernel.clone(),
             initrd: config.initrd.clone(),
             append: Some(config.cmdline.clone()),
+            vcpus: config.vcpus,
             output: Output::default(),
         }
     }
 }
 
-fn measured_firmware(args: &Args, path: &Path) -> anyhow::Result<Measured> {
-    let image = read("firmware", path, MAX_FIRMWARE)?;
+/// A guest that our own firmware starts: it measures the payloads itself.
+fn measured_ours(args: &Args, image: &[u8]) -> anyhow::Result<Measured> {
+    let failed = "the guest of Casemate's firmware cannot be measured";
+    let kernel = args.kernel.as_deref().context(
+        "Casemate's firmware starts a kernel and nothing else: add --kernel, or --firmware for \
+         another firmware",
+    )?;
+    let initrd = read_optional("initial RAM disk", args.initrd.as_deref(), MAX_PAYLOAD)?;
+    let payloads = Payloads {
+        kernel: read("kernel", kernel, MAX_PAYLOAD)?.into(),
+        initrd: initrd.unwrap_or_default().into(),
+        cmdline: args.append.as_deref().unwrap_or_default().as_bytes().into(),
+        memory: args.memory.map_or(ANY_MEMORY, |memory| memory.0),
+        vcpus: args.vcpus,
+    };
+    let policy = TdxPolicy::new(ATTRIBUTE_SEPT_VE_DISABLE);
+    let plan = firmware::tdx_guest(image, &payloads, policy).context(failed)?;
+    let order = args.page_order.into();
+    let mrtd = tdx::mrtd(&plan, order).context(failed)?;
+    let [rtmr0, rtmr1, rtmr2] = firmware::rtmrs(&payloads).context(failed)?;
+    let rtmr = [args.memory.map(|_| rtmr0), Some(rtmr1), Some(rtmr2), None];
+    let report = report(args, mrtd, rtmr, Events::default(), vec![order_rule(args)]);
+    report.measured(rows(&report), move || Ok(tdx::manifest(&plan, order)?))
+}
+
+fn measured_tdvf(args: &Args, path: &Path, image: &[u8]) -> anyhow::Result<Measured> {
     let failed = || format!("{} cannot be measured", path.display());
-    let tdvf = Tdvf::parse(&image).with_context(failed)?;
+    let tdvf = Tdvf::parse(image).with_context(failed)?;
+    ensure!(
+        args.memory.is_some() || args.kernel.is_none(),
+        "OVMF's measurement of a kernel depends on the memory; add --memory, such as --memory 4G"
+    );
     let measured_hob =
         tdvf.sections.iter().any(|section| section.kind == SectionKind::TdHob && section.measured);
     ensure!(
@@ -150,7 +195,7 @@ fn measured_firmware(args: &Args, path: &Path) -> anyhow::Result<Measured> {
         "{} has its TD HOB measured, which depends on the memory; add --memory, such as --memory 4G",
         path.display()
     );
-    let plan = firmware_plan(&image, args.memory.map(|memory| memory.0)).with_context(failed)?;
+    let plan = firmware_plan(image, args.memory.map(|memory| memory.0)).with_context(failed)?;
     let order = args.page_order.into();
     let mrtd = tdx::mrtd(&plan, order).with_context(failed)?;
     let memory = args.memory.map(|memory| hob::q35_memory(memory.0)).transpose()?;
@@ -250,6 +295,7 @@ fn rows(report: &Report<Details, Assumptions>) -> Vec<Row> {
     ];
     let digest = |value: &Option<Digest384>| value.map(|value| value.to_string());
     let optional = [
+        ("RTMR0", digest(&details.rtmr[0])),
         ("RTMR1", digest(&details.rtmr[1])),
         ("RTMR2", digest(&details.rtmr[2])),
         ("TD HOB event", digest(&details.events.td_hob)),
