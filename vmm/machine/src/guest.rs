@@ -130,21 +130,30 @@ impl Guest {
         Ok(Self { config, board, plan })
     }
 
-    /// Reads what `config` names and lays out a TDX guest, which the TDVF starts that is named.
+    /// Reads what `config` names and lays out a TDX guest, which the TDVF starts that is named, or
+    /// our firmware: the one that is named, or the one that comes with this program.
     ///
     /// # Errors
     /// If a file cannot be read, is of the wrong kind, or does not fit.
     pub fn tdx(config: GuestConfig) -> Result<Self, PrepareError> {
-        let file = config.firmware.clone().ok_or(PrepareError::Unsupported(
-            "this version starts TDX guests with a TDVF alone: give one with --firmware",
-        ))?;
         let memory = config.memory.0;
         let board =
             Board::new(memory).map_err(|source| PrepareError::Memory { bytes: memory, source })?;
         let tdx = config.tdx.clone().unwrap_or_default();
-        let ram: Vec<_> = board.ram().collect();
-        let plan = casemate_launch::tdx::plan(&read(&file)?, &ram, config.vcpus, policy(&tdx))
-            .map_err(|source| PrepareError::Tdvf { file, source })?;
+        let named = config.firmware.as_deref().map(read).transpose()?;
+        let plan = match (named.as_deref(), &config.firmware) {
+            (Some(image), Some(file)) if !firmware::is_ours(image) => {
+                let ram: Vec<_> = board.ram().collect();
+                casemate_launch::tdx::plan(image, &ram, config.vcpus, policy(&tdx))
+                    .map_err(|source| PrepareError::Tdvf { file: file.clone(), source })?
+            }
+            (named, _) => {
+                let image = named.unwrap_or(casemate_firmware_image::IMAGE);
+                firmware::tdx_guest(image, &payloads(&config)?, policy(&tdx)).map_err(|source| {
+                    PrepareError::Firmware { file: firmware_name(&config), source }
+                })?
+            }
+        };
         Ok(Self { config, board, plan })
     }
 
