@@ -4,7 +4,7 @@
 use core::arch::asm;
 
 use casemate_firmware::config::Config;
-use casemate_firmware::fatal::{Fatal, TERMINATION_SET};
+use casemate_firmware::fatal::Fatal;
 use casemate_firmware::sha384;
 
 const VP_INFO: u64 = 1;
@@ -95,18 +95,17 @@ fn tdcall(leaf: u64, rcx: u64, rdx: u64) -> Answer {
 }
 
 /// Tells the host why, and does not come back. All registers that the host sees are written here:
-/// the code in the upper half of R12, where it is the guest's own, and 16 bytes of text.
+/// the code in R12, and 16 bytes of text in R14 and R15.
 pub fn terminate(reason: Fatal) -> ! {
     const REPORT_FATAL_ERROR: u64 = 0x1_0003;
     /// RDX, RBX, RSI, RDI, R8 to R15.
     const EXPOSED: u64 = 0xffcc;
-    let code = u64::from(TERMINATION_SET) << 40 | (reason as u64) << 32;
     // SAFETY: leaves for good; should the host come back, again.
     unsafe {
         asm!("2:", "xor edx, edx", "xor ebx, ebx", "xor r8d, r8d", "xor r9d, r9d", "xor r10d, r10d",
              "xor r13d, r13d", "xor eax, eax", "mov ecx, {exposed}", "mov r11d, {call}",
              ".byte 0x66, 0x0f, 0x01, 0xcc", "jmp 2b",
-             exposed = const EXPOSED, call = const REPORT_FATAL_ERROR, in("r12") code,
+             exposed = const EXPOSED, call = const REPORT_FATAL_ERROR, in("r12") reason.tdx_code(),
              in("r14") u64::from_le_bytes(*b"Casemate"), in("r15") u64::from_le_bytes(*b" stopped"),
              in("rsi") 0, in("rdi") 0, options(noreturn))
     }

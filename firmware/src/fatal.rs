@@ -47,6 +47,22 @@ pub enum Fatal {
 }
 
 impl Fatal {
+    /// The code of a TDX guest's fatal error (GHCI, TDG.VP.VMCALL<ReportFatalError>, R12): in the
+    /// upper half, which is the guest's own.
+    #[must_use]
+    pub const fn tdx_code(self) -> u64 {
+        (TERMINATION_SET as u64) << 40 | (self as u64) << 32
+    }
+
+    /// The reason of [`tdx_code`](Self::tdx_code).
+    #[must_use]
+    pub fn from_tdx_code(code: u64) -> Option<Self> {
+        let [0, 0, 0, 0, code_of_set, TERMINATION_SET, 0, 0] = code.to_le_bytes() else {
+            return None;
+        };
+        Self::from_code(code_of_set)
+    }
+
     /// The reason with this code.
     #[must_use]
     pub fn from_code(code: u8) -> Option<Self> {
@@ -95,5 +111,21 @@ impl fmt::Display for Fatal {
             Self::Attributes => "the trust domain can be debugged, or lacks SEPT_VE_DISABLE",
             Self::Measure => "a run-time measurement register could not be extended",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_code_of_its_own_on_each_platform() {
+        let known = (0..=u8::MAX).filter_map(Fatal::from_code);
+        assert_eq!(known.clone().count(), Fatal::Measure as usize);
+        for fatal in known {
+            assert_eq!(Fatal::from_tdx_code(fatal.tdx_code()), Some(fatal));
+        }
+        assert_eq!(Fatal::from_tdx_code(0x20_0000), None, "somebody else's");
+        assert_eq!(Fatal::from_tdx_code(Fatal::Trap.tdx_code() | 1), None);
     }
 }

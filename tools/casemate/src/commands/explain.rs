@@ -70,13 +70,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         platforms.retain(|platform| *platform == target.into());
     }
     ensure!(!platforms.is_empty(), "{} does not allow this platform", args.guest.display());
-    if boot == Boot::Casemate && platforms.contains(&PlatformKind::Tdx) {
-        platforms.retain(|platform| *platform != PlatformKind::Tdx);
-        let why =
-            "Casemate's firmware starts no TDX guest; name a TDVF as firmware, or an IGVM file";
-        ensure!(!platforms.is_empty(), "{}: {why}", args.guest.display());
-        eprintln!("casemate: not on TDX: {why}");
-    }
     let facts: Vec<_> =
         platforms.into_iter().map(|platform| Facts::new(platform, boot, &config)).collect();
     match args.format {

@@ -8,6 +8,7 @@ mod tests;
 
 use calls::Calls;
 use casemate_config::QuoteService;
+use casemate_firmware::fatal::Fatal;
 use casemate_kvm::exit::{KVM_SYSTEM_EVENT_TDX_FATAL, TdxCall, TdxFatal};
 use casemate_kvm::tdx::{self, Gpaw, InitVm, Measure};
 use casemate_kvm::vm;
@@ -112,7 +113,11 @@ impl Platform for Tdx {
     fn last_words(&self, exit: &Exit<'_>) -> Outcome {
         Outcome::Failed(match exit {
             Exit::SystemEvent { kind: KVM_SYSTEM_EVENT_TDX_FATAL, data } => {
-                TdxFatal::decode(data).to_string()
+                let error = TdxFatal::decode(data);
+                match Fatal::from_tdx_code(error.code) {
+                    Some(fatal) => format!("the firmware ended the guest: {fatal}"),
+                    None => error.to_string(),
+                }
             }
             exit => describe(exit),
         })
