@@ -68,6 +68,8 @@ mod tests {
     use std::vec;
     use std::vec::Vec;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::bytes::put;
 
@@ -112,5 +114,24 @@ mod tests {
         put(&mut fixed, 0x234, &[0]);
         assert_eq!(Kernel::from_file(&fixed), refused);
         assert_eq!(Kernel::from_file(&[]), refused);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_header_says_is_within_the_file_or_refused(
+            changes in prop::collection::vec((HEADER..0x270, any::<u8>()), 0..40),
+            length in 0..0x2000_usize,
+        ) {
+            let mut file = file();
+            for (at, value) in changes {
+                put(&mut file, at, &[value]);
+            }
+            file.truncate(length);
+            if let Ok(kernel) = Kernel::from_file(&file) {
+                prop_assert!(kernel.memory > 0 && kernel.memory <= u64::from(u32::MAX));
+                prop_assert!((0x265..=0x301).contains(&kernel.header_end));
+                prop_assert!(setup_size(file[HEADER]) < file.len() as u64);
+            }
+        }
     }
 }

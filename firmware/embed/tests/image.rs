@@ -63,3 +63,25 @@ fn no_path_of_the_build_is_in_it() {
     assert!(!text.contains(&*root.to_string_lossy()));
     assert!(!text.contains(env!("CARGO_MANIFEST_DIR")));
 }
+
+/// Whoever builds these sources with the pinned toolchain gets these bytes, wherever and in whichever
+/// profile. A change of the firmware changes every guest's measurement: it is made knowingly, with
+/// `casemate firmware fw.bin && sha256sum <fw.bin | cut -d' ' -f1 >firmware/embed/image.sha256`.
+#[test]
+fn it_is_the_image_that_was_committed() {
+    let digest = casemate_firmware::sha256::digest(IMAGE);
+    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(digest, include_str!("../image.sha256").trim());
+}
+
+/// One of the three launch ways of the same image: what a TDX launcher reads and measures.
+#[test]
+fn trust_domains_have_one_page_more_measured() {
+    let hashes = KernelHashes::new(b"kernel", b"", b"");
+    let policy = casemate_launch::TdxPolicy::new(1 << 28);
+    let plan = firmware::tdx_plan(IMAGE, &hashes, 2, policy).unwrap();
+    let measured = plan.imports.iter().filter(|import| import.kind == PageKind::Normal);
+    let pages: u64 = measured.map(|import| import.range.pages().0).sum();
+    assert_eq!(pages, IMAGE_SIZE / PAGE_SIZE + 1, "the mailbox");
+    assert_eq!(plan.overlap().map(|_| ()), None);
+}
