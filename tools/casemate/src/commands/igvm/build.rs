@@ -15,8 +15,10 @@ use casemate_launch::loader_window::Payloads;
 use casemate_launch::ovmf::{self, SnpOptions};
 use casemate_launch::profile::Profile;
 use casemate_launch::snp::{self, CpuSignature};
-use casemate_launch::tdx::{self, PageOrder};
-use casemate_launch::{Digest384, LaunchPlan, PlatformKind, SnpIdentity, SnpPolicy, firmware};
+use casemate_launch::tdx::{self, ATTRIBUTE_SEPT_VE_DISABLE, PageOrder};
+use casemate_launch::{
+    Digest384, LaunchPlan, PlatformKind, SnpIdentity, SnpPolicy, TdxPolicy, firmware,
+};
 use clap::ValueEnum;
 use serde::Serialize;
 
@@ -48,9 +50,14 @@ pub(super) struct Args {
     /// Command line of the kernel
     #[arg(long, value_name = "STRING", requires = "kernel", allow_hyphen_values = true)]
     append: Option<OsString>,
-    /// The platforms that the file is for [default: all that the firmware knows: snp,tdx,plain for
-    /// OVMF, snp,plain for Casemate's own]
-    #[arg(long = "platform", value_name = "NAME", value_enum, value_delimiter = ',')]
+    /// The platforms that the file is for
+    #[arg(
+        long = "platform",
+        value_name = "NAME",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "snp,tdx,plain"
+    )]
     platforms: Vec<Target>,
     /// Where to write the IGVM file
     #[arg(long, short, value_name = "FILE")]
@@ -104,8 +111,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let source = Source::new(args)?;
     let mut plans = Vec::new();
     let mut built = Vec::new();
-    for target in source.targets(args) {
-        let plan = source.plan(args, target).with_context(|| {
+    for target in &args.platforms {
+        let plan = source.plan(args, *target).with_context(|| {
             let own = || "Casemate's firmware".to_owned();
             let name = args.firmware.as_ref().map_or_else(own, |path| path.display().to_string());
             format!("{name} makes no guest")
@@ -156,14 +163,6 @@ impl Source {
         Ok(Self::Own(image, Box::new(payloads)))
     }
 
-    fn targets(&self, args: &Args) -> Vec<Target> {
-        match self {
-            _ if !args.platforms.is_empty() => args.platforms.clone(),
-            Self::Ovmf(_) => vec![Target::Snp, Target::Tdx, Target::Plain],
-            Self::Own(..) => vec![Target::Snp, Target::Plain],
-        }
-    }
-
     fn plan(&self, args: &Args, target: Target) -> anyhow::Result<LaunchPlan> {
         let policy = SnpPolicy { guest_policy: args.policy, vmsa_features: args.guest_features };
         Ok(match (self, target) {
@@ -174,8 +173,9 @@ impl Source {
                 firmware::snp_guest(image, payloads, policy, SnpIdentity::default())?
             }
             (Self::Own(image, payloads), Target::Plain) => firmware::plain_plan(image, payloads)?,
-            (Self::Own(..), Target::Tdx) => {
-                bail!("this version starts SEV-SNP and plain guests; choose --platform snp,plain")
+            (Self::Own(image, payloads), Target::Tdx) => {
+                let policy = TdxPolicy::new(ATTRIBUTE_SEPT_VE_DISABLE);
+                firmware::tdx_guest(image, payloads, policy)?
             }
             (Self::Ovmf(image), Target::Plain) => ovmf::plain_plan(image)?,
             (Self::Ovmf(image), Target::Tdx) => firmware_plan(image, Some(args.memory.0))?,
