@@ -154,19 +154,19 @@ zero:
     movl $page_tables + 3, level5   # for 5-level paging; see wait_again
 
     movl %edx, %esi                 # the second argument of Rust
-    movl $MSR_EFER, %ecx            # a trust domain has this bit already, and its write is trapped
-    rdmsr
-    testl $0x100, %eax              # LME
-    jnz  long_mode
-    orl  $0x100, %eax
-    wrmsr
-long_mode:
+long_mode:                          # in this order (AMD64 APM volume 2, section 14.6)
     movl %cr4, %eax
     orl  $0x620, %eax               # PAE; OSFXSR and OSXMMEXCPT for SHA-NI
     movl %eax, %cr4
     movl $page_tables, %eax
     movl %eax, %cr3
-    movl %cr0, %eax
+    movl $MSR_EFER, %ecx            # a trust domain has this bit already, and its write is trapped
+    rdmsr
+    testl $0x100, %eax              # LME
+    jnz  1f
+    orl  $0x100, %eax
+    wrmsr
+1:  movl %cr0, %eax
     andl $~0x4, %eax                # EM = 0
     orl  $0x80010022, %eax          # PG, WP, NE, MP
     movl %eax, %cr0
