@@ -19,3 +19,4 @@ bench: setup
 	cargo bench -q --locked -p casemate-launch --bench snp
 	cargo bench -q --locked -p casemate-launch --bench tdx_igvm
 	@tests/bench/measure-snp
+	@tests/bench/machine

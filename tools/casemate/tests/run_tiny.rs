@@ -95,6 +95,12 @@ fn events_are_json_where_asked() {
 }
 
 #[test]
+fn as_many_processors_as_there_can_be() {
+    // The others wait for the first to start them.
+    assert_eq!(run(&out(0x501, 7), &["--vcpus", "255"]).0, 7);
+}
+
+#[test]
 fn the_serial_port_echoes_what_comes_through_a_pipe() {
     // out dx, al; cmp al, 'q'; jne READ.
     let echo = [&READ[..], &[0xee, 0x3c, b'q', 0x75, 0xeb], &out(0x501, 1)].concat();
