@@ -47,7 +47,7 @@ pub enum Fatal {
 }
 
 impl Fatal {
-    /// The code of a TDX guest's fatal error (GHCI, TDG.VP.VMCALL<ReportFatalError>, R12): in the
+    /// The code of a TDX guest's fatal error (GHCI, `TDG.VP.VMCALL<ReportFatalError>`, R12): in the
     /// upper half, which is the guest's own.
     #[must_use]
     pub const fn tdx_code(self) -> u64 {
