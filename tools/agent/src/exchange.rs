@@ -57,9 +57,15 @@ pub(crate) fn exchange(address: &Address, request: &Request<'_>) -> Result<Answe
     let mut stream = address
         .connect()
         .map_err(|source| ExchangeError::Connect { address: address.clone(), source })?;
-    stream.write_all(&request.to_bytes())?;
+    // A busy broker answers without reading, and closes: the answer may be there all the same.
+    let sent = stream.write_all(&request.to_bytes());
     let mut answer = Vec::new();
-    stream.take(MAX_ANSWER + 1).read_to_end(&mut answer)?;
+    let received = stream.take(MAX_ANSWER + 1).read_to_end(&mut answer);
+    if let Some(early) = Answer::parse(&answer).filter(|_| sent.is_err() || received.is_err()) {
+        return Ok(early);
+    }
+    sent?;
+    received?;
     if u64::try_from(answer.len()).unwrap_or(u64::MAX) > MAX_ANSWER {
         return Err(ExchangeError::TooLong);
     }
@@ -130,6 +136,25 @@ mod tests {
         ] {
             assert_eq!(Answer::parse(bytes), None);
         }
+    }
+
+    #[test]
+    fn an_answer_that_came_before_the_request_was_read_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let address = Address::Unix(path);
+        // More than a socket's buffers hold, so that the end of the connection meets the writing.
+        let body = vec![0; 16 << 20];
+        let request = Request { method: "POST", path: "/", session: None, body: &body };
+        let answer = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.write_all(b"HTTP/1.1 503 Busy\r\nContent-Length: 2\r\n\r\n{}").unwrap();
+            });
+            exchange(&address, &request)
+        });
+        assert_eq!(answer.unwrap().status, 503);
     }
 
     #[test]

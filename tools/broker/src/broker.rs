@@ -207,7 +207,8 @@ impl Broker {
         let judgement = self.verifier.judge(&evidence, None, &expected, call.at);
         judged(record, &judgement)?;
         let lifetime = self.sessions.lifetime.as_secs();
-        let claims = token::claims(tee, &judgement.claims, &runtime_data, call.at, lifetime);
+        let claims = token::claims(tee, &judgement.claims, &runtime_data, call.at, lifetime)
+            .map_err(|error| Refusal::new(401, "Evidence", chain(&error)))?;
         let token = self.signer.sign(&claims).ok_or_else(|| {
             Refusal::new(503, "Random", "the system gave no random bytes: try again later")
         })?;

@@ -1,26 +1,22 @@
 //! What was found about a guest, as an EAT attestation result (EAR, draft-ietf-rats-ear): a JSON web
 //! token signed with the broker's own key.
-//!
-//! The claims' names are those that Veraison's and Trustee's verifiers write and read.
+
+use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use casemate_attest::snp::Trust;
 use casemate_attest::{Claims, Timestamp};
+use ear::claim::{APPROVED_CONFIG, GENUINE_HARDWARE, UNRECOGNIZED_HARDWARE, UNSUPPORTABLE_CONFIG};
+use ear::{Appraisal, EAR_PROFILE, Ear, RawValue, VerifierID};
 use kbs_types::{RuntimeData, Tee};
 use ring::digest::{SHA256, digest};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::store::{Kind, Store, StoreError};
-
-const PROFILE: &str = "tag:github.com,2023:veraison/ear";
-/// Trustworthiness claims (draft-ietf-rats-ar4si, section 2.3).
-const GENUINE_HARDWARE: i8 = 2;
-const UNRECOGNIZED_HARDWARE: i8 = 97;
-const APPROVED_CONFIGURATION: i8 = 2;
-const UNSUPPORTABLE_CONFIGURATION: i8 = 96;
 
 /// The key that signs tokens.
 pub(crate) struct Signer {
@@ -82,13 +78,16 @@ impl Signer {
 
 /// The claims about a guest whose evidence is genuine and bound to `runtime`. They say nothing of the
 /// measurement: whether it is the right one depends on the secret, and is judged for each.
+///
+/// # Errors
+/// The evidence has a claim that an EAR cannot carry.
 pub(crate) fn claims(
     tee: Tee,
     evidence: &Claims,
     runtime: &RuntimeData,
     now: Timestamp,
     lifetime_seconds: u64,
-) -> Value {
+) -> Result<Value, serde_json::Error> {
     let (genuine, debug) = match evidence {
         Claims::Snp(claims) => {
             (matches!(claims.trust, Some(Trust::Amd(_))), claims.policy.debug_allowed)
@@ -96,28 +95,33 @@ pub(crate) fn claims(
         Claims::Tdx(claims) => (true, claims.debug),
         Claims::None {} => (false, true),
     };
-    let hardware = if genuine { GENUINE_HARDWARE } else { UNRECOGNIZED_HARDWARE };
-    let configuration = if debug { UNSUPPORTABLE_CONFIGURATION } else { APPROVED_CONFIGURATION };
-    let affirming = genuine && !debug;
-    json!({
-        "eat_profile": PROFILE,
-        "iss": "casemate-broker",
-        "iat": now.0,
-        "exp": now.0.saturating_add(lifetime_seconds),
-        "ear.verifier-id": {
-            "developer": "Casemate",
-            "build": concat!("casemate-broker ", env!("CARGO_PKG_VERSION")),
-        },
-        "submods": {"cpu0": {
-            "ear.status": if affirming { "affirming" } else { "contraindicated" },
-            "ear.trustworthiness-vector": {"hardware": hardware, "configuration": configuration},
-            "ear.appraisal-policy-id": "genuine-and-fresh",
-            "ear.veraison.annotated-evidence": {
-                tee.as_ref(): evidence,
-                "runtime_data_claims": runtime,
-            },
-        }},
-    })
+    let mut cpu = Appraisal::new();
+    cpu.trust_vector.hardware.set(if genuine { GENUINE_HARDWARE } else { UNRECOGNIZED_HARDWARE });
+    cpu.trust_vector.configuration.set(if debug { UNSUPPORTABLE_CONFIG } else { APPROVED_CONFIG });
+    cpu.policy_ids = vec!["genuine-and-fresh".into()];
+    cpu.attester_claims = BTreeMap::from([
+        (tee.as_ref().to_owned(), raw(evidence)?),
+        ("runtime_data_claims".into(), raw(runtime)?),
+    ]);
+    let mut result = Ear::new();
+    result.profile = EAR_PROFILE.into();
+    result.iat = i64::try_from(now.0).unwrap_or(i64::MAX);
+    result.vid = VerifierID {
+        build: concat!("casemate-broker ", env!("CARGO_PKG_VERSION")).into(),
+        developer: "Casemate".into(),
+    };
+    result.submods = BTreeMap::from([("cpu0".into(), cpu)]);
+    result.update_status_from_trust_vector();
+
+    let mut claims = serde_json::to_value(&result)?;
+    // Claims of the token, not of the result. `Ear` would hold `exp` against a clock of its own.
+    claims["iss"] = "casemate-broker".into();
+    claims["exp"] = now.0.saturating_add(lifetime_seconds).into();
+    Ok(claims)
+}
+
+fn raw(claims: &impl Serialize) -> Result<RawValue, serde_json::Error> {
+    serde_json::from_value(serde_json::to_value(claims)?)
 }
 
 #[cfg(test)]

@@ -90,9 +90,18 @@ fn slow_silent_and_rude_peers_do_not_stop_the_others() {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "a request may take 1.5 s");
-    drop(silent);
-    let secret = fetch(&unix, &Guest::good(), ID).unwrap();
+    // As long as the silent ones' time lasts, the answer may be that the broker is busy.
+    let secret = loop {
+        match fetch(&unix, &Guest::good(), ID) {
+            Ok(secret) => break secret,
+            Err(FetchError::Refused { status: 503, .. }) if begun.elapsed().as_secs() < 30 => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
     assert_eq!(secret.as_slice(), SECRET.as_bytes());
+    drop(silent);
 }
 
 #[test]
