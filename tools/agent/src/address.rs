@@ -1,17 +1,18 @@
 //! Where a broker is.
 
 use std::fmt;
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use vsock::{VMADDR_CID_HOST, VsockStream};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 /// The port of a broker, on vsock and on TCP.
 pub const DEFAULT_PORT: u16 = 8080;
+/// The host's context identifier, from inside a guest (vsock(7), `VMADDR_CID_HOST`).
+const CID_HOST: u32 = 2;
 /// How long a connection attempt, a read or a write may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -39,42 +40,38 @@ pub enum Address {
 )]
 pub struct AddressError(String);
 
-/// A connection.
-pub trait Stream: Read + Write {}
-impl<T: Read + Write> Stream for T {}
-
 impl Address {
     /// The host, over vsock.
     #[must_use]
     pub fn host() -> Self {
-        Address::Vsock { cid: VMADDR_CID_HOST, port: u32::from(DEFAULT_PORT) }
+        Address::Vsock { cid: CID_HOST, port: u32::from(DEFAULT_PORT) }
     }
 
     /// Connects, with timeouts for all that follows.
     ///
     /// # Errors
     /// Nobody listens there, or does not answer.
-    pub fn connect(&self) -> io::Result<Box<dyn Stream>> {
-        match self {
+    pub fn connect(&self) -> io::Result<Socket> {
+        let socket = match self {
             Address::Vsock { cid, port } => {
-                let stream = VsockStream::connect_with_cid_port(*cid, *port)?;
-                stream.set_read_timeout(Some(TIMEOUT))?;
-                stream.set_write_timeout(Some(TIMEOUT))?;
-                Ok(Box::new(stream))
+                let socket = Socket::new(Domain::VSOCK, Type::STREAM, None)?;
+                socket.connect(&SockAddr::vsock(*cid, *port))?;
+                socket
             }
             Address::Tcp(address) => {
-                let stream = TcpStream::connect_timeout(address, TIMEOUT)?;
-                stream.set_read_timeout(Some(TIMEOUT))?;
-                stream.set_write_timeout(Some(TIMEOUT))?;
-                Ok(Box::new(stream))
+                let socket = Socket::new(Domain::for_address(*address), Type::STREAM, None)?;
+                socket.connect_timeout(&SockAddr::from(*address), TIMEOUT)?;
+                socket
             }
             Address::Unix(path) => {
-                let stream = UnixStream::connect(path)?;
-                stream.set_read_timeout(Some(TIMEOUT))?;
-                stream.set_write_timeout(Some(TIMEOUT))?;
-                Ok(Box::new(stream))
+                let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+                socket.connect(&SockAddr::unix(path)?)?;
+                socket
             }
-        }
+        };
+        socket.set_read_timeout(Some(TIMEOUT))?;
+        socket.set_write_timeout(Some(TIMEOUT))?;
+        Ok(socket)
     }
 }
 

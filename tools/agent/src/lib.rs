@@ -7,10 +7,12 @@ mod address;
 mod client;
 mod evidence;
 mod exchange;
+mod forward;
 mod handover;
 
-pub use address::{Address, AddressError, DEFAULT_PORT, Stream};
+pub use address::{Address, AddressError, DEFAULT_PORT};
 pub use client::{FetchError, fetch};
 pub use evidence::{EvidenceError, EvidenceSource, TSM_ROOT, Tsm};
 pub use exchange::ExchangeError;
+pub use forward::forward;
 pub use handover::{HandoverError, open_volume, run};

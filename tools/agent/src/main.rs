@@ -1,11 +1,16 @@
 //! The agent's command line.
 
 use std::ffi::OsString;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use casemate_agent::{Address, EvidenceSource, FetchError, TSM_ROOT, Tsm, fetch, open_volume, run};
+use casemate_agent::{
+    Address, DEFAULT_PORT, EvidenceSource, FetchError, TSM_ROOT, Tsm, fetch, forward, open_volume,
+    run,
+};
 use lexopt::{Arg, Parser, ValueExt as _};
 use zeroize::Zeroizing;
 
@@ -18,6 +23,9 @@ casemate-agent unlock --secret ID --device DEVICE --name NAME [--cryptsetup PROG
     Opens the LUKS volume on DEVICE as /dev/mapper/NAME with the secret.
 casemate-agent report --nonce HEX
     Prints evidence over up to 64 bytes as JSON; REPORT_DATA is the nonce, zeros after it.
+casemate-agent forward [--listen IP:PORT]
+    Passes TCP connections (default 127.0.0.1:8080) on to the broker, for other clients of the Key Broker
+    Service protocol in a guest without a network. They make evidence of their own.
 
 A secret's ID is REPOSITORY/TYPE/TAG, as the broker has it. It comes over vsock, for which a guest
 needs no network; it is not written to any file or log.
@@ -48,6 +56,7 @@ struct Options {
     name: Option<OsString>,
     cryptsetup: Option<OsString>,
     nonce: Option<String>,
+    listen: Option<SocketAddr>,
     help: bool,
 }
 
@@ -71,10 +80,11 @@ fn main() -> ExitCode {
             Some(Err(error)) => return usage(&error),
             None => return usage("report needs --nonce"),
         },
+        (Some("forward"), None) => serve(&options),
         (Some("run" | "unlock"), _) => {
             return usage("--secret ID is needed, and run needs -- PROGRAM at the end");
         }
-        _ => return usage("the command is run, unlock or report"),
+        _ => return usage("the command is run, unlock, report or forward"),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -96,6 +106,7 @@ impl Options {
                 Arg::Long("name") => options.name = Some(parser.value()?),
                 Arg::Long("cryptsetup") => options.cryptsetup = Some(parser.value()?),
                 Arg::Long("nonce") => options.nonce = Some(parser.value()?.string()?),
+                Arg::Long("listen") => options.listen = Some(parser.value()?.parse()?),
                 Arg::Value(value) if options.command.is_none() => {
                     options.command = Some(value.string()?);
                 }
@@ -114,11 +125,14 @@ impl Options {
         Tsm::new(self.tsm.as_deref().unwrap_or(TSM_ROOT.as_ref()))
     }
 
+    fn brokers(&self) -> Vec<Address> {
+        if self.brokers.is_empty() { vec![Address::host()] } else { self.brokers.clone() }
+    }
+
     /// The secret, from the first broker that can be reached.
     fn fetch(&self, id: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let source = self.tsm();
-        let host = [Address::host()];
-        let brokers = if self.brokers.is_empty() { &host[..] } else { &self.brokers };
+        let brokers = self.brokers();
         let (last, others) = brokers.split_last().ok_or("no broker is named")?;
         for broker in others {
             match fetch(broker, &source, id) {
@@ -152,6 +166,19 @@ fn report(options: &Options, report_data: &[u8; 64]) -> Result<(), Failure> {
     let platform = evidence.tee();
     println!("{}", serde_json::json!({"tee": platform, "evidence": evidence.to_json()}));
     Ok(())
+}
+
+fn serve(options: &Options) -> Result<(), Failure> {
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT));
+    let address = options.listen.unwrap_or(default);
+    let listener = TcpListener::bind(address)
+        .map_err(|error| format!("could not listen at {address}: {error}"))?;
+    let brokers = options.brokers();
+    let first = || {
+        let none = Err(io::Error::other("no broker is named"));
+        brokers.iter().fold(none, |found, broker| found.or_else(|_| broker.connect()))
+    };
+    Ok(forward(&listener, first)?)
 }
 
 /// Up to 64 bytes of hexadecimal digits, padded with zeros.

@@ -127,7 +127,10 @@ impl Broker {
             ("POST", "auth") => self.challenge(&call),
             ("POST", "attest") => self.attest(&call),
             (method, path) => match path.strip_prefix("resource/") {
-                Some(id) if method == "GET" => self.resource(&call, id),
+                // Trustee's clients give the identifier a `/` of its own.
+                Some(id) if method == "GET" => {
+                    self.resource(&call, id.strip_prefix('/').unwrap_or(id))
+                }
                 Some(_) => {
                     Err(Refusal::new(405, "Method", "secrets are put in on the broker itself"))
                 }

@@ -172,6 +172,17 @@ fn each_secret_has_its_own_policy_and_none_means_nobody() {
 }
 
 #[test]
+fn an_identifier_may_begin_with_a_slash_as_trustee_s_clients_write_it() {
+    let folder = Folder::new();
+    let broker = folder.broker();
+    let (session, ..) = attest(&broker, &Guest::good(), key().public());
+    let status =
+        |id: &str| ask(&broker, &head("GET", &resource(id), Some(&session)), &Value::Null).0.status;
+    assert_eq!(status(&format!("/{ID}")), 200);
+    assert_eq!(status(&format!("//{ID}")), 404);
+}
+
+#[test]
 fn the_token_stands_for_the_session() {
     let folder = Folder::new();
     let broker = folder.broker();
