@@ -151,6 +151,25 @@ fn a_reset_starts_anew_where_asked() {
     assert_eq!(words.matches("the guest reset; it starts anew").count(), 2, "{words}");
 }
 
+/// Whenever it comes: while a guest runs, while one ends, while the next is launched.
+#[test]
+fn a_guest_that_starts_anew_for_ever_can_be_ended() {
+    for delay in 0..20 {
+        let mut guest = Guest::start(
+            &[&say(">")[..], &out(0x602, 1)].concat(),
+            &["--on-reset", "restart", "--log", "off"],
+        );
+        let mut stdout = guest.child.stdout.take().unwrap();
+        stdout.read_exact(&mut [0; 2]).unwrap();
+        // Somebody takes what it writes, or it would wait.
+        thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+        thread::sleep(Duration::from_micros(97 * delay));
+        let id = guest.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert_eq!(guest.end().0, 123);
+    }
+}
+
 #[test]
 fn bad_input_ends_with_2_before_kvm_is_opened() {
     let refused = |args: &[&str], words: &str| {

@@ -10,6 +10,7 @@ use crate::error::ConfigError;
 use crate::reference::{Shape, quoted};
 use crate::schema::{DEFAULT_CMDLINE, Disk, GuestConfig, Net, PlatformChoice, Snp, Vsock};
 
+const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;
 /// KVM_MEM_MAX_NR_PAGES pages of 4 KiB, rounded down to a whole GiB.
 const MAX_MEMORY: u64 = (8 << 40) - (1 << 30);
@@ -106,6 +107,13 @@ fn size(config: &GuestConfig, origin: &Origin<'_>) -> Result<(), ConfigError> {
     }
     if memory > MAX_MEMORY {
         return Err(refused("KVM allows less than 8 TiB of memory"));
+    }
+    if let Some(shared) = config.shared_memory
+        && !(shared.0 > 0 && shared.0.is_multiple_of(PAGE))
+    {
+        let problem = "memory is shared in whole pages of 4096 bytes";
+        let value = shared.to_string();
+        return Err(origin.value("shared_memory", &value, problem, "try shared_memory = \"64M\""));
     }
     if !(1..=255).contains(&config.vcpus) {
         let problem = "a guest has 1 to 255 vCPUs";

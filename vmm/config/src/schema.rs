@@ -58,6 +58,8 @@ table! {
         rng: bool = true,
         /// A balloon that gives free pages back to the host; plain guests only.
         balloon: bool = false,
+        /// The most memory that a confidential guest may share with the host at a time, in whole pages of 4 KiB. A request beyond it is refused; no limit if left out.
+        shared_memory: Option<ByteSize> = None,
         /// A virtio console beside the serial port.
         console: bool = false,
         /// What a reset by the guest does.

@@ -13,8 +13,10 @@ mod launch;
 mod machine;
 mod outcome;
 pub mod platform;
+mod quiet;
 pub mod quote_service;
 mod ram;
+mod shared;
 mod vcpu;
 
 pub use devices::ConsolePorts;
@@ -23,4 +25,5 @@ pub use launch::{LaunchError, StepError};
 pub use machine::{Control, Machine, Watcher};
 pub use outcome::Outcome;
 pub use ram::{GuestRam, RamError};
+pub use shared::SharedMemory;
 pub use vcpu::Exit;

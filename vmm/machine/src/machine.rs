@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use casemate_devices::bus::{Bus, BusDevice};
 use casemate_devices::interrupt::Line;
@@ -25,7 +25,9 @@ use crate::interrupts::{IoApic, KvmDoorbells, Messages, Pin, deliver};
 use crate::launch::{Created, Finished, LaunchError};
 use crate::outcome::{End, Outcome};
 use crate::platform::Platform;
+use crate::quiet::Quiet;
 use crate::ram::GuestRam;
+use crate::shared::{Ledger, SharedMemory};
 use crate::vcpu::{Surroundings, Threads};
 
 /// Events taken from the kernel at once; there are hardly ever two.
@@ -51,6 +53,8 @@ pub struct Control {
     balloon: Option<BalloonHandle>,
     console: Option<ConsoleHandle>,
     exits: Arc<AtomicU64>,
+    /// Of a confidential guest.
+    ledger: Option<Arc<Mutex<Ledger>>>,
 }
 
 impl Control {
@@ -90,6 +94,13 @@ impl Control {
     pub fn exits(&self) -> u64 {
         self.exits.load(Ordering::Relaxed)
     }
+
+    /// How much memory a confidential guest shares with the host.
+    #[must_use]
+    pub fn shared(&self) -> Option<SharedMemory> {
+        let ledger = self.ledger.as_ref()?;
+        Some(ledger.lock().unwrap_or_else(PoisonError::into_inner).memory())
+    }
 }
 
 impl Machine {
@@ -104,13 +115,16 @@ impl Machine {
         console: Option<ConsolePorts>,
     ) -> Result<Self, LaunchError> {
         let ram = GuestRam::new(&guest.board, &guest.plan, platform.confidential())
-            .map_err(LaunchError::device("guest memory"))?;
+            .map_err(LaunchError::device("guest memory"))?
+            .sharing_at_most(guest.config.shared_memory.map(|size| size.0));
         // What the host may refuse comes before KVM.
         let devices = Devices::open(&guest.config, &ram, console)?;
         let (balloon, console) = (devices.balloon.clone(), devices.console.clone());
+        let quiet = Quiet::new();
         let launched = Created::new(platform, ram, &guest.plan, guest.config.vcpus)?
             .populate(&guest.plan)?
             .finish()?;
+        drop(quiet);
         let end = End::new().map_err(LaunchError::device("end of the run"))?;
         let mut buses = Buses::new(&launched.vm)?;
         let serial = buses.serial(output)?;
@@ -124,7 +138,8 @@ impl Machine {
         buses.pci(devices.plug(&host)?)?;
         let power_button = Arc::new(buses.pin(gsi::EVENTS));
         let exits = Arc::default();
-        let control = Control { end, power_button, serial, balloon, console, exits };
+        let ledger = launched.platform.confidential().then(|| launched.ram.ledger().clone());
+        let control = Control { end, power_button, serial, balloon, console, exits, ledger };
         Ok(Self { launched, ports: buses.ports, memory: buses.memory, control })
     }
 

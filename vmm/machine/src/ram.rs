@@ -15,6 +15,7 @@ use vm_memory::guest_memory::GuestMemoryBackend as _;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
 use crate::board::Board;
+use crate::shared::Ledger;
 
 /// Why guest memory could not be made or filled.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +39,27 @@ pub enum RamError {
     NoPrivateHalf {
         /// What was to be private.
         range: GpaRange,
+    },
+    /// The guest shares as much as it may.
+    #[error(
+        "sharing {range} would take the guest {excess} bytes beyond its {limit} bytes of shared \
+         memory (shared_memory in its configuration)"
+    )]
+    Budget {
+        /// What was to be shared.
+        range: GpaRange,
+        /// By how much it is too much.
+        excess: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// Accesses change a page for ever.
+    #[error(
+        "the guest uses the page at {gpa:#x} now as private, now as shared, and gets nowhere with it"
+    )]
+    PingPong {
+        /// Which page.
+        gpa: u64,
     },
     /// The map of shared pages refused.
     #[error("could not tell devices of a conversion")]
@@ -73,8 +95,9 @@ pub struct GuestRam {
     regions: Arc<[Region]>,
     /// The private halves of the regions that have one, once the VM is there.
     private: Arc<OnceLock<Vec<(GpaRange, GuestMemfd)>>>,
-    /// Held while a range changes its half, so that attribute, storage and map change together.
-    conversion: Arc<Mutex<()>>,
+    /// Held while a range changes its half, so that attribute, storage, map and account change
+    /// together.
+    ledger: Arc<Mutex<Ledger>>,
 }
 
 /// A part of guest memory with a slot of its own.
@@ -104,8 +127,20 @@ impl GuestRam {
             memory: Arc::new(memory),
             regions: regions.into(),
             private: Arc::default(),
-            conversion: Arc::default(),
+            ledger: Arc::default(),
         })
+    }
+
+    /// Lets the guest share no more than `limit` bytes with the host.
+    #[must_use]
+    pub(crate) fn sharing_at_most(mut self, limit: Option<u64>) -> Self {
+        self.ledger = Arc::new(Mutex::new(Ledger::new(limit)));
+        self
+    }
+
+    /// The account of what the guest shares with the host; keeps no memory.
+    pub(crate) const fn ledger(&self) -> &Arc<Mutex<Ledger>> {
+        &self.ledger
     }
 
     /// Guest memory as devices see it.
@@ -165,7 +200,7 @@ impl GuestRam {
     ) -> Result<(), RamError> {
         let range = GpaRange::from_bytes(Gpa(gpa), size).map_err(RamError::Range)?;
         let halves = self.private.get().map(Vec::as_slice).unwrap_or_default();
-        let _one_at_a_time = self.conversion.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let parts: Vec<_> = halves
             .iter()
             .filter_map(|(all, half)| Some((common(*all, range)?, all.start(), half)))
@@ -173,6 +208,10 @@ impl GuestRam {
         let covered: u64 = parts.iter().map(|(part, ..)| part.len()).sum();
         if private && covered != range.len() {
             return Err(RamError::NoPrivateHalf { range });
+        }
+        let excess = ledger.excess(parts.iter().map(|(part, ..)| *part));
+        if let (false, 1.., Some(limit)) = (private, excess, ledger.memory().limit) {
+            return Err(RamError::Budget { range, excess, limit });
         }
         for (part, start, half) in parts {
             let (gpa, size) = (part.start().0, part.len());
@@ -183,15 +222,35 @@ impl GuestRam {
                 // Devices lose it first; what they still do then meets zeroes, as the guest asked.
                 pages.withdraw(address, length).map_err(RamError::Devices)?;
                 set_private(vm, gpa, size, true)?;
+                ledger.withdraw(part);
                 self.discard(address, size)
                     .map_err(|source| RamError::Discard { range, source })?;
             } else {
                 set_private(vm, gpa, size, false)?;
+                ledger.share(part);
                 half.discard(gpa - start.0, size)?;
                 pages.share(address, length).map_err(RamError::Devices)?;
             }
         }
         Ok(())
+    }
+
+    /// Makes the page at `gpa` what an access of a vCPU found that it is not, as [`Self::convert`]
+    /// does.
+    ///
+    /// # Errors
+    /// As for [`Self::convert`], and if accesses have changed the page too often already.
+    pub(crate) fn convert_for_access(
+        &self,
+        vm: &VmFd,
+        gpa: u64,
+        size: u64,
+        private: bool,
+    ) -> Result<(), RamError> {
+        if !self.ledger.lock().unwrap_or_else(PoisonError::into_inner).may_turn(gpa) {
+            return Err(RamError::PingPong { gpa });
+        }
+        self.convert(vm, gpa, size, private)
     }
 
     /// Writes an import. Zeroes are there already: memory starts with nothing else.

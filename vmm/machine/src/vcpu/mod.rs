@@ -125,7 +125,7 @@ impl Surroundings {
                 *reply = self.map_gpa_range(&arguments) as u64;
             }
             Exit::MemoryFault { gpa, size, private } => {
-                if let Err(error) = self.ram.convert(&self.vm, gpa, size, private) {
+                if let Err(error) = self.ram.convert_for_access(&self.vm, gpa, size, private) {
                     self.end.declare(Outcome::Failed(chain(&error)));
                 }
             }

@@ -17,9 +17,10 @@ use casemate_config::{
 use casemate_kvm::vm::VmType;
 use casemate_launch::PlatformKind;
 use casemate_vmm::platform::{Plain, Platform, Snp, Tdx};
-use casemate_vmm::{Guest, Machine, Outcome};
+use casemate_vmm::{Guest, Machine, Outcome, SharedMemory};
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use report::Reporter;
+use signals::Signals;
 use terminal::{RawMode, Terminal};
 
 /// Run a guest, with its serial port on this terminal
@@ -120,8 +121,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let reporter = Reporter { json: args.json };
     reporter.planned(guest.plan())?;
-    let outcome = runs(guest, &reporter)?;
-    reporter.ended(&outcome);
+    let (outcome, shared) = runs(guest, &reporter)?;
+    reporter.ended(&outcome, shared);
     Ok(ExitCode::from(outcome.status()))
 }
 
@@ -180,10 +181,13 @@ fn ready(platform: VmType) -> anyhow::Result<()> {
     bail!(text)
 }
 
-/// Runs the guest, again for as long as its configuration wants that.
-fn runs(guest: Guest, reporter: &Reporter) -> anyhow::Result<Outcome> {
+/// Runs the guest, again for as long as its configuration wants that; how the last run ended, and what
+/// the guest shared in it.
+fn runs(guest: Guest, reporter: &Reporter) -> anyhow::Result<(Outcome, Option<SharedMemory>)> {
     let raw_mode = RawMode::enter()?;
     let (on_reset, on_panic) = (guest.config().on_reset, guest.config().on_panic);
+    let signals =
+        Signals::register(guest.config().console).context("could not watch for signals")?;
     let mut again = Some(guest);
     loop {
         let Some(guest) = again.take() else { bail!("the launch plan is gone") };
@@ -196,8 +200,8 @@ fn runs(guest: Guest, reporter: &Reporter) -> anyhow::Result<Outcome> {
         if on_reset == Ending::Restart || on_panic == Ending::Restart {
             again = Some(guest);
         }
-        let control = machine.control();
-        let signals = signals::watcher(control.clone()).context("could not watch for signals")?;
+        let control = machine.control().clone();
+        let signals = signals.watcher(control.clone()).context("could not watch for signals")?;
         let keyboard = terminal.keyboard.map(|keyboard| keyboard.watcher(control.clone()));
         let watchers = keyboard.into_iter().chain([signals]).collect();
         let outcome = machine.run(watchers)?;
@@ -207,7 +211,7 @@ fn runs(guest: Guest, reporter: &Reporter) -> anyhow::Result<Outcome> {
             _ => false,
         };
         if !restart {
-            return Ok(outcome);
+            return Ok((outcome, control.shared()));
         }
         reporter.restarts(&outcome);
     }

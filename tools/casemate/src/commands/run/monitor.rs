@@ -83,6 +83,9 @@ fn status(control: &Control) -> String {
         let bytes = ByteSize(u64::from(balloon.actual()) * PAGE_SIZE);
         text.push_str(&format!("balloon: {bytes}\n"));
     }
+    if let Some(shared) = control.shared() {
+        text.push_str(&format!("shared with the host: {}\n", super::report::shared(shared)));
+    }
     text
 }
 

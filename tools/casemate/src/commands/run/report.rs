@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use casemate_launch::tdx::PageOrder;
 use casemate_launch::{LaunchPlan, PlatformKind, snp, tdx};
-use casemate_vmm::{Guest, Outcome};
+use casemate_vmm::{Guest, Outcome, SharedMemory};
 use serde_json::json;
 use tracing_subscriber::EnvFilter;
 
@@ -67,13 +67,29 @@ impl Reporter {
         }
     }
 
-    pub(super) fn ended(&self, outcome: &Outcome) {
+    /// The end of the last run; `memory` is what a confidential guest shared in it.
+    pub(super) fn ended(&self, outcome: &Outcome, memory: Option<SharedMemory>) {
+        if let Some(memory) = memory {
+            tracing::info!("the guest shared {} of its memory", shared(memory));
+        }
         if self.json {
             let (name, status, text) = (outcome.name(), outcome.status(), outcome.to_string());
-            let event = json!({"event": "ended", "outcome": name, "status": status, "text": text});
+            let memory = memory.map(|SharedMemory { current, peak, limit }| {
+                json!({"current": current, "peak": peak, "limit": limit})
+            });
+            let event = json!({
+                "event": "ended", "outcome": name, "status": status, "text": text, "shared": memory
+            });
             eprintln!("{event}");
         } else if *outcome != Outcome::PowerOff {
             eprintln!("casemate: {outcome}");
         }
     }
+}
+
+/// Shared memory in words.
+pub(super) fn shared(memory: SharedMemory) -> String {
+    let SharedMemory { current, peak, limit } = memory;
+    let limit = limit.map_or("no limit".into(), |limit| format!("limit {limit}"));
+    format!("{current} bytes, at most {peak}, {limit}")
 }

@@ -10,19 +10,46 @@ use signal_hook::SigId;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGWINCH};
 use signal_hook::low_level::{pipe, unregister};
 
-/// Ends the guest when this process is asked to end, and tells it of the terminal's size.
-pub(super) fn watcher(control: Control) -> io::Result<Watcher> {
-    let (ending, sender) = pipe_pair()?;
-    let mut signals = Signals { ending, resized: None, registered: Vec::new(), control };
-    for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
-        signals.registered.push(pipe::register(signal, sender.try_clone()?)?);
+/// The signals that reach this process from now on. They stay registered from one guest to the next:
+/// what arrives while none runs is kept for the one that does.
+pub(super) struct Signals {
+    ending: UnixStream,
+    /// If anybody wants to know.
+    resized: Option<UnixStream>,
+    registered: Vec<SigId>,
+}
+
+impl Signals {
+    /// Those that ask this process to end; with `console` also changes of the terminal's size.
+    pub(super) fn register(console: bool) -> io::Result<Self> {
+        let (ending, sender) = pipe_pair()?;
+        let mut signals = Self { ending, resized: None, registered: Vec::new() };
+        for signal in [SIGHUP, SIGINT, SIGQUIT, SIGTERM] {
+            signals.registered.push(pipe::register(signal, sender.try_clone()?)?);
+        }
+        if console {
+            let (resized, sender) = pipe_pair()?;
+            signals.registered.push(pipe::register(SIGWINCH, sender)?);
+            signals.resized = Some(resized);
+        }
+        Ok(signals)
     }
-    if signals.control.console().is_some() {
-        let (resized, sender) = pipe_pair()?;
-        signals.registered.push(pipe::register(SIGWINCH, sender)?);
-        signals.resized = Some(resized);
+
+    /// Ends the guest behind `control` when this process is asked to end, or was since the last
+    /// watcher, and tells it of the terminal's size.
+    pub(super) fn watcher(&self, control: Control) -> io::Result<Watcher> {
+        let ending = self.ending.try_clone()?;
+        let resized = self.resized.as_ref().map(UnixStream::try_clone).transpose()?;
+        Ok(Box::new(SignalWatcher { ending, resized, control }))
     }
-    Ok(Box::new(signals))
+}
+
+impl Drop for Signals {
+    fn drop(&mut self) {
+        for id in &self.registered {
+            unregister(*id);
+        }
+    }
 }
 
 fn pipe_pair() -> io::Result<(UnixStream, UnixStream)> {
@@ -31,27 +58,16 @@ fn pipe_pair() -> io::Result<(UnixStream, UnixStream)> {
     Ok((receiver, sender))
 }
 
-struct Signals {
+struct SignalWatcher {
     ending: UnixStream,
-    /// If anybody wants to know.
     resized: Option<UnixStream>,
-    registered: Vec<SigId>,
     control: Control,
-}
-
-impl Drop for Signals {
-    /// A guest that starts anew gets a watcher of its own.
-    fn drop(&mut self) {
-        for id in &self.registered {
-            unregister(*id);
-        }
-    }
 }
 
 const ENDING: u32 = 0;
 const RESIZED: u32 = 1;
 
-impl MutEventSubscriber for Signals {
+impl MutEventSubscriber for SignalWatcher {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         let ending = Some((&self.ending, ENDING));
         let resized = self.resized.as_ref().map(|stream| (stream, RESIZED));
@@ -77,7 +93,7 @@ fn told(mut stream: &UnixStream) -> bool {
     matches!(stream.read(&mut [0; 16]), Ok(1..))
 }
 
-impl Signals {
+impl SignalWatcher {
     fn resize(&self) {
         if let (Some(console), Ok(size)) = (self.control.console(), tcgetwinsize(io::stdout())) {
             console.resize(size.ws_col, size.ws_row);

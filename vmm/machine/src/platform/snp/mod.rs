@@ -1,6 +1,8 @@
 //! AMD SEV-SNP.
 
 mod cpuid;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 
@@ -41,10 +43,15 @@ impl Snp {
     /// # Errors
     /// The plan is for another platform, or /dev/sev cannot be opened.
     pub fn new(plan: &LaunchPlan) -> Result<Self, StepError> {
+        Self::with_device(plan, Path::new(SevDevice::PATH))
+    }
+
+    /// The same with another path of the device.
+    fn with_device(plan: &LaunchPlan, device: &Path) -> Result<Self, StepError> {
         let Policy::Snp(policy) = plan.policy.clone() else {
             return Err(StepError::Plan { platform: plan.platform() });
         };
-        let sev = SevDevice::open(Path::new(SevDevice::PATH))?;
+        let sev = SevDevice::open(device)?;
         Ok(Self { sev, policy, identity: plan.identity.clone(), cpuid: None })
     }
 

@@ -1,0 +1,227 @@
+//! The commands of a launch, in order, and what becomes of it when one of them fails. No secure
+//! processor is asked: the interposer answers.
+
+use std::fs;
+
+use casemate_kvm::trace::{Event, Interposer, Reply};
+use casemate_launch::{Contents, Gpa, GpaRange};
+use kvm_ioctls::Kvm;
+use vm_memory::{GuestAddress, GuestMemory as _, Permissions};
+
+use super::*;
+use crate::board::Board;
+use crate::ram::GuestRam;
+
+const NOTHING: &str = "/dev/null";
+
+/// 1 MiB of memory, the pages of a firmware, and one vCPU.
+fn plan() -> LaunchPlan {
+    let import = |gpa, pages: u64, kind| Import {
+        range: GpaRange::from_bytes(Gpa(gpa), pages * 0x1000).unwrap(),
+        kind,
+        contents: Contents::Zeroes,
+        tag: "test",
+    };
+    LaunchPlan {
+        imports: vec![
+            import(0x1000, 2, PageKind::Normal),
+            import(0x3000, 1, PageKind::Unmeasured),
+            import(0x4000, 3, PageKind::Zero),
+            import(0x7000, 1, PageKind::Secrets),
+            import(0x8000, 1, PageKind::Cpuid),
+            import(0xf000, 1, PageKind::Shared),
+        ],
+        vcpus: vec![InitialVcpu::default()],
+        policy: Policy::Snp(SnpPolicy { guest_policy: 0x3_0000, vmsa_features: 1 }),
+        identity: SnpIdentity { host_data: [0xab; 32], ..SnpIdentity::default() },
+    }
+}
+
+/// What a machine does of a launch, on a plain VM whose commands `interposer` answers. The vCPU's
+/// registers are not among them: this machine's KVM may not take a reset state of SEV-SNP.
+fn launch(interposer: Interposer) -> (Result<(), StepError>, Vec<Event>) {
+    let plan = plan();
+    let kvm = Kvm::new().expect("these tests need a /dev/kvm that this user may open");
+    let vm = kvm.create_vm().unwrap();
+    let ram = GuestRam::new(&Board::new(1 << 20).unwrap(), &plan, true).unwrap();
+    let made = Made { vm: &vm, ram: &ram, vcpus: &[] };
+    interposer.run(|| {
+        let mut snp = Snp::with_device(&plan, Path::new(NOTHING))?;
+        snp.prepare_vm(&vm, &CpuId::new(0).unwrap())?;
+        ram.map(&vm)?;
+        plan.imports.iter().try_for_each(|import| snp.import(made, import))?;
+        snp.finish(&vm)
+    })
+}
+
+fn open_files() -> usize {
+    fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[test]
+fn commands_come_in_the_order_that_the_kernel_wants() {
+    let (outcome, events) = launch(Interposer::succeeding());
+    outcome.unwrap();
+    let asked = |event: &Event| format!("{}: {}", event.command, event.arguments);
+    let asked: Vec<_> = events.iter().map(asked).collect();
+    let host_data = format!("KVM_SEV_SNP_LAUNCH_FINISH: HOST_DATA {}", "ab".repeat(32));
+    let expected = [
+        "KVM_ENABLE_CAP: capability 201, argument 0x1000",
+        "KVM_SEV_INIT2: VMSA features 0x0, GHCB version 2",
+        "KVM_SEV_SNP_LAUNCH_START: policy 0x30000",
+        "KVM_CREATE_GUEST_MEMFD: 1048576 bytes",
+        "KVM_SET_USER_MEMORY_REGION2: slot 0, gpa 0x0, 1048576 bytes, private at offset 0x0",
+        "KVM_SET_MEMORY_ATTRIBUTES: gpa 0x0, 1048576 bytes, private",
+        "KVM_SEV_SNP_LAUNCH_UPDATE: gpa 0x1000, 8192 bytes, NORMAL",
+        "KVM_SEV_SNP_LAUNCH_UPDATE: gpa 0x3000, 4096 bytes, UNMEASURED",
+        "KVM_SEV_SNP_LAUNCH_UPDATE: gpa 0x4000, 12288 bytes, ZERO",
+        "KVM_SEV_SNP_LAUNCH_UPDATE: gpa 0x7000, 4096 bytes, SECRETS",
+        "KVM_SEV_SNP_LAUNCH_UPDATE: gpa 0x8000, 4096 bytes, CPUID",
+        &host_data,
+    ];
+    assert_eq!(asked, expected);
+}
+
+/// The errnos that the kernel documents for each command, without a word of the firmware's, and every
+/// status that the firmware has: the launch ends there, with the command's name, errno and status.
+#[test]
+fn each_failure_ends_the_launch_and_names_its_command_and_cause() {
+    use libc::{E2BIG, EBUSY, EEXIST, EFAULT, EINVAL, EIO, EMFILE, ENFILE, ENOMEM, ENOTTY, EPERM};
+    let errnos: [(&str, &[i32]); 7] = [
+        ("KVM_ENABLE_CAP", &[EINVAL, EPERM]),
+        ("KVM_SEV_INIT2", &[EINVAL, EBUSY, ENOTTY, ENOMEM, EIO, EFAULT]),
+        ("KVM_SEV_SNP_LAUNCH_START", &[EINVAL, ENOTTY, ENOMEM, EIO, EFAULT, libc::EBADF]),
+        ("KVM_CREATE_GUEST_MEMFD", &[EINVAL, EMFILE, ENFILE, ENOMEM, ENOTTY]),
+        ("KVM_SET_USER_MEMORY_REGION2", &[EINVAL, EEXIST, ENOMEM, E2BIG]),
+        ("KVM_SET_MEMORY_ATTRIBUTES", &[EINVAL, ENOMEM, ENOTTY]),
+        ("KVM_SEV_SNP_LAUNCH_FINISH", &[EINVAL, EIO, EFAULT, ENOMEM, EBUSY]),
+    ];
+    let mut cases: Vec<(&str, usize, Reply)> = Vec::new();
+    for (command, errnos) in errnos {
+        cases.extend(errnos.iter().map(|errno| (command, 1, Reply::errno(*errno))));
+    }
+    for nth in 1..=5 {
+        let update = "KVM_SEV_SNP_LAUNCH_UPDATE";
+        let errnos = [EINVAL, EIO, EFAULT, ENOMEM];
+        cases.extend(errnos.iter().map(|errno| (update, nth, Reply::errno(*errno))));
+    }
+    for status in (1..=0x3a).filter(|status| SevStatus(*status).words().is_some()) {
+        let reply = Reply { status: status.into(), ..Reply::errno(EIO) };
+        cases.extend(
+            ["KVM_SEV_INIT2", "KVM_SEV_SNP_LAUNCH_START", "KVM_SEV_SNP_LAUNCH_UPDATE", FINISH]
+                .map(|command| (command, 1, reply)),
+        );
+    }
+    for (command, nth, reply) in cases {
+        let (outcome, events) = launch(Interposer::succeeding().failing(command, nth, reply));
+        let error = outcome.unwrap_err().to_string();
+        let errno = std::io::Error::from_raw_os_error(reply.errno).to_string();
+        assert!(error.starts_with(command) && error.contains(&errno), "{error}");
+        if let Some((name, _)) = u32::try_from(reply.status).ok().and_then(|s| SevStatus(s).words())
+        {
+            assert!(error.contains(name), "{error}");
+        }
+        let last = events.last().unwrap();
+        assert_eq!((last.command.as_str(), last.reply), (command, reply), "nothing comes after it");
+    }
+}
+
+const FINISH: &str = "KVM_SEV_SNP_LAUNCH_FINISH";
+
+/// A launch that failed late, many times: VM, guest_memfd and device are closed each time.
+#[test]
+fn a_failed_launch_leaves_nothing_open() {
+    // Other tests of this process open files at the same time, but not as many as would be left.
+    const LAUNCHES: usize = 100;
+    let before = open_files();
+    for _ in 0..LAUNCHES {
+        let reply = Reply { status: 0x0b, ..Reply::errno(libc::EIO) };
+        assert!(launch(Interposer::succeeding().failing(FINISH, 1, reply)).0.is_err());
+    }
+    let left = open_files().saturating_sub(before);
+    assert!(left < LAUNCHES, "{left} files are left open by {LAUNCHES} launches");
+}
+
+#[test]
+fn values_that_the_firmware_refuses_are_replaced_once() {
+    let update = "KVM_SEV_SNP_LAUNCH_UPDATE";
+    let refused = Reply { status: 0x16, ..Reply::errno(libc::EIO) };
+    let (outcome, events) = launch(Interposer::succeeding().failing(update, 5, refused));
+    outcome.unwrap();
+    let cpuid = events.iter().filter(|event| event.arguments.ends_with("CPUID")).count();
+    assert_eq!(cpuid, 2);
+    let twice = Interposer::succeeding().failing(update, 5, refused).failing(update, 5, refused);
+    let (outcome, events) = launch(twice);
+    assert!(outcome.unwrap_err().to_string().contains("INVALID_PARAM"));
+    assert_eq!(events.last().unwrap().command, update);
+}
+
+#[test]
+fn a_device_that_is_gone_is_named() {
+    let Err(error) = Snp::with_device(&plan(), Path::new("/nowhere/sev")) else {
+        panic!("a device where there is none");
+    };
+    let error = error.to_string();
+    assert!(error.starts_with("open (/nowhere/sev) failed: No such file"), "{error}");
+}
+
+/// What a guest changes while the host is out of memory: the answer is a named failure, devices keep
+/// to the private side, and the next attempt works.
+#[test]
+fn a_conversion_without_memory_fails_and_can_be_tried_again() {
+    let plan = plan();
+    let kvm = Kvm::new().expect("these tests need a /dev/kvm that this user may open");
+    let vm = kvm.create_vm().unwrap();
+    let ram = GuestRam::new(&Board::new(1 << 20).unwrap(), &plan, true).unwrap();
+    let attributes = "KVM_SET_MEMORY_ATTRIBUTES";
+    let denied = Reply::errno(libc::ENOMEM);
+    let interposer =
+        Interposer::succeeding().failing(attributes, 2, denied).failing("fallocate", 2, denied);
+    let (errors, _) = interposer.run(|| {
+        ram.map(&vm).unwrap();
+        let share = || ram.convert(&vm, 0x2_0000, 0x2000, false);
+        let address = GuestAddress(0x2_0000);
+        let shared = || ram.memory().check_range(address, 0x2000, Permissions::ReadWrite);
+        let first = share().unwrap_err();
+        assert!(!shared());
+        share().unwrap();
+        assert!(shared());
+        let second = share().unwrap_err();
+        [first.to_string(), second.to_string()]
+    });
+    assert!(errors[0].starts_with(attributes) && errors[0].contains("0x20000"), "{}", errors[0]);
+    assert!(errors[1].starts_with("fallocate"), "{}", errors[1]);
+}
+
+/// The account follows conversions; what is beyond the limit is refused before anything changes.
+#[test]
+fn shared_memory_has_a_limit_and_pages_do_not_turn_for_ever() {
+    let plan = plan();
+    let kvm = Kvm::new().expect("these tests need a /dev/kvm that this user may open");
+    let vm = kvm.create_vm().unwrap();
+    let board = Board::new(1 << 20).unwrap();
+    let ram = GuestRam::new(&board, &plan, true).unwrap().sharing_at_most(Some(0x4000));
+    let account = || {
+        let memory = ram.ledger().lock().unwrap().memory();
+        (memory.current, memory.peak, memory.limit)
+    };
+    Interposer::succeeding().run(|| {
+        ram.map(&vm).unwrap();
+        ram.convert(&vm, 0x2_0000, 0x3000, false).unwrap();
+        let error = ram.convert(&vm, 0x2_2000, 0x3000, false).unwrap_err().to_string();
+        assert!(error.contains("4096 bytes beyond its 16384 bytes"), "{error}");
+        assert_eq!(account(), (0x3000, 0x3000, Some(0x4000)));
+        ram.convert(&vm, 0x2_0000, 0x1000, true).unwrap();
+        ram.convert(&vm, 0x2_2000, 0x4000, false).unwrap_err();
+        ram.convert(&vm, 0x2_2000, 0x2000, false).unwrap();
+        assert_eq!(account(), (0x3000, 0x3000, Some(0x4000)));
+        // Beyond memory nothing is shared, and nothing counts.
+        ram.convert(&vm, 0xd000_0000, 0x10_0000, false).unwrap();
+        let turns =
+            (0..2_000).map(|turn| ram.convert_for_access(&vm, 0x3_0000, 0x1000, turn % 2 == 1));
+        let (done, refused): (Vec<_>, Vec<_>) = turns.partition(Result::is_ok);
+        assert_eq!((done.len(), refused.len()), (1_000, 1_000));
+        let error = refused[0].as_ref().unwrap_err().to_string();
+        assert!(error.contains("the page at 0x30000 now as private, now as shared"), "{error}");
+    });
+}
