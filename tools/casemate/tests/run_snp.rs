@@ -79,6 +79,11 @@ fn line(folder: &Path, flags: &str) -> String {
     )
 }
 
+fn sha256(bytes: &[u8]) -> String {
+    let sum = <sha2::Sha256 as sha2::Digest>::digest(bytes);
+    sum.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The word that follows a name, at its n-th place.
 fn said<'a>(console: &'a str, name: &str, place: usize) -> &'a str {
     let after = console.match_indices(name).nth(place);
@@ -115,9 +120,7 @@ fn a_guest_is_encrypted_and_measures_to_what_was_predicted() {
     assert_eq!(said(console, "HOST_DATA ", 0), HOST_DATA);
     predicted(console, 0);
     // Through shared bounce buffers, both ways.
-    let sum = <sha2::Sha256 as sha2::Digest>::digest(&contents);
-    let sum: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(said(console, "DISK ", 0), sum);
+    assert_eq!(said(console, "DISK ", 0), sha256(&contents));
     assert!(fs::read(&disk).unwrap().starts_with(b"written by the guest"));
 }
 
@@ -142,6 +145,10 @@ fn a_guest_of_four_processors_resets() {
     let measured = said(console, "MEASUREMENT ", 0);
     assert_eq!(said(console, "MEASUREMENT ", 1), measured, "{console}");
     predicted(console, 0);
+    // The machine, in the form that the book documents.
+    let machine = "casemate machine 1\nmemory 201326592\nvcpus 4\nrng true\nconsole false\n\
+                   disk read_only=false queues=1 serial=-\n";
+    assert_eq!(said(console, "HOST_DATA ", 0), sha256(machine.as_bytes()), "{console}");
 }
 
 fn casemate(arguments: &[&str]) -> String {

@@ -262,6 +262,16 @@ fn a_guest_file_says_what_to_expect() {
     let measurement = checks.iter().find(|check| check["name"] == "measurement").unwrap();
     assert_eq!(measurement["result"], "failed");
     assert!(measurement["detail"].as_str().unwrap().contains(predicted.trim()), "{measurement}");
+    // HOST_DATA is that of the machine: this report has none.
+    let measured = Command::new(env!("CARGO_BIN_EXE_casemate"))
+        .args(["measure", &guest, "--format", "json"])
+        .output()
+        .unwrap();
+    let measured: Value = serde_json::from_slice(&measured.stdout).unwrap();
+    let host_data = checks.iter().find(|check| check["name"] == "host-data").unwrap();
+    assert_eq!(host_data["result"], "failed");
+    let expected = measured[0]["host_data"].as_str().unwrap();
+    assert!(host_data["detail"].as_str().unwrap().contains(expected), "{host_data}");
 
     // A policy that allows the report's own measurement does not make up for another guest.
     let claimed = result["claims"]["measurement"].as_str().unwrap().to_owned();

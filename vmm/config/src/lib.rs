@@ -8,6 +8,7 @@
 mod check;
 mod error;
 mod flags;
+mod identity;
 mod quote_service;
 mod reference;
 mod schema;

@@ -134,7 +134,7 @@ table! {
         smt: bool = true,
         /// The guest stays on one socket.
         single_socket: bool = false,
-        /// HOST_DATA of attestation reports.
+        /// HOST_DATA of attestation reports. Left out: SHA-256 of the machine's canonical form (memory, vCPUs, devices).
         host_data: Option<Hex<32>> = None,
         /// ID block, a file of 96 bytes; needs `id_authentication`.
         id_block: Option<PathBuf> = None,
@@ -150,7 +150,7 @@ table! {
     pub struct Tdx {
         /// The host may debug the guest, that is, read its memory.
         debug: bool = false,
-        /// MRCONFIGID of quotes.
+        /// MRCONFIGID of quotes. Left out: SHA-384 of the machine's canonical form (memory, vCPUs, devices).
         mrconfigid: Option<Hex<48>> = None,
         /// MROWNER of quotes.
         mrowner: Option<Hex<48>> = None,

@@ -125,8 +125,12 @@ impl Guest {
         let image = named.as_deref().unwrap_or(casemate_firmware_image::IMAGE);
         let snp = config.snp.clone().unwrap_or_default();
         let policy = SnpPolicy { guest_policy: snp.guest_policy(), vmsa_features: SNP_ACTIVE };
-        let plan = firmware::snp_guest(image, &payloads(&config)?, policy, identity(&snp)?)
-            .map_err(|source| PrepareError::Firmware { file: firmware_name(&config), source })?;
+        let plan =
+            firmware::snp_guest(image, &payloads(&config)?, policy, identity(&config, &snp)?)
+                .map_err(|source| PrepareError::Firmware {
+                    file: firmware_name(&config),
+                    source,
+                })?;
         Ok(Self { config, board, plan })
     }
 
@@ -144,14 +148,14 @@ impl Guest {
         let plan = match (named.as_deref(), &config.firmware) {
             (Some(image), Some(file)) if !firmware::is_ours(image) => {
                 let ram: Vec<_> = board.ram().collect();
-                casemate_launch::tdx::plan(image, &ram, config.vcpus, policy(&tdx))
+                casemate_launch::tdx::plan(image, &ram, config.vcpus, policy(&config, &tdx))
                     .map_err(|source| PrepareError::Tdvf { file: file.clone(), source })?
             }
             (named, _) => {
                 let image = named.unwrap_or(casemate_firmware_image::IMAGE);
-                firmware::tdx_guest(image, &payloads(&config)?, policy(&tdx)).map_err(|source| {
-                    PrepareError::Firmware { file: firmware_name(&config), source }
-                })?
+                firmware::tdx_guest(image, &payloads(&config)?, policy(&config, &tdx)).map_err(
+                    |source| PrepareError::Firmware { file: firmware_name(&config), source },
+                )?
             }
         };
         Ok(Self { config, board, plan })
@@ -208,7 +212,7 @@ fn payloads(config: &GuestConfig) -> Result<Payloads, PrepareError> {
     })
 }
 
-fn identity(snp: &Snp) -> Result<SnpIdentity, PrepareError> {
+fn identity(config: &GuestConfig, snp: &Snp) -> Result<SnpIdentity, PrepareError> {
     let id_block = match (&snp.id_block, &snp.id_authentication) {
         (Some(block), Some(authentication)) => {
             let authentication: Box<[u8; 4096]> = exactly(authentication)?;
@@ -218,14 +222,14 @@ fn identity(snp: &Snp) -> Result<SnpIdentity, PrepareError> {
         }
         _ => None,
     };
-    let host_data = snp.host_data.as_ref().map_or([0; 32], |data| data.0);
+    let host_data = config.host_data();
     Ok(SnpIdentity { host_data, id_block, vcek_disabled: snp.vcek_disabled })
 }
 
-fn policy(tdx: &Tdx) -> TdxPolicy {
+fn policy(config: &GuestConfig, tdx: &Tdx) -> TdxPolicy {
     let value = |value: &Option<Hex<48>>| value.as_ref().map_or([0; 48], |value| value.0);
     TdxPolicy {
-        mrconfigid: value(&tdx.mrconfigid),
+        mrconfigid: config.mrconfigid(),
         mrowner: value(&tdx.mrowner),
         mrownerconfig: value(&tdx.mrownerconfig),
         ..TdxPolicy::new(tdx.attributes())

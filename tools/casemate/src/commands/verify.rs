@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use casemate_attest::{Hex, OneOrMany, Timestamp};
 use clap::{Subcommand, ValueEnum};
 
-use super::measure::guest::{self, Target};
+use super::measure::guest::{self, Expected, Target};
 use super::{read, read_optional};
 
 mod output;
@@ -39,8 +39,9 @@ struct Common {
     /// the TCB status UpToDate
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// The guest must be the one that this configuration describes: its measurement is computed, as
-    /// casemate measure GUEST.toml does, and added to the policy's conditions
+    /// The guest must be the one that this configuration describes, launched by casemate run: its
+    /// measurement and its HOST_DATA (SNP) or MRCONFIGID (TDX) are computed, as casemate measure
+    /// GUEST.toml does, and added to the policy's conditions
     #[arg(long, value_name = "GUEST.toml")]
     expect: Option<PathBuf>,
     /// The time for which to judge, such as 2026-11-24T12:30:00Z (RFC 3339); default: now
@@ -55,24 +56,22 @@ struct Common {
 }
 
 impl Common {
-    /// Adds what `--expect` computes to the policy's list of measurements. A list that does not have
-    /// it allows nothing any more: both conditions hold.
-    fn add_expected(
-        &self,
-        platform: Target,
-        list: &mut Option<OneOrMany<Hex<48>>>,
-    ) -> anyhow::Result<()> {
-        let Some(file) = &self.expect else { return Ok(()) };
-        let expected = Hex(guest::expected(file, platform)?.0);
-        match list {
-            Some(OneOrMany(allowed)) => allowed.retain(|measurement| *measurement == expected),
-            None => *list = Some(OneOrMany(vec![expected])),
-        }
-        Ok(())
+    /// What `--expect` computes.
+    fn expected(&self, platform: Target) -> anyhow::Result<Option<Expected>> {
+        self.expect.as_ref().map(|file| guest::expected(file, platform)).transpose()
     }
 
     fn at(&self) -> Timestamp {
         self.at.unwrap_or_else(Timestamp::now)
+    }
+}
+
+/// Adds a value to a policy's list. A list that does not have it allows nothing any more: both
+/// conditions hold.
+fn require<const N: usize>(list: &mut Option<OneOrMany<Hex<N>>>, value: [u8; N]) {
+    match list {
+        Some(OneOrMany(allowed)) => allowed.retain(|one| one.0 == value),
+        None => *list = Some(OneOrMany(vec![Hex(value)])),
     }
 }
 

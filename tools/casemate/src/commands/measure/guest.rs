@@ -63,19 +63,33 @@ pub(super) fn measured(
         bail!("{} does not allow this platform", file.display());
     }
     let measure = |platform| match platform {
-        PlatformKind::Snp => measured_snp(&config, open),
-        _ => tdx::measured(&tdx::Args::of(&config)),
+        PlatformKind::Snp => {
+            Ok(measured_snp(&config, open)?.beside("host_data", &config.host_data()))
+        }
+        _ => Ok(tdx::measured(&tdx::Args::of(&config))?.beside("mrconfigid", &config.mrconfigid())),
     };
     Ok(allowed.into_iter().map(|platform| (platform, measure(platform))).collect())
 }
 
-/// The measurement of a file's guest on one platform, for whoever is to expect it.
-pub(crate) fn expected(file: &Path, platform: Target) -> anyhow::Result<Digest384> {
+/// What evidence of a file's guest must have.
+pub(crate) struct Expected {
+    pub(crate) measurement: Digest384,
+    /// Of SEV-SNP reports.
+    pub(crate) host_data: [u8; 32],
+    /// Of TDX quotes.
+    pub(crate) mrconfigid: [u8; 48],
+}
+
+/// What to expect of a file's guest on one platform.
+pub(crate) fn expected(file: &Path, platform: Target) -> anyhow::Result<Expected> {
     let open = Open { platform: Some(platform), cpu: Cpu::default() };
     let failed = || format!("could not compute what {} measures to", file.display());
     let mut results = measured(file, &open).with_context(failed)?;
     let (_, result) = results.pop().with_context(failed)?;
-    Ok(result.with_context(failed)?.measurement)
+    let measurement = result.with_context(failed)?.measurement;
+    let config = casemate_config::load(file, Overrides::default())?;
+    let (host_data, mrconfigid) = (config.host_data(), config.mrconfigid());
+    Ok(Expected { measurement, host_data, mrconfigid })
 }
 
 fn measured_snp(config: &GuestConfig, open: &Open) -> anyhow::Result<Measured> {

@@ -73,6 +73,16 @@ impl<Details: Serialize, Assumptions: Serialize> Report<Details, Assumptions> {
     }
 }
 
+impl Measured {
+    /// With one more value that evidence has, which is not part of the measurement.
+    pub(super) fn beside(mut self, name: &'static str, value: &[u8]) -> Self {
+        let value: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.json[name] = json!(value);
+        self.rows.insert(0, (name, value));
+        self
+    }
+}
+
 impl Output {
     /// Prints a result, and writes the manifest if one is wanted.
     pub(super) fn print(&self, measured: Measured) -> anyhow::Result<ExitCode> {

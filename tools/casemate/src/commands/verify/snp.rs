@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use casemate_attest::snp::{self, SnpEvidence};
 use casemate_attest::{Judgement, MAX_CERTIFICATE, MAX_INPUT, SnpPolicy};
 
-use super::{Common, Target, output, read, read_optional};
+use super::{Common, Target, output, read, read_optional, require};
 
 /// Judge an SEV-SNP attestation report
 ///
@@ -50,7 +50,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let judgement = match policy.map_or(Ok(SnpPolicy::strict()), |json| SnpPolicy::from_json(&json))
     {
         Ok(mut policy) => {
-            args.common.add_expected(Target::Snp, &mut policy.measurements)?;
+            if let Some(expected) = args.common.expected(Target::Snp)? {
+                require(&mut policy.measurements, expected.measurement.0);
+                require(&mut policy.host_data, expected.host_data);
+            }
             snp::verify(&evidence, &policy, test_root.as_deref(), args.common.at())
         }
         Err(error) => Judgement::policy_invalid(&error),

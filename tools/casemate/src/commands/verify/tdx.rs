@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use casemate_attest::tdx::{self, TdxEvidence};
 use casemate_attest::{Judgement, MAX_INPUT, TdxPolicy};
 
-use super::{Common, Target, output, read, read_optional};
+use super::{Common, Target, output, read, read_optional, require};
 
 /// Judge a TDX quote
 ///
@@ -41,7 +41,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let judgement = match policy.map_or(Ok(TdxPolicy::strict()), |json| TdxPolicy::from_json(&json))
     {
         Ok(mut policy) => {
-            args.common.add_expected(Target::Tdx, &mut policy.mrtd)?;
+            if let Some(expected) = args.common.expected(Target::Tdx)? {
+                require(&mut policy.mrtd, expected.measurement.0);
+                require(&mut policy.mrconfigid, expected.mrconfigid);
+            }
             tdx::verify(&evidence, &policy, args.common.at())
         }
         Err(error) => Judgement::policy_invalid(&error),
