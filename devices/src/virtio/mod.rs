@@ -18,6 +18,7 @@ pub mod rng;
 mod service;
 #[cfg(test)]
 pub(crate) mod testing;
+mod vhost;
 pub mod vsock;
 
 pub use chain::{Buffer, Chain};

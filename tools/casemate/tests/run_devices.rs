@@ -58,6 +58,9 @@ ip link set eth0 up
 ip addr add 10.0.0.2/24 dev eth0
 echo ADDRESS $(cat /sys/class/net/eth0/address)
 echo PING $(ping -c 3 -s 1400 10.0.0.1 | grep -o '[0-9]* packets received')
+ip link set eth1 up
+ip addr add 10.0.1.2/24 dev eth1
+echo LIMITED $(ping -c 3 -s 1400 10.0.1.1 | grep -o '[0-9]* packets received')
 # The console echoes what it is given, and adds a carriage return.
 stty -F /dev/hvc0 raw -echo
 exec 3<>/dev/hvc0
@@ -72,11 +75,15 @@ fn entropy_network_and_console_work() {
         return;
     }
     let guest = Guest::new("6.12", OTHERS);
-    let command = guest.command("vmlinux", "", "--net tap7 --console true --vcpus 2");
+    // The second interface has a rate, for which the VMM moves the packets, not the host's kernel.
+    let nets = "--net tap7 --net tap8,bytes_per_second=10M";
+    let command = guest.command("vmlinux", "", &format!("{nets} --console true --vcpus 2"));
     let script = format!(
-        "ip tuntap add tap7 mode tap && ip addr add 10.0.0.1/24 dev tap7 && ip link set tap7 up\n\
+        "for net in 0 1; do tap=tap$((7 + net)); ip tuntap add $tap mode tap\n\
+         ip addr add 10.0.$net.1/24 dev $tap && ip link set $tap up; done\n\
          mkfifo /tmp/keys; {command} </tmp/keys >/tmp/log 2>&1 & exec 3>/tmp/keys\n\
          until grep -q CONSOLE /tmp/log; do sleep 0.2; done\n\
+         echo THREADS $(cat /proc/$!/task/*/comm)\n\
          echo to the guest >&3; wait $!; echo STATUS $?; cat /tmp/log"
     );
     let Some(output) = guest.in_lab(&script) else { return };
@@ -84,6 +91,9 @@ fn entropy_network_and_console_work() {
     assert_eq!(said(console, "RANDOM "), "virtio_rng.0 1000", "{console}");
     assert_eq!(said(console, "ADDRESS "), "02:ca:5e:00:00:00");
     assert_eq!(said(console, "PING "), "3 packets received", "{console}");
+    assert_eq!(said(console, "LIMITED "), "3 packets received", "{console}");
+    let vhost = said(console, "THREADS ").matches("vhost-").count();
+    assert_eq!(vhost, 1, "threads of vhost-net: {console}");
     assert_eq!(said(console, "CONSOLE-GOT "), "to the guest");
 }
 
@@ -134,17 +144,25 @@ fn sockets_connect_both_ways() {
     let program = common::compile(include_str!("common/echo.c"));
     let guest = Guest::with_files("6.12", SOCKETS, &[("echo", &program)]);
     let echo = guest.path("echo");
-    let (echo, command) = (echo.display(), guest.command("vmlinux", "", "--vsock /tmp/sock"));
+    let echo = echo.display();
+    let sockets = guest.command("vmlinux", "", "--vsock /tmp/sock");
+    let kernel = guest.command("vmlinux", "", "--vsock ,vhost=true,cid=7");
     let script = format!(
-        "{echo} listen unix /tmp/sock_6000 >/dev/null &\n{command} </dev/null >/tmp/log 2>&1 &\n\
+        "{echo} listen unix /tmp/sock_6000 >/dev/null &\n{sockets} </dev/null >/tmp/log 2>&1 &\n\
          until grep -q LISTENING /tmp/log; do sleep 0.2; done\n\
          {echo} connect unix /tmp/sock \"$(printf 'CONNECT 5000\\nfrom-the-host-END')\"\n\
-         wait $!; echo STATUS $?; cat /tmp/log"
+         wait $!; echo STATUS $?; cat /tmp/log; echo NEXT\n\
+         {echo} listen vsock 6000 >/dev/null &\n{kernel} </dev/null >/tmp/next 2>&1 &\n\
+         until grep -q LISTENING /tmp/next; do sleep 0.2; done\n\
+         {echo} connect vsock:7 5000 from-the-host-END\n\
+         wait $!; echo STATUS $?; cat /tmp/next"
     );
     let Some(output) = guest.in_lab(&script) else { return };
-    let console = &output.console;
+    let (console, kernel) = output.console.split_once("NEXT").unwrap();
     assert!(said(console, "OK ").parse::<u32>().is_ok(), "{console}");
-    assert!(console.contains("\nfrom-the-host-END"), "{console}");
-    assert_eq!(said(console, "TO-HOST "), "from-the-guest-END", "{console}");
-    assert_eq!(said(console, "STATUS "), "0", "{console}");
+    for console in [console, kernel] {
+        assert!(console.contains("\nfrom-the-host-END"), "{console}");
+        assert_eq!(said(console, "TO-HOST "), "from-the-guest-END", "{console}");
+        assert_eq!(said(console, "STATUS "), "0", "{console}");
+    }
 }

@@ -81,7 +81,7 @@ pub(crate) fn check(config: &GuestConfig, origin: &Origin<'_>) -> Result<(), Con
     disks(&config.disk, origin)?;
     nets(&config.net, origin)?;
     if let Some(socket) = &config.vsock {
-        vsock(socket, origin)?;
+        vsock(socket, config.platform, origin)?;
     }
     let devices = config.disk.len() + config.net.len();
     if devices > MAX_DEVICES {
@@ -305,14 +305,26 @@ fn nets(nets: &[Net], origin: &Origin<'_>) -> Result<(), ConfigError> {
     Ok(())
 }
 
-fn vsock(vsock: &Vsock, origin: &Origin<'_>) -> Result<(), ConfigError> {
+fn vsock(vsock: &Vsock, platform: PlatformChoice, origin: &Origin<'_>) -> Result<(), ConfigError> {
     if !(3..u32::MAX).contains(&vsock.cid) {
         let problem = "this context identifier is reserved";
         let cid = vsock.cid.to_string();
         return Err(origin.value("vsock.cid", &cid, problem, "use 3 to 4294967294"));
     }
     let socket = &vsock.socket;
-    if socket.as_os_str().is_empty() {
+    let named = !socket.as_os_str().is_empty();
+    if vsock.vhost {
+        let refused = |problem, remedy| Err(origin.value("vsock.vhost", "true", problem, remedy));
+        return match platform {
+            _ if named => refused("the sockets are the kernel's", "leave vsock.socket out"),
+            PlatformChoice::Plain => Ok(()),
+            _ => refused(
+                "the kernel serves only plain guests",
+                "give vsock.socket instead, or platform = \"plain\"",
+            ),
+        };
+    }
+    if !named {
         return Err(origin.missing("vsock.socket", "give the path of a socket to be made"));
     }
     let refused =

@@ -25,11 +25,13 @@ impl FlagError {
 /// Keys whose values are numbers in a file. All others are text, but for `true` and `false`.
 const NUMBERS: [&str; 3] = ["cid", "queues", "requests_per_second"];
 
-/// Reads `FIRST,KEY=VALUE,...`; the first value is that of the key `first` and has no name.
+/// Reads `FIRST,KEY=VALUE,...`; the first value is that of the key `first` and has no name. Where it is
+/// empty, the key keeps its default.
 fn table<T: DeserializeOwned>(first: &str, text: &str) -> Result<T, FlagError> {
     let mut table = Table::new();
     for (at, item) in text.split(',').enumerate() {
         let (key, value) = match item.split_once('=') {
+            _ if at == 0 && item.is_empty() => continue,
             _ if at == 0 => (first, item),
             Some(pair) => pair,
             None => return Err(FlagError(format!("\"{item}\" is not of the form KEY=VALUE"))),
@@ -96,6 +98,8 @@ mod tests {
         let net: Net = "tap0,mac=02:00:00:00:00:01".parse().unwrap();
         assert_eq!((net.tap.as_str(), net.mac.is_some()), ("tap0", true));
         assert_eq!("/run/v.sock,cid=7".parse::<Vsock>().unwrap().cid, 7);
+        let kernel: Vsock = ",vhost=true,cid=7".parse().unwrap();
+        assert_eq!((kernel.vhost, kernel.socket.as_os_str().len()), (true, 0));
         assert_eq!("tdx".parse(), Ok(PlatformChoice::Tdx));
     }
 

@@ -120,8 +120,10 @@ table! {
     pub struct Vsock {
         /// Context identifier of the guest, 3 to 4294967294.
         cid: u32 = 3,
-        /// Unix socket on the host, at most 96 bytes. A guest's connection to port P goes to `<socket>_P`. Required.
+        /// Unix socket on the host, at most 96 bytes. A guest's connection to port P goes to `<socket>_P`. Required without `vhost`.
         socket: PathBuf = PathBuf::new(),
+        /// The host's kernel serves the sockets instead (vhost-vsock): on the host they are its own, of AF_VSOCK. Plain guests only.
+        vhost: bool = false,
     }
 }
 

@@ -77,6 +77,10 @@ fn what_cannot_be_tabled_is_refused_too() {
     assert!(many.ends_with("do not fit the PCI bus; have at most 24 in all"), "{many}");
     let deep = format!("{kernel}[vsock]\nsocket = \"{}\"", "s".repeat(97));
     assert!(refusal(folder.path(), &deep).ends_with("use at most 96 bytes"));
+    let kernels = format!("{kernel}[vsock]\nvhost = true");
+    assert!(refusal(folder.path(), &kernels).contains("the kernel serves only plain guests"));
+    let both = format!("platform = \"plain\"\n{kernels}\nsocket = \"s\"");
+    assert!(refusal(folder.path(), &both).ends_with("leave vsock.socket out"));
     let absent = load(&folder.path().join("absent.toml"), Overrides::default()).unwrap_err();
     assert!(matches!(absent, ConfigError::Unreadable { .. }));
 }

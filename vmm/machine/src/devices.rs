@@ -19,7 +19,7 @@ use casemate_devices::virtio::console::{Console, ConsoleHandle};
 use casemate_devices::virtio::net::{Net as VirtioNet, NetOptions, Tap};
 use casemate_devices::virtio::pci::{Host, VirtioPci};
 use casemate_devices::virtio::rng::Rng;
-use casemate_devices::virtio::vsock::Vsock;
+use casemate_devices::virtio::vsock::{KernelVsock, Vsock};
 
 use crate::board::PCI_WINDOW;
 use crate::launch::LaunchError;
@@ -57,7 +57,12 @@ impl Devices {
         for (index, net) in (0..).zip(&config.net) {
             devices.net(net, index)?;
         }
-        if let Some(vsock) = &config.vsock {
+        if let Some(vsock) = config.vsock.as_ref().filter(|vsock| vsock.vhost) {
+            let what = format!("socket device of /dev/vhost-vsock, CID {}", vsock.cid);
+            let device = KernelVsock::new(vsock.cid, devices.thread()?)
+                .map_err(LaunchError::device(&what))?;
+            devices.add(what, device);
+        } else if let Some(vsock) = &config.vsock {
             let what = format!("socket device at {}", vsock.socket.display());
             let device = Vsock::new(vsock.cid, &vsock.socket, devices.thread()?)
                 .map_err(LaunchError::device(&what))?;

@@ -34,6 +34,7 @@ use zerocopy::little_endian::U16;
 use zerocopy::{Immutable, IntoBytes};
 
 use super::service::Service;
+use super::vhost::Watch;
 use super::{Activation, ActiveQueue, DeviceKind, VirtioDevice, Virtqueue};
 use crate::io_thread::{IoThread, SubscriberId, Worker as Subscriber};
 use crate::memory::DeviceMemory;
@@ -43,7 +44,7 @@ pub use link::{Link, Tap, TapError};
 use packet::{HEADER_LEN, MAX_PACKET, Offloads};
 use receive::Receive;
 use transmit::Transmit;
-use vhost::{Vhost, Watch};
+use vhost::VhostNet;
 use worker::Worker;
 
 /// Packets that a queue holds, if each has one buffer.
@@ -86,7 +87,7 @@ pub struct Net {
     transmit: Option<Arc<RateLimit>>,
     threads: Vec<IoThread>,
     /// One for each pair, or none.
-    vhost: Vec<Vhost>,
+    vhost: Vec<VhostNet>,
     workers: Vec<(IoThread, SubscriberId)>,
 }
 
@@ -102,7 +103,7 @@ impl Net {
         let receive = RateLimit::new(options.receive);
         let transmit = RateLimit::new(options.transmit);
         let vhost = if options.vhost && receive.is_none() && transmit.is_none() {
-            let instances = links.iter().map(|_| Vhost::open()).collect::<Result<_, _>>();
+            let instances = links.iter().map(|_| VhostNet::open()).collect::<Result<_, _>>();
             instances
                 .inspect(|_| tracing::info!("packets can go through vhost-net"))
                 .inspect_err(|error| tracing::info!(%error, "no vhost-net: packets go through us"))
@@ -267,7 +268,7 @@ impl VirtioDevice for Net {
     }
 
     fn reset(&mut self) {
-        self.vhost.iter_mut().for_each(Vhost::stop);
+        self.vhost.iter_mut().for_each(VhostNet::stop);
         for (thread, id) in self.workers.drain(..) {
             // Fails only if the thread has ended, and all of its workers with it.
             let _ = thread.remove(id);

@@ -4,9 +4,12 @@
 //! * a process connects to the main socket, says `CONNECT <port>\n`, and reads `OK <port>\n` when a
 //!   process in the guest listens on that port; the stream is then theirs;
 //! * a connection that the guest makes to the host's port P goes to the socket `<main socket>_P`.
+//!
+//! [`KernelVsock`] is the same device with the host kernel's own sockets (AF_VSOCK) in their place.
 
 mod connection;
 mod greeting;
+mod kernel;
 pub mod packet;
 mod worker;
 
@@ -17,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Activation, DeviceKind, VirtioDevice, read_fields};
 use crate::io_thread::{IoThread, SubscriberId};
+pub use kernel::KernelVsock;
 use worker::Worker;
 
 /// Receive, transmit and event queue (section 5.10.2).

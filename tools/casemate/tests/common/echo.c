@@ -1,6 +1,6 @@
 /* Echo over sockets, both ends: what a guest and its host say to each other over vsock.
  *   echo listen vsock PORT | unix PATH          takes one connection and sends back what it reads
- *   echo connect vsock PORT TEXT | unix PATH TEXT
+ *   echo connect vsock[:CID] PORT TEXT | unix PATH TEXT
  *                                               sends TEXT and a line end, prints what comes back
  */
 #include <stdio.h>
@@ -24,11 +24,11 @@ int main(int argc, char **argv)
 	if (argc < 4)
 		return 2;
 	listens = !strcmp(argv[1], "listen");
-	is_vsock = !strcmp(argv[2], "vsock");
+	is_vsock = !strncmp(argv[2], "vsock", 5);
 	if (is_vsock) {
 		vm.svm_port = atoi(argv[3]);
 		if (!listens)
-			vm.svm_cid = VMADDR_CID_HOST;
+			vm.svm_cid = argv[2][5] ? atoi(argv[2] + 6) : VMADDR_CID_HOST;
 		address = (struct sockaddr *)&vm;
 		size = sizeof vm;
 	} else {
