@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Args as _, FromArgMatches as _, Parser, Subcommand};
 
 mod commands;
 
@@ -37,8 +37,28 @@ enum Command {
     Man(man::Args),
 }
 
+/// What the command line asks for.
+fn asked() -> Command {
+    // To describe all commands costs as many instructions as to start a guest: `run` comes without.
+    if std::env::args_os().nth(1).is_some_and(|word| word == "run") {
+        let mut matches = only_run().get_matches();
+        let run = matches.remove_subcommand();
+        let args = run.map(|(_, mut matches)| run::Args::from_arg_matches_mut(&mut matches));
+        if let Some(Ok(args)) = args {
+            return Command::Run(Box::new(args));
+        }
+    }
+    Cli::parse().command
+}
+
+/// `casemate` with the command `run` alone.
+fn only_run() -> clap::Command {
+    let run = run::Args::augment_args(clap::Command::new("run"));
+    clap::Command::new("casemate").subcommand(run)
+}
+
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
+    let outcome = match asked() {
         Command::Host(args) => host::run(&args),
         Command::Measure(args) => measure::run(&args),
         Command::Explain(args) => explain::run(&args),
@@ -58,4 +78,21 @@ fn main() -> ExitCode {
         eprintln!("casemate: {error:#}");
         ExitCode::from(commands::EXIT_BAD_INPUT)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn run_alone_is_the_run_of_all_commands() {
+        let help = |mut command: clap::Command| {
+            command.build();
+            let run = command.find_subcommand_mut("run").unwrap();
+            run.render_long_help().to_string()
+        };
+        assert_eq!(help(only_run()), help(Cli::command()));
+    }
 }
