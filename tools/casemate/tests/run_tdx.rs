@@ -29,9 +29,10 @@ fn in_lab(script: &str, folder: &Path) -> Option<Output> {
 /// A line of shell that runs a guest and says its exit status.
 fn line(firmware: &Path, limit: &str, flags: &str) -> String {
     let (casemate, firmware) = (env!("CARGO_BIN_EXE_casemate"), firmware.display());
+    // The log comes after the guest's words: between them it would cut their lines.
     format!(
         "timeout {limit} {casemate} run --platform tdx --firmware {firmware} --memory 64M {flags} \
-         </dev/null 2>&1; echo \"ENDED $?\"\n"
+         </dev/null 2>/tmp/log; status=$?; echo; cat /tmp/log; echo \"ENDED $status\"\n"
     )
 }
 
@@ -192,7 +193,7 @@ fn tds_measure_to_what_was_predicted_and_ask_in_vain_for_what_cannot_be() {
         // Without its configuration device it waits for ever, after it has accepted all memory.
         + &line(&path("ovmf"), "20", "")
         + &line(&path("quotes"), "60", "")
-        + &format!("{} --ignored quote_service >/tmp/log 2>&1 &\n", service.display())
+        + &format!("{} --ignored quote_service >/tmp/service 2>&1 &\n", service.display())
         + "until [ -S /tmp/quotes ]; do sleep 0.1; done\n"
         + &selftest
         + &line(&path("quotes"), "60", &file.display().to_string())
