@@ -192,6 +192,9 @@ fn platform(config: &GuestConfig, origin: &Origin<'_>) -> Result<(), ConfigError
 }
 
 fn identity(snp: &Snp, origin: &Origin<'_>) -> Result<(), ConfigError> {
+    if let Some(certificates) = &snp.certificates {
+        origin.readable("snp.certificates", certificates)?;
+    }
     match (&snp.id_block, &snp.id_authentication) {
         (None, None) => Ok(()),
         (Some(_), None) => {

@@ -104,7 +104,8 @@ impl GuestConfig {
     fn start_paths_at(&mut self, folder: &Path) {
         let optional = [&mut self.kernel, &mut self.initrd, &mut self.firmware, &mut self.igvm];
         let snp = self.snp.iter_mut();
-        let snp = snp.flat_map(|snp| [&mut snp.id_block, &mut snp.id_authentication]);
+        let snp = snp
+            .flat_map(|snp| [&mut snp.id_block, &mut snp.id_authentication, &mut snp.certificates]);
         let required = self.disk.iter_mut().map(|disk| &mut disk.path);
         let required = required.chain(self.vsock.iter_mut().map(|vsock| &mut vsock.socket));
         for path in optional.into_iter().chain(snp).flatten().chain(required) {

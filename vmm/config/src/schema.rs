@@ -142,6 +142,8 @@ table! {
         id_block: Option<PathBuf> = None,
         /// ID authentication page, a file of 4096 bytes; needs `id_block`.
         id_authentication: Option<PathBuf> = None,
+        /// Certificates that the guest gets with its reports: a file with a certificate table as the GHCB specification has it (GUID, offset and length of each, then zeroes, then the certificates). It is read at each request, under a shared lock (F_OFD_SETLK). Needs Linux 7.0 on the host.
+        certificates: Option<PathBuf> = None,
         /// The guest gets no reports that are signed by the VCEK.
         vcek_disabled: bool = false,
     }

@@ -55,6 +55,12 @@ pub enum StepError {
         /// Those that are missing.
         bits: u64,
     },
+    /// The kernel cannot ask for certificates.
+    #[error(
+        "the host's kernel cannot hand certificates to guests, which takes Linux 7.0 or later: leave \
+         out snp.certificates, and let the guest's verifier get them elsewhere"
+    )]
+    Certificates,
     /// The platform has no such pages.
     #[error("the platform has no {kind:?} pages")]
     Page {

@@ -42,6 +42,16 @@ pub struct Caller<'a> {
     pub ram: &'a GuestRam,
 }
 
+/// What came of an exit that only a platform may know.
+pub enum Answer {
+    /// It does not know it.
+    Unknown,
+    /// It is answered.
+    Done,
+    /// It is answered, and this is to live until the kernel has taken the answer.
+    Holding(Box<dyn Send>),
+}
+
 /// A kind of guest, as the launch and the vCPUs see it. The calls come in the order of the methods.
 pub trait Platform: Send + Sync {
     /// The type of VM (`KVM_X86_*_VM`).
@@ -76,8 +86,8 @@ pub trait Platform: Send + Sync {
     /// If KVM or the platform's firmware refuses.
     fn finish(&mut self, vm: &VmFd) -> Result<(), StepError>;
 
-    /// Answers an exit that only this platform knows, in `run`; whether it does know it.
-    fn answer(&self, run: &mut kvm_run, caller: Caller<'_>) -> bool;
+    /// Answers an exit that only this platform knows, in `run`.
+    fn answer(&self, run: &mut kvm_run, caller: Caller<'_>) -> Answer;
 
     /// What the end of a guest means that left this exit behind, which no device took.
     fn last_words(&self, exit: &Exit<'_>) -> Outcome;

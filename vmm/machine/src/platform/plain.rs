@@ -4,7 +4,7 @@ use casemate_launch::{Import, InitialVcpu};
 use kvm_bindings::{CpuId, Msrs, kvm_msr_entry, kvm_run};
 use kvm_ioctls::{VcpuFd, VmFd};
 
-use super::{Caller, Made, Platform, describe};
+use super::{Answer, Caller, Made, Platform, describe};
 use crate::launch::StepError;
 use crate::outcome::Outcome;
 use crate::vcpu::{Exit, regs, sregs};
@@ -58,8 +58,8 @@ impl Platform for Plain {
         Ok(())
     }
 
-    fn answer(&self, _: &mut kvm_run, _: Caller<'_>) -> bool {
-        false
+    fn answer(&self, _: &mut kvm_run, _: Caller<'_>) -> Answer {
+        Answer::Unknown
     }
 
     fn last_words(&self, exit: &Exit<'_>) -> Outcome {

@@ -117,6 +117,22 @@ impl RunPage {
     }
 }
 
+/// Lets the kernel take the answer to an exit, which it does before anything of the guest runs.
+///
+/// # Errors
+/// As for [`run`].
+pub(super) fn take_answer(vcpu: &mut VcpuFd, page: RunPage) -> Result<Exit<'_>, kvm_ioctls::Error> {
+    let immediate_exit = page.immediate_exit();
+    // SAFETY: a byte of a page that lives as long as the vCPU. A kick's handler, on this thread, may
+    // write 1 as well.
+    unsafe { immediate_exit.write_volatile(1) };
+    let exit = run(vcpu, page);
+    // SAFETY: as above. A kick that comes before this is undone, but whoever kicks has declared the
+    // end of the run before, which is looked at before the vCPU runs again.
+    unsafe { immediate_exit.write_volatile(0) };
+    exit
+}
+
 /// Runs the vCPU until it exits.
 ///
 /// # Errors

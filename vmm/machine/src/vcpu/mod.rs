@@ -21,7 +21,7 @@ use kick::Kickable;
 pub(crate) use registers::{regs, sregs};
 
 use crate::outcome::{End, Outcome};
-use crate::platform::{Caller, Platform};
+use crate::platform::{Answer, Caller, Platform};
 use crate::ram::GuestRam;
 
 /// What vCPUs need of the machine while they run.
@@ -84,17 +84,29 @@ fn life(index: u32, mut vcpu: VcpuFd, around: &Surroundings) {
             Ok(Exit::Unexpected(reason)) => {
                 around.exits.fetch_add(1, Ordering::Relaxed);
                 let caller = Caller { vcpu: index, vm: &around.vm, ram: &around.ram };
-                if !around.platform.answer(vcpu.get_kvm_run(), caller) {
-                    around.handle(Exit::Unexpected(reason));
+                match around.platform.answer(vcpu.get_kvm_run(), caller) {
+                    Answer::Unknown => around.handle(Exit::Unexpected(reason)),
+                    Answer::Done => {}
+                    Answer::Holding(held) => {
+                        match exit::take_answer(&mut vcpu, page) {
+                            Ok(exit) => around.handle(exit),
+                            Err(error) => around.end.declare(run_failed(error)),
+                        }
+                        drop(held);
+                    }
                 }
             }
             Ok(exit) => {
                 around.exits.fetch_add(1, Ordering::Relaxed);
                 around.handle(exit);
             }
-            Err(error) => around.end.declare(Outcome::Failed(format!("KVM_RUN: {error}"))),
+            Err(error) => around.end.declare(run_failed(error)),
         }
     }
+}
+
+fn run_failed(error: kvm_ioctls::Error) -> Outcome {
+    Outcome::Failed(format!("KVM_RUN: {error}"))
 }
 
 /// A vCPU that is gone for no known reason (a panic of its thread) ends the run.

@@ -156,7 +156,9 @@ fn platform(guest: &Guest) -> anyhow::Result<Box<dyn Platform>> {
         PlatformKind::Plain => Box::new(Plain),
         PlatformKind::Snp => {
             ready(VmType::Snp)?;
-            Box::new(Snp::new(guest.plan()).context("could not use SEV-SNP")?)
+            let snp = guest.config().snp.as_ref();
+            let certificates = snp.and_then(|snp| snp.certificates.as_deref());
+            Box::new(Snp::new(guest.plan(), certificates).context("could not use SEV-SNP")?)
         }
         PlatformKind::Tdx => {
             ready(VmType::Tdx)?;

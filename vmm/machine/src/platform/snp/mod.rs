@@ -1,28 +1,36 @@
 //! AMD SEV-SNP.
 
+mod certificates;
 mod cpuid;
 #[cfg(test)]
 mod tests;
 
 use std::path::Path;
 
+use certificates::Certificates;
+
 use casemate_firmware::fatal::{Fatal, TERMINATION_SET};
 use casemate_kvm::error::{SevStatus, Status};
-use casemate_kvm::exit::{KVM_EXIT_SNP_REQ_CERTS, KVM_SYSTEM_EVENT_SEV_TERM, SevTermination};
+use casemate_kvm::exit::{
+    CertificateRequest, KVM_EXIT_SNP_REQ_CERTS, KVM_SYSTEM_EVENT_SEV_TERM, SevTermination,
+};
 use casemate_kvm::sev_device::SevDevice;
 use casemate_kvm::snp::{self, Finish, Update};
-use casemate_kvm::vm;
+use casemate_kvm::vm::{self, SevAttributes};
 use casemate_launch::{Import, InitialVcpu, LaunchPlan, PageKind, Policy, SnpIdentity, SnpPolicy};
 use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, Msrs, kvm_debugregs, kvm_fpu,
     kvm_mp_state, kvm_msr_entry, kvm_run, kvm_xcr, kvm_xcrs,
 };
-use kvm_ioctls::{VcpuFd, VmFd};
+use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 
-use super::{Caller, Made, Platform, describe, pages};
+use super::{Answer, Caller, Made, Platform, describe, pages};
 use crate::launch::StepError;
 use crate::outcome::Outcome;
 use crate::vcpu::{Exit, regs, sregs};
+
+/// SNP_ACTIVE, which the kernel sets itself.
+const ACTIVE: u64 = 1;
 
 /// IA32_PAT.
 const PAT: u32 = 0x277;
@@ -35,24 +43,57 @@ pub struct Snp {
     identity: SnpIdentity,
     /// What vCPU 0 was given, for the CPUID page.
     cpuid: Option<CpuId>,
+    /// For the guest's reports, if it is to get any.
+    certificates: Option<Certificates>,
 }
 
 impl Snp {
-    /// For the launch of `plan`.
+    /// For the launch of `plan`; `certificates` is a file with those that reports come with.
     ///
     /// # Errors
-    /// The plan is for another platform, or /dev/sev cannot be opened.
-    pub fn new(plan: &LaunchPlan) -> Result<Self, StepError> {
-        Self::with_device(plan, Path::new(SevDevice::PATH))
+    /// The plan is for another platform or asks for what the host does not offer, or /dev/kvm or
+    /// /dev/sev cannot be opened.
+    pub fn new(plan: &LaunchPlan, certificates: Option<&Path>) -> Result<Self, StepError> {
+        let snp = Self::with_device(plan, Path::new(SevDevice::PATH), certificates)?;
+        let kvm = Kvm::new().map_err(StepError::ioctl("open /dev/kvm"))?;
+        snp.check(&SevAttributes::of(&kvm))?;
+        Ok(snp)
     }
 
-    /// The same with another path of the device.
-    fn with_device(plan: &LaunchPlan, device: &Path) -> Result<Self, StepError> {
+    /// Whether the host has what the guest asks for.
+    fn check(&self, host: &SevAttributes) -> Result<(), StepError> {
+        let SnpPolicy { guest_policy, vmsa_features } = self.policy;
+        for (what, wanted, offered) in [
+            ("SEV-SNP guest policy bits", guest_policy, host.policy_mask()),
+            ("VMSA features", vmsa_features & !ACTIVE, host.vmsa_features),
+        ] {
+            if wanted & !offered != 0 {
+                return Err(StepError::NotOffered { what, bits: wanted & !offered });
+            }
+        }
+        if self.certificates.is_some() && !host.certificate_requests {
+            return Err(StepError::Certificates);
+        }
+        Ok(())
+    }
+
+    /// With another path of the device, and nothing asked of the host.
+    fn with_device(
+        plan: &LaunchPlan,
+        device: &Path,
+        certificates: Option<&Path>,
+    ) -> Result<Self, StepError> {
         let Policy::Snp(policy) = plan.policy.clone() else {
             return Err(StepError::Plan { platform: plan.platform() });
         };
         let sev = SevDevice::open(device)?;
-        Ok(Self { sev, policy, identity: plan.identity.clone(), cpuid: None })
+        Ok(Self {
+            sev,
+            policy,
+            identity: plan.identity.clone(),
+            cpuid: None,
+            certificates: certificates.map(Certificates::of),
+        })
     }
 
     /// Adds the CPUID page. Values that the firmware refuses are replaced by those that it offers,
@@ -81,10 +122,11 @@ impl Platform for Snp {
     }
 
     fn prepare_vm(&mut self, vm: &VmFd, _: &CpuId) -> Result<(), StepError> {
-        /// SNP_ACTIVE, which the kernel sets itself.
-        const ACTIVE: u64 = 1;
         vm::enable_map_gpa_range_exits(vm)?;
         snp::init(vm, &self.sev, self.policy.vmsa_features & !ACTIVE)?;
+        if self.certificates.is_some() {
+            snp::enable_certificate_requests(vm, &self.sev)?;
+        }
         Ok(snp::launch_start(vm, &self.sev, self.policy.guest_policy)?)
     }
 
@@ -150,8 +192,14 @@ impl Platform for Snp {
         Ok(snp::launch_finish(vm, &self.sev, &finish)?)
     }
 
-    fn answer(&self, _: &mut kvm_run, _: Caller<'_>) -> bool {
-        false
+    fn answer(&self, run: &mut kvm_run, caller: Caller<'_>) -> Answer {
+        let request = CertificateRequest::of(run);
+        let (Some(request), Some(certificates)) = (request, &self.certificates) else {
+            return Answer::Unknown;
+        };
+        let (reply, held) = certificates.answer(request, caller.ram.memory());
+        reply.put(run);
+        held.map_or(Answer::Done, Answer::Holding)
     }
 
     fn last_words(&self, exit: &Exit<'_>) -> Outcome {

@@ -46,7 +46,7 @@ fn launch(interposer: Interposer) -> (Result<(), StepError>, Vec<Event>) {
     let ram = GuestRam::new(&Board::new(1 << 20).unwrap(), &plan, true).unwrap();
     let made = Made { vm: &vm, ram: &ram, vcpus: &[] };
     interposer.run(|| {
-        let mut snp = Snp::with_device(&plan, Path::new(NOTHING))?;
+        let mut snp = Snp::with_device(&plan, Path::new(NOTHING), None)?;
         snp.prepare_vm(&vm, &CpuId::new(0).unwrap())?;
         ram.map(&vm)?;
         plan.imports.iter().try_for_each(|import| snp.import(made, import))?;
@@ -158,7 +158,7 @@ fn values_that_the_firmware_refuses_are_replaced_once() {
 
 #[test]
 fn a_device_that_is_gone_is_named() {
-    let Err(error) = Snp::with_device(&plan(), Path::new("/nowhere/sev")) else {
+    let Err(error) = Snp::with_device(&plan(), Path::new("/nowhere/sev"), None) else {
         panic!("a device where there is none");
     };
     let error = error.to_string();
@@ -224,4 +224,50 @@ fn shared_memory_has_a_limit_and_pages_do_not_turn_for_ever() {
         let error = refused[0].as_ref().unwrap_err().to_string();
         assert!(error.contains("the page at 0x30000 now as private, now as shared"), "{error}");
     });
+}
+
+/// Asked before anything is taken from the host; a kernel that does not say is an old one.
+#[test]
+fn what_the_host_does_not_offer_is_refused_in_words() {
+    let check = |plan: &LaunchPlan, certificates, host: &SevAttributes| {
+        let snp = Snp::with_device(plan, Path::new(NOTHING), certificates).unwrap();
+        snp.check(host).map_err(|error| error.to_string())
+    };
+    let old = SevAttributes::default();
+    let new = SevAttributes { certificate_requests: true, policy_bits: Some(0x3ff_ffff), ..old };
+    let file = Some(Path::new("/certificates"));
+    assert_eq!(check(&plan(), None, &old), Ok(()));
+    assert_eq!(check(&plan(), file, &new), Ok(()));
+    let refused = check(&plan(), file, &old).unwrap_err();
+    assert!(refused.contains("takes Linux 7.0 or later"), "{refused}");
+    let with = |guest_policy, vmsa_features| {
+        let policy = Policy::Snp(SnpPolicy { guest_policy, vmsa_features });
+        LaunchPlan { policy, ..plan() }
+    };
+    let single_socket = with(0x13_0000, 1);
+    assert_eq!(check(&single_socket, None, &new), Ok(()));
+    let refused = check(&single_socket, None, &old).unwrap_err();
+    assert_eq!(refused, "the host does not offer the SEV-SNP guest policy bits 0x100000");
+    let refused = check(&with(0x3_0000, 1 | 1 << 9), None, &new).unwrap_err();
+    assert_eq!(refused, "the host does not offer the VMSA features 0x200");
+}
+
+/// They are enabled before the launch starts, where the kernel takes it.
+#[test]
+fn certificates_are_enabled_before_the_launch_starts() {
+    let kvm = Kvm::new().expect("these tests need a /dev/kvm that this user may open");
+    let vm = kvm.create_vm().unwrap();
+    let prepare = |interposer: Interposer| {
+        let file = Some(Path::new("/certificates"));
+        let mut snp = Snp::with_device(&plan(), Path::new(NOTHING), file).unwrap();
+        interposer.run(|| snp.prepare_vm(&vm, &CpuId::new(0).unwrap()))
+    };
+    let enable = "KVM_SEV_SNP_ENABLE_REQ_CERTS";
+    let (outcome, events) = prepare(Interposer::succeeding());
+    outcome.unwrap();
+    assert_eq!(events[2].command, enable);
+    let refused = Interposer::succeeding().failing(enable, 1, Reply::errno(libc::EINVAL));
+    let (outcome, events) = prepare(refused);
+    assert!(outcome.unwrap_err().to_string().starts_with(enable));
+    assert_eq!(events.len(), 3);
 }

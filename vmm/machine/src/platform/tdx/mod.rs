@@ -16,7 +16,7 @@ use casemate_launch::{Import, InitialVcpu, LaunchPlan, PageKind, Policy, TdxPoli
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_run};
 use kvm_ioctls::{VcpuFd, VmFd};
 
-use super::{Caller, Made, Platform, describe, pages};
+use super::{Answer, Caller, Made, Platform, describe, pages};
 use crate::launch::StepError;
 use crate::outcome::Outcome;
 use crate::vcpu::Exit;
@@ -104,10 +104,10 @@ impl Platform for Tdx {
         Ok(tdx::finalize_vm(vm)?)
     }
 
-    fn answer(&self, run: &mut kvm_run, caller: Caller<'_>) -> bool {
-        let Some(call) = TdxCall::of(run) else { return false };
+    fn answer(&self, run: &mut kvm_run, caller: Caller<'_>) -> Answer {
+        let Some(call) = TdxCall::of(run) else { return Answer::Unknown };
         self.calls.answer(call, caller).put(run);
-        true
+        Answer::Done
     }
 
     fn last_words(&self, exit: &Exit<'_>) -> Outcome {
