@@ -111,14 +111,24 @@ fn a_guest_is_encrypted_and_measures_to_what_was_predicted() {
     let mut file = fs::File::create(&config).unwrap();
     writeln!(file, "[snp]\nhost_data = \"{HOST_DATA}\"").unwrap();
     let flags = format!("--disk {} {}", disk.display(), config.display());
-    let script = line(folder.path(), &flags);
+    let trace = folder.path().join("trace");
+    let more = format!("--vcpus 4 --record {} --log casemate=info", trace.display());
+    let script = line(folder.path(), &flags)
+        + &line(folder.path(), &more)
+        + &line(folder.path(), "--vcpus 16");
     let Some(output) = in_lab(&script, folder.path()) else { return };
     let console = &output.console;
-    assert!(console.contains("ENDED 0"), "{console}");
-    assert!(console.contains("UP vcpus=1 kernel=6.12"), "{console}");
+    assert_eq!(console.matches("ENDED 0").count(), 3, "{console}");
+    for (place, vcpus) in [1, 4, 16].into_iter().enumerate() {
+        assert!(console.contains(&format!("UP vcpus={vcpus} kernel=6.12")), "{console}");
+        predicted(console, place);
+    }
+    assert!(console.contains("bytes, at most"), "{console}");
+    let trace = fs::read_to_string(trace).unwrap();
+    let last = trace.lines().last().unwrap();
+    assert!(last.contains("KVM_SEV_SNP_LAUNCH_FINISH"), "{trace}");
     assert!(console.contains("active: AMD SEV SEV-ES SEV-SNP"), "{console}");
     assert_eq!(said(console, "HOST_DATA ", 0), HOST_DATA);
-    predicted(console, 0);
     // Through shared bounce buffers, both ways.
     assert_eq!(said(console, "DISK ", 0), sha256(&contents));
     assert!(fs::read(&disk).unwrap().starts_with(b"written by the guest"));
@@ -137,11 +147,15 @@ fn a_guest_of_four_processors_resets() {
         "--vcpus 4 --on-reset restart --disk {} --cmdline '{CMDLINE} again'",
         disk.display()
     );
-    let script = line(folder.path(), "").replace(&format!("--cmdline '{CMDLINE}'"), &flags);
+    let script = line(folder.path(), "").replace(&format!("--cmdline '{CMDLINE}'"), &flags)
+        + &line(folder.path(), "");
     let Some(output) = in_lab(&script, folder.path()) else { return };
-    let console = &output.console;
+    let (console, single) = output.console.split_once("ENDED 0").unwrap_or_else(|| {
+        panic!("{}", output.console);
+    });
+    assert!(single.contains("UP vcpus=1 kernel=7.2"), "{single}");
+    predicted(single, 0);
     assert_eq!(console.matches("UP vcpus=4 kernel=7.2").count(), 2, "{console}");
-    assert!(console.contains("ENDED 0"), "{console}");
     let measured = said(console, "MEASUREMENT ", 0);
     assert_eq!(said(console, "MEASUREMENT ", 1), measured, "{console}");
     predicted(console, 0);

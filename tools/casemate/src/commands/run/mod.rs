@@ -7,13 +7,14 @@ mod report;
 mod signals;
 mod terminal;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use casemate_config::{
     ByteSize, Disk, Ending, GuestConfig, Net, Overrides, PlatformChoice, Vsock, from_flags, load,
 };
+use casemate_kvm::trace::Interposer;
 use casemate_kvm::vm::VmType;
 use casemate_launch::PlatformKind;
 use casemate_vmm::platform::{Plain, Platform, Snp, Tdx};
@@ -94,6 +95,10 @@ pub(crate) struct Args {
     /// What a panic of the guest's kernel does [default: exit]
     #[arg(long, value_parser = words::<Ending>(Ending::WORDS))]
     on_panic: Option<Ending>,
+    /// Write the commands of the launch to this file, with arguments but without addresses and secrets,
+    /// one JSON object per line; also those of a launch that fails
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
     /// What to log on standard error, like info or casemate_vmm=debug [default: RUST_LOG, or warn]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -121,7 +126,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let reporter = Reporter { json: args.json };
     reporter.planned(guest.plan())?;
-    let (outcome, shared) = runs(guest, &reporter)?;
+    let (outcome, shared) = runs(guest, &reporter, args.record.as_deref())?;
     reporter.ended(&outcome, shared);
     Ok(ExitCode::from(outcome.status()))
 }
@@ -183,9 +188,26 @@ fn ready(platform: VmType) -> anyhow::Result<()> {
     bail!(text)
 }
 
+/// What `launch` returns; its commands are in `file` then.
+fn recorded<T>(file: &Path, launch: impl FnOnce() -> T) -> anyhow::Result<T> {
+    let (outcome, events) = Interposer::recording().run(launch);
+    let mut trace = String::new();
+    for event in &events {
+        trace += &serde_json::to_string(event)?;
+        trace.push('\n');
+    }
+    std::fs::write(file, trace)
+        .with_context(|| format!("could not record the launch in {}", file.display()))?;
+    Ok(outcome)
+}
+
 /// Runs the guest, again for as long as its configuration wants that; how the last run ended, and what
 /// the guest shared in it.
-fn runs(guest: Guest, reporter: &Reporter) -> anyhow::Result<(Outcome, Option<SharedMemory>)> {
+fn runs(
+    guest: Guest,
+    reporter: &Reporter,
+    record: Option<&Path>,
+) -> anyhow::Result<(Outcome, Option<SharedMemory>)> {
     let raw_mode = RawMode::enter()?;
     let (on_reset, on_panic) = (guest.config().on_reset, guest.config().on_panic);
     let signals =
@@ -195,8 +217,12 @@ fn runs(guest: Guest, reporter: &Reporter) -> anyhow::Result<(Outcome, Option<Sh
         let Some(guest) = again.take() else { bail!("the launch plan is gone") };
         let terminal = Terminal::open(guest.config().console, raw_mode.is_some())
             .context("could not use standard input and output")?;
-        let machine =
-            Machine::launch(&guest, platform(&guest)?, terminal.serial, terminal.console)?;
+        let platform = platform(&guest)?;
+        let launch = || Machine::launch(&guest, platform, terminal.serial, terminal.console);
+        let machine = match record {
+            Some(file) => recorded(file, launch)?,
+            None => launch(),
+        }?;
         reporter.launched(&guest);
         // A plan holds kernel and initrd: it stays only where it is needed again.
         if on_reset == Ending::Restart || on_panic == Ending::Restart {

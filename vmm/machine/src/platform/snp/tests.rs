@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use casemate_config::{ByteSize, Overrides, PlatformChoice};
 use casemate_kvm::trace::{Event, Interposer, Reply};
 use casemate_launch::{Contents, Gpa, GpaRange};
 use kvm_ioctls::Kvm;
@@ -10,6 +11,7 @@ use vm_memory::{GuestAddress, GuestMemory as _, Permissions};
 
 use super::*;
 use crate::board::Board;
+use crate::guest::Guest;
 use crate::ram::GuestRam;
 
 const NOTHING: &str = "/dev/null";
@@ -41,12 +43,20 @@ fn plan() -> LaunchPlan {
 /// registers are not among them: this machine's KVM may not take a reset state of SEV-SNP.
 fn launch(interposer: Interposer) -> (Result<(), StepError>, Vec<Event>) {
     let plan = plan();
+    let ram = GuestRam::new(&Board::new(1 << 20).unwrap(), &plan, true).unwrap();
+    launch_of(interposer, &plan, &ram)
+}
+
+fn launch_of(
+    interposer: Interposer,
+    plan: &LaunchPlan,
+    ram: &GuestRam,
+) -> (Result<(), StepError>, Vec<Event>) {
     let kvm = Kvm::new().expect("these tests need a /dev/kvm that this user may open");
     let vm = kvm.create_vm().unwrap();
-    let ram = GuestRam::new(&Board::new(1 << 20).unwrap(), &plan, true).unwrap();
-    let made = Made { vm: &vm, ram: &ram, vcpus: &[] };
+    let made = Made { vm: &vm, ram, vcpus: &[] };
     interposer.run(|| {
-        let mut snp = Snp::with_device(&plan, Path::new(NOTHING), None)?;
+        let mut snp = Snp::with_device(plan, Path::new(NOTHING), None)?;
         snp.prepare_vm(&vm, &CpuId::new(0).unwrap())?;
         ram.map(&vm)?;
         plan.imports.iter().try_for_each(|import| snp.import(made, import))?;
@@ -270,4 +280,37 @@ fn certificates_are_enabled_before_the_launch_starts() {
     let (outcome, events) = prepare(refused);
     assert!(outcome.unwrap_err().to_string().starts_with(enable));
     assert_eq!(events.len(), 3);
+}
+
+/// What `casemate run --record` wrote in the emulated host (Linux 6.12, kvm_amd), of a guest with 64 MiB,
+/// two vCPUs and a kernel of one page of zeroes. The same guest asks the same of the kernel, in the same
+/// order, and takes its answers.
+#[test]
+fn a_launch_is_the_one_that_was_recorded_on_a_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = folder.path().join("kernel");
+    fs::write(&kernel, [0; 4096]).unwrap();
+    let (memory, vcpus) = (ByteSize(64 << 20), Some(2));
+    let flags = Overrides {
+        kernel: Some(kernel),
+        memory: Some(memory),
+        vcpus,
+        platform: Some(PlatformChoice::Snp),
+        ..Overrides::default()
+    };
+    let guest = Guest::snp(casemate_config::from_flags(flags).unwrap()).unwrap();
+    let recorded: Vec<Event> = include_str!("launch.trace")
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let (outcome, events) = launch_of(
+        Interposer::replaying(recorded.clone()),
+        &guest.plan,
+        &GuestRam::new(&guest.board, &guest.plan, true).unwrap(),
+    );
+    assert_eq!(events, recorded);
+    outcome.unwrap();
+    let measured = guest.plan.imports.iter().filter(|import| import.kind != PageKind::Shared);
+    let pages: u64 = measured.map(|import| import.range.pages().0).sum();
+    assert!(pages <= 24, "{pages} measured pages");
 }
