@@ -65,7 +65,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Err(error @ ChainError::Read { .. }) = outcome {
         return Err(error).with_context(|| format!("the audit log {}", args.log.display()));
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = super::output();
     match args.format {
         Format::Json => writeln!(out, "{:#}", json(&outcome, anchor.is_some()))?,
         Format::Text => match &outcome {

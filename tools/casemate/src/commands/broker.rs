@@ -94,14 +94,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Key => {
             let key = StoreKey::generate()?;
-            writeln!(std::io::stdout(), "{}", *key.to_text())?;
+            writeln!(super::output(), "{}", *key.to_text())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Serve(args) => serve::run(args),
         Command::Secret(args) => secret::run(args),
         Command::Policy(args) => policy::run(args),
         Command::TokenKey(args) => {
-            writeln!(std::io::stdout(), "{:#}", args.open()?.token_keys()?)?;
+            writeln!(super::output(), "{:#}", args.open()?.token_keys()?)?;
             Ok(ExitCode::SUCCESS)
         }
     }

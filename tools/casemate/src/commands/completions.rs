@@ -1,6 +1,5 @@
 //! `casemate completions`
 
-use std::io;
 use std::process::ExitCode;
 
 use clap::CommandFactory as _;
@@ -17,6 +16,6 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut command = crate::Cli::command();
-    clap_complete::generate(args.shell, &mut command, "casemate", &mut io::stdout());
+    clap_complete::generate(args.shell, &mut command, "casemate", &mut super::output());
     Ok(ExitCode::SUCCESS)
 }

@@ -1,5 +1,6 @@
 //! `casemate explain`
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -72,11 +73,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     ensure!(!platforms.is_empty(), "{} does not allow this platform", args.guest.display());
     let facts: Vec<_> =
         platforms.into_iter().map(|platform| Facts::new(platform, boot, &config)).collect();
+    let mut out = super::output();
     match args.format {
-        Format::Json => println!("{}", serde_json::to_string_pretty(&facts)?),
+        Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&facts)?)?,
         Format::Text => {
             let texts: Vec<_> = facts.iter().map(ToString::to_string).collect();
-            print!("{}", texts.join("\n"));
+            write!(out, "{}", texts.join("\n"))?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
 //! `casemate host`
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -63,7 +64,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             "" => QuoteService::default(),
             text => text.parse()?,
         };
-        return Ok(quote_selftest(&service, args.json));
+        return quote_selftest(&service, args.json);
     }
     let facts = Facts::gather(Path::new("/"));
     let asked: Vec<VmType> = match args.platform {
@@ -74,20 +75,21 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     findings.retain(|finding| finding.platforms.iter().any(|platform| asked.contains(platform)));
     let launchable: Vec<VmType> =
         asked.iter().copied().filter(|&platform| can_launch(&findings, platform)).collect();
+    let mut out = super::output();
     if args.json {
         let report = json!({ "launchable": launchable, "findings": findings, "facts": facts });
         let text = serde_json::to_string_pretty(&report).context("could not write JSON")?;
-        println!("{text}");
+        writeln!(out, "{text}")?;
     } else {
-        print!("{}", table(&findings));
-        println!("{}", verdict(&asked, &launchable));
+        write!(out, "{}", table(&findings))?;
+        writeln!(out, "{}", verdict(&asked, &launchable))?;
     }
     Ok(if launchable.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
 /// Tries the way from here to a quote, with a report of zeroes, which no TDX module made: that the
 /// service refuses it is as good an answer as a quote.
-fn quote_selftest(service: &QuoteService, json: bool) -> ExitCode {
+fn quote_selftest(service: &QuoteService, json: bool) -> anyhow::Result<ExitCode> {
     const REPORT: [u8; 1024] = [0; 1024];
     let outcome = quote_service::quote(service, &REPORT);
     let works = matches!(outcome, Ok(_) | Err(QuoteError::Refused { .. }));
@@ -102,12 +104,17 @@ fn quote_selftest(service: &QuoteService, json: bool) -> ExitCode {
             format!("{error}{cause}")
         }
     };
+    let mut out = super::output();
     if json {
-        println!("{}", json!({ "service": service.to_string(), "works": works, "says": says }));
+        writeln!(
+            out,
+            "{}",
+            json!({ "service": service.to_string(), "works": works, "says": says })
+        )?;
     } else {
-        println!("{}  {says}", if works { "ok" } else { "MISSING" });
+        writeln!(out, "{}  {says}", if works { "ok" } else { "MISSING" })?;
     }
-    if works { ExitCode::SUCCESS } else { ExitCode::from(1) }
+    Ok(if works { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 fn table(findings: &[Finding]) -> String {

@@ -1,5 +1,6 @@
 //! `casemate id-block`
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -87,7 +88,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         id_key_digest: id_key.digest(),
         author_key_digest: author_key.map(|key| key.digest()),
     };
-    println!("{}", serde_json::to_string_pretty(&digests)?);
+    writeln!(super::output(), "{}", serde_json::to_string_pretty(&digests)?)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -129,7 +129,7 @@ fn run_inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
             .with_context(|| format!("{} cannot be used", args.file.display()))?;
         platforms.push(Of::new(platform, Items { items }));
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = super::output();
     if args.format == Format::Json {
         writeln!(out, "{}", serde_json::to_string_pretty(&platforms)?)?;
         return Ok(ExitCode::SUCCESS);
@@ -163,7 +163,7 @@ fn run_measure(args: &MeasureArgs) -> anyhow::Result<ExitCode> {
             .with_context(|| format!("{} cannot be measured", args.file.display()))?;
         platforms.push(Of::new(platform, measured));
     }
-    let mut out = std::io::stdout().lock();
+    let mut out = super::output();
     if args.format == Format::Json {
         writeln!(out, "{}", serde_json::to_string_pretty(&platforms)?)?;
         return Ok(ExitCode::SUCCESS);

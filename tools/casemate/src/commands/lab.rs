@@ -1,5 +1,6 @@
 //! `casemate lab`
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -160,34 +161,40 @@ fn prepare(args: &Prepare) -> anyhow::Result<ExitCode> {
 
 fn status(args: &Status) -> anyhow::Result<ExitCode> {
     let parts = casemate_lab::status()?;
+    let mut out = super::output();
     if args.packages {
-        parts.iter().flat_map(|part| &part.packages).for_each(|name| println!("{name}"));
+        for name in parts.iter().flat_map(|part| &part.packages) {
+            writeln!(out, "{name}")?;
+        }
     } else if args.json {
-        println!("{}", serde_json::to_string_pretty(&parts)?);
+        writeln!(out, "{}", serde_json::to_string_pretty(&parts)?)?;
     } else {
-        parts.iter().for_each(print_part);
+        for part in &parts {
+            print_part(&mut out, part)?;
+        }
     }
     let usable = |part: &Part| matches!(part.state, State::Ready | State::OnDemand);
     Ok(ExitCode::from(u8::from(!parts.iter().all(usable))))
 }
 
-fn print_part(part: &Part) {
+fn print_part(out: &mut impl Write, part: &Part) -> io::Result<()> {
     let state = match part.state {
         State::Ready => "ready",
         State::OnDemand => "on demand",
         State::ToBuild => "to build",
         State::Missing => "missing",
     };
-    println!("{state:10} {:16} {} ({})", part.name, part.detail, part.hosts.join(", "));
+    writeln!(out, "{state:10} {:16} {} ({})", part.name, part.detail, part.hosts.join(", "))?;
     if let Some(next) = &part.next {
-        println!("{:10} {:16} next: {next}", "", "");
+        writeln!(out, "{:10} {:16} next: {next}", "", "")?;
     }
+    Ok(())
 }
 
 fn guest(args: &Guest) -> anyhow::Result<ExitCode> {
     let files = casemate_lab::guest::write(&args.directory, &args.kernel)?;
     for file in files {
-        println!("{}", file.display());
+        writeln!(super::output(), "{}", file.display())?;
     }
     Ok(ExitCode::SUCCESS)
 }

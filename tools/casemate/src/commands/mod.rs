@@ -9,6 +9,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
+pub(crate) use output::output;
 
 pub(crate) mod audit;
 pub(crate) mod broker;
@@ -21,6 +22,7 @@ pub(crate) mod igvm;
 pub(crate) mod lab;
 pub(crate) mod man;
 pub(crate) mod measure;
+mod output;
 pub(crate) mod run;
 pub(crate) mod verify;
 

@@ -10,7 +10,7 @@ use casemate_broker::{ReleasePolicy, SecretId};
 use clap::Subcommand;
 
 use super::StoreArgs;
-use crate::commands::read;
+use crate::commands::{output, read};
 
 /// Look at or change whom a secret is given to
 #[derive(clap::Args)]
@@ -92,7 +92,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             let store = store.open()?;
             let secret = super::secret::existing(&store, id)?;
             store.put(id, &casemate_broker::Secret { policy, ..secret })?;
-            println!("{} has new policies", id.as_ref());
+            writeln!(output(), "{} has new policies", id.as_ref())?;
         }
         Command::Show { id, store } => {
             let ReleasePolicy { snp, tdx } = super::secret::existing(&store.open()?, id)?.policy;
@@ -100,7 +100,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 Ok(text.map_or(Ok(serde_json::Value::Null), |text| serde_json::from_str(&text))?)
             };
             let policies = serde_json::json!({"snp": json(snp)?, "tdx": json(tdx)?});
-            writeln!(std::io::stdout(), "{policies:#}")?;
+            writeln!(output(), "{policies:#}")?;
         }
     }
     Ok(ExitCode::SUCCESS)

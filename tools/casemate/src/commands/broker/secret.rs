@@ -11,6 +11,7 @@ use clap::Subcommand;
 
 use super::policy::PolicyArgs;
 use super::{StoreArgs, read_or_stdin};
+use crate::commands::output;
 
 /// Put secrets into a store, list them, and take them out
 ///
@@ -79,10 +80,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             ensure!(!value.is_empty(), "the secret is empty");
             let length = value.len();
             store.put(id, &Secret { value, policy })?;
-            println!("{name}: {length} bytes are in the store");
+            writeln!(output(), "{name}: {length} bytes are in the store")?;
         }
         Command::List(store) => {
-            let mut out = std::io::stdout().lock();
+            let mut out = output();
             for name in store.open()?.list()? {
                 writeln!(out, "{name}")?;
             }
@@ -91,7 +92,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             let store = store.open()?;
             existing(&store, id)?;
             store.remove(id)?;
-            println!("{} is no longer in the store", id.as_ref());
+            writeln!(output(), "{} is no longer in the store", id.as_ref())?;
         }
     }
     Ok(ExitCode::SUCCESS)

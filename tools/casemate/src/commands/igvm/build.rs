@@ -231,7 +231,7 @@ fn check(bytes: &[u8], built: &[Built]) -> anyhow::Result<()> {
 
 fn print(format: Format, built: &[Built]) -> anyhow::Result<()> {
     use std::io::Write as _;
-    let mut out = std::io::stdout().lock();
+    let mut out = crate::commands::output();
     if format == Format::Json {
         writeln!(out, "{}", serde_json::to_string_pretty(built)?)?;
         return Ok(());

@@ -1,7 +1,7 @@
 //! `casemate measure --diff`
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::guest::{self, Open, Target};
 use super::output::Format;
-use crate::commands::{MAX_FIRMWARE, igvm, read};
+use crate::commands::{MAX_FIRMWARE, igvm, output, read};
 
 const EXIT_DIFFERENT: u8 = 1;
 
@@ -27,17 +27,22 @@ pub(super) fn run(files: &[PathBuf], open: &Open, format: Format) -> anyhow::Res
     let [first, second] = files else { bail!("--diff compares two files") };
     let (a, b) = (manifest(first, open)?, manifest(second, open)?);
     let found = differences(&a, &b);
+    let mut out = output();
     match format {
         Format::Hex => bail!("--format hex is for one measurement"),
         Format::Json => {
             let measurements = [a.measurement, b.measurement];
             let result = json!({ "measurements": measurements, "differences": found });
-            println!("{}", serde_json::to_string_pretty(&result)?);
+            writeln!(out, "{}", serde_json::to_string_pretty(&result)?)?;
         }
         Format::Table if found.is_empty() => {
-            println!("no difference: both measure to {}", a.measurement);
+            writeln!(out, "no difference: both measure to {}", a.measurement)?;
         }
-        Format::Table => found.iter().for_each(|difference| println!("{difference}")),
+        Format::Table => {
+            for difference in &found {
+                writeln!(out, "{difference}")?;
+            }
+        }
     }
     Ok(if found.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DIFFERENT) })
 }

@@ -12,7 +12,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::commands::EXIT_BAD_INPUT;
+use crate::commands::{EXIT_BAD_INPUT, output};
 
 /// Options of every measurement.
 #[derive(Default, clap::Args)]
@@ -86,7 +86,7 @@ impl Measured {
 impl Output {
     /// Prints a result, and writes the manifest if one is wanted.
     pub(super) fn print(&self, measured: Measured) -> anyhow::Result<ExitCode> {
-        let mut out = std::io::stdout().lock();
+        let mut out = output();
         match self.format {
             Format::Hex => writeln!(out, "{}", measured.measurement)?,
             Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&measured.json)?)?,
@@ -112,7 +112,7 @@ impl Output {
             Format::Json => {
                 let list: Vec<_> =
                     results.iter().map(|(platform, result)| as_json(*platform, result)).collect();
-                println!("{}", serde_json::to_string_pretty(&list)?);
+                writeln!(output(), "{}", serde_json::to_string_pretty(&list)?)?;
             }
             Format::Table => {
                 let tables: Vec<_> = results
@@ -122,13 +122,13 @@ impl Output {
                         Err(why) => format!("not measured      {}: {why:#}\n", platform.name()),
                     })
                     .collect();
-                print!("{}", tables.join("\n"));
+                write!(output(), "{}", tables.join("\n"))?;
             }
             Format::Hex => {}
         }
         for measured in results.into_iter().filter_map(|(_, result)| result.ok()) {
             if self.format == Format::Hex {
-                println!("{}", measured.measurement);
+                writeln!(output(), "{}", measured.measurement)?;
             }
             self.write_manifest(measured)?;
         }

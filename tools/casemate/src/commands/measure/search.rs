@@ -1,6 +1,7 @@
 //! `casemate measure --search`
 
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 
 use super::output::Format;
 use super::tdx::firmware_plan;
-use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, read, read_optional};
+use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, output, read, read_optional};
 
 /// The most vCPUs that are tried: more than guests have, and less than a second's work.
 const MOST_VCPUS: u32 = 512;
@@ -146,22 +147,26 @@ fn search_tdx(measurement: Digest384, image: &[u8]) -> anyhow::Result<Option<Fou
 }
 
 fn print(measurement: Digest384, found: Option<&Found>, format: Format) -> anyhow::Result<()> {
+    let mut out = output();
     match (format, found) {
         (Format::Hex, _) => bail!("--format hex is for one measurement"),
         (Format::Json, _) => {
             let explanation = found.map(|(_, json)| json);
             let result = json!({ "measurement": measurement, "explanation": explanation });
-            println!("{}", serde_json::to_string_pretty(&result)?);
+            writeln!(out, "{}", serde_json::to_string_pretty(&result)?)?;
         }
         (Format::Table, Some((words, _))) => {
-            println!("{measurement} is explained by");
-            words.iter().for_each(|word| println!("  {word}"));
+            writeln!(out, "{measurement} is explained by")?;
+            for word in words {
+                writeln!(out, "  {word}")?;
+            }
         }
-        (Format::Table, None) => println!(
+        (Format::Table, None) => writeln!(
+            out,
             "{measurement} is not explained: these files with 1 to {MOST_VCPUS} vCPUs, all known \
              CPU models, register profiles, features and page orders give other measurements. \
              Another firmware, kernel or IGVM file was launched"
-        ),
+        )?,
     }
     eprintln!("casemate: the report's signature was not checked; use casemate verify");
     Ok(())

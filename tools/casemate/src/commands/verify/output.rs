@@ -14,7 +14,7 @@ const EXIT_NO_COLLATERAL: u8 = 3;
 
 /// Prints a judgement, and gives the exit status that says the same.
 pub(super) fn print(judgement: &Judgement, common: &Common) -> anyhow::Result<ExitCode> {
-    let mut out = std::io::stdout().lock();
+    let mut out = crate::commands::output();
     match common.format {
         Format::Json => {
             writeln!(out, "{}", serde_json::to_string_pretty(judgement)?)?;
