@@ -95,9 +95,34 @@ fn events_are_json_where_asked() {
 }
 
 #[test]
-fn as_many_processors_as_there_can_be() {
-    // The others wait for the first to start them.
-    assert_eq!(run(&out(0x501, 7), &["--vcpus", "255"]).0, 7);
+fn as_many_processors_as_there_can_be_all_answer() {
+    /// What the others do at 0x2_0000, in real mode: lock inc word cs:[16], the number of those that
+    /// came; halt.
+    const OTHER: [u8; 32] = {
+        let mut code = [0; 32];
+        code.split_at_mut(10)
+            .0
+            .copy_from_slice(&[0x2e, 0xf0, 0xff, 6, 16, 0, 0xfa, 0xf4, 0xeb, 0xfd]);
+        code
+    };
+    // mov edi, 0x2_0000; mov esi, OTHER; mov ecx, 32; rep movsb.
+    let other = (CODE + 62).to_le_bytes();
+    let mut code =
+        [&[0xbf, 0, 0, 2, 0, 0xbe][..], &other, &[0xb9, 32, 0, 0, 0, 0xfc, 0xf3, 0xa4]].concat();
+    // By the local APIC's command register, INIT to all others, then start-up there.
+    for command in [0x000c_4500_u32, 0x000c_4620] {
+        code.push(0xb8);
+        code.extend(command.to_le_bytes());
+        code.push(0xa3);
+        code.extend(0xfee0_0300_u32.to_le_bytes());
+    }
+    // Again: cmp word [0x2_0010], 254; jne again.
+    code.extend([0x66, 0x81, 0x3d, 0x10, 0, 2, 0, 254, 0, 0x75, 0xf5]);
+    code.extend(out(0x501, 7));
+    code.extend(HALT);
+    code.resize(62, 0x90);
+    code.extend(OTHER);
+    assert_eq!(run(&code, &["--vcpus", "255"]).0, 7);
 }
 
 #[test]
