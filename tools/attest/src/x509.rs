@@ -30,6 +30,14 @@ const PSS_SHA384: &[u8] = b"\x30\x34\
 /// What AMD's roots append: the default trailer field, spelled out.
 const PSS_TRAILER: &[u8] = b"\xa3\x03\x02\x01\x01";
 
+/// A name's common name, or nothing readable.
+fn common_name(name: &Name) -> String {
+    match name.common_name() {
+        Ok(Some(name)) => name.value().into_owned(),
+        Ok(None) | Err(_) => String::new(),
+    }
+}
+
 /// A certificate. Serial number 0 is allowed: AMD's endorsement keys have it.
 pub(crate) struct Certificate {
     pub(crate) der: Vec<u8>,
@@ -78,10 +86,7 @@ impl Certificate {
 
     /// The subject's common name, or nothing readable.
     pub(crate) fn common_name(&self) -> String {
-        match self.subject().common_name() {
-            Ok(Some(name)) => name.value().into_owned(),
-            Ok(None) | Err(_) => String::new(),
-        }
+        common_name(self.subject())
     }
 
     /// The uncompressed point of a public key on `curve`, `None` for any other key.
@@ -142,7 +147,7 @@ impl Certificate {
     /// That `issuer` issued this certificate: by name, and by signature over the raw bytes.
     pub(crate) fn check_issued_by(&self, issuer: &Certificate) -> Result<(), String> {
         if self.issuer() != issuer.subject() {
-            return Err(format!("names \"{}\" as its issuer", self.issuer()));
+            return Err(format!("names \"{}\" as its issuer", common_name(self.issuer())));
         }
         if self.parsed.signature_algorithm() != self.parsed.tbs_certificate().signature() {
             return Err("names two signature algorithms".into());
@@ -200,7 +205,7 @@ impl RevocationList {
     pub(crate) fn check_issuer(&self, issuer: &Certificate) -> Result<String, String> {
         let list = &self.parsed.tbs_cert_list;
         if &list.issuer != issuer.subject() {
-            return Err(format!("the list is issued by \"{}\"", list.issuer));
+            return Err(format!("the list is issued by \"{}\"", common_name(&list.issuer)));
         }
         let partial = list
             .crl_extensions

@@ -5,21 +5,21 @@ use casemate_launch::tdx::PageOrder;
 use casemate_launch::{LaunchPlan, PlatformKind, snp, tdx};
 use casemate_vmm::{Guest, Outcome, SharedMemory};
 use serde_json::json;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Layer as _, Registry, fmt};
 
 /// Starts the log.
 pub(super) fn log(filter: Option<&str>, json: bool) -> anyhow::Result<()> {
     let default = || std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
     let text = filter.map(str::to_owned).or_else(default).unwrap_or_else(|| "warn".into());
-    let filter = EnvFilter::builder()
-        .parse(&text)
+    let filter: Targets = text
+        .parse()
         .with_context(|| format!("\"{text}\" is no log filter; try info, or casemate_vmm=debug"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if json {
-        builder.json().init();
-    } else {
-        builder.init();
-    }
+    let layer = fmt::layer().with_writer(std::io::stderr);
+    let layer = if json { layer.json().boxed() } else { layer.boxed() };
+    Registry::default().with(layer).with(filter).init();
     Ok(())
 }
 
