@@ -224,6 +224,17 @@ impl Virtqueue {
         let _ = self.kick.write(1);
     }
 
+    /// Tells a driver without EVENT_IDX that there is no need to notify: the queue is being looked at. One
+    /// with EVENT_IDX notifies only where it was last asked to.
+    ///
+    /// # Errors
+    /// If the used ring cannot be written.
+    pub fn disable_notification(&mut self) -> Result<(), QueueFault> {
+        self.queue
+            .disable_notification(&*self.memory)
+            .map_err(|_| self.fault(self.queue.used_ring(), FaultReason::Ring))
+    }
+
     /// Asks for a notification with the next chain. `true`: a chain came before the driver could
     /// know; there may be no notification for it.
     ///

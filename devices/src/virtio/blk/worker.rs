@@ -8,7 +8,7 @@ use event_manager::{EventOps, Events, MutEventSubscriber};
 
 use super::super::service::{Service, Stop};
 use super::super::{Chain, QueueFault, Virtqueue};
-use super::io::{Engine, Image, Job};
+use super::io::{Engine, Finished, Image, Job};
 use super::request::{Geometry, HEADER_LEN, ID_LEN, Request, SEGMENT_LEN, Status};
 use crate::rate_limit::Throttle;
 
@@ -60,11 +60,11 @@ impl Worker {
 
     fn serve(&mut self) -> Result<(), Stop> {
         for _ in 0..ROUNDS {
+            self.queue.disable_notification()?;
             let all = self.take_requests()?;
             self.engine.submit()?;
             while let Some(done) = self.engine.next_finished() {
-                let status = status_of(&done.result);
-                self.complete(done.chain, status)?;
+                self.finish(done)?;
             }
             self.queue.notify_if_needed()?;
             // The timer resumes what the rate limit holds back.
@@ -76,13 +76,17 @@ impl Worker {
         Ok(self.queue.kick().write(1)?)
     }
 
-    /// Takes requests from the queue until there is none (`true`) or the rate limit forbids more.
+    /// Takes requests from the queue until there is none, at most as many as it holds (`true`), or the
+    /// rate limit forbids more.
     fn take_requests(&mut self) -> Result<bool, Stop> {
-        while self.throttle.may_begin()? {
-            let Some(chain) = self.queue.next_chain()? else { return Ok(true) };
+        for _ in 0..self.queue.size() {
+            if !self.throttle.may_begin()? {
+                return Ok(false);
+            }
+            let Some(chain) = self.queue.next_chain()? else { break };
             self.begin(chain)?;
         }
-        Ok(false)
+        Ok(true)
     }
 
     fn begin(&mut self, chain: Chain) -> Result<(), QueueFault> {
@@ -103,10 +107,14 @@ impl Worker {
                 self.complete(chain, Status::Ok)
             }
             Ok(request) => {
-                self.engine.add(Job::new(chain, request, *durable, self.queue.memory(), image)?);
-                Ok(())
+                let job = Job::new(chain, request, *durable, self.queue.memory(), image)?;
+                self.engine.add(job).map_or(Ok(()), |done| self.finish(done))
             }
         }
+    }
+
+    fn finish(&mut self, done: Finished) -> Result<(), QueueFault> {
+        self.complete(done.chain, status_of(&done.result))
     }
 
     /// Answers a request: its last byte is its status.

@@ -30,6 +30,8 @@ pub(super) struct Finished {
 pub(super) struct Engine {
     image: Arc<Image>,
     ring: Option<Ring>,
+    /// Whether the reads since the last [`Engine::submit`] found their data in the page cache.
+    cached: bool,
     waiting: Vec<Job>,
     finished: Vec<Finished>,
 }
@@ -52,7 +54,8 @@ impl Engine {
     }
 
     fn with_ring(image: &Arc<Image>, ring: Option<Ring>) -> Self {
-        Self { image: Arc::clone(image), ring, waiting: Vec::new(), finished: Vec::new() }
+        let image = Arc::clone(image);
+        Self { image, ring, cached: true, waiting: Vec::new(), finished: Vec::new() }
     }
 
     /// Becomes readable when requests finished on their own time; `None` where all finish within
@@ -61,27 +64,31 @@ impl Engine {
         self.ring.as_ref().map(Ring::event)
     }
 
-    /// Takes a job, to be started by [`Engine::submit`]. Never more at once than the depth.
-    pub(super) fn add(&mut self, job: Job) {
+    /// Takes a job, which is done now, or to be started by [`Engine::submit`]. Never more at once
+    /// than the depth.
+    pub(super) fn add(&mut self, mut job: Job) -> Option<Finished> {
+        // As long as reads find their data in the page cache, fetching it at once is the least work.
+        self.cached = self.cached && job.try_cached(&self.image);
+        if self.cached {
+            return Some(job.finish(Ok(())));
+        }
         self.waiting.push(job);
+        None
     }
 
-    /// Starts what was added, all with one system call, and collects what has finished.
+    /// Starts what was added and is not done, all with one system call, and collects what has
+    /// finished.
     ///
     /// # Errors
     /// If the host refuses to take requests at all.
     pub(super) fn submit(&mut self) -> io::Result<()> {
+        self.cached = true;
         let Some(ring) = &mut self.ring else {
             self.finished.extend(self.waiting.drain(..).map(|job| job.run(&self.image)));
             return Ok(());
         };
-        // As long as reads find their data in the page cache, fetching it at once is the least work.
-        let mut cached = true;
-        for mut job in self.waiting.drain(..) {
-            cached = cached && job.try_cached(&self.image);
-            if cached {
-                self.finished.push(job.finish(Ok(())));
-            } else if job.must_block() {
+        for job in self.waiting.drain(..) {
+            if job.must_block() {
                 self.finished.push(job.run(&self.image));
             } else {
                 ring.start(job)?;
