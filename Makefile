@@ -1,12 +1,18 @@
 # Everything a newcomer, a maintainer and the gate need, by name.
 #
+#   make release  the program as it is released: one file without libraries
 #   make demo     the main job, on the best platform that this machine has
 #   make test     all tests
 #   make bench    figures, as JSON and as a table
 
-.PHONY: setup demo test bench
+.PHONY: setup release demo test bench
 setup:
 	@tests/setup
+
+# Static, so that it runs on any Linux and starts at once; relocated by few instructions (RELR).
+release:
+	cargo rustc --release --locked -p casemate --bin casemate -- \
+		-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs
 
 demo: setup
 	@tests/demo
@@ -20,3 +26,5 @@ bench: setup
 	cargo bench -q --locked -p casemate-launch --bench tdx_igvm
 	@tests/bench/measure-snp
 	@tests/bench/machine
+	@tests/bench/disk
+	@tests/bench/boot

@@ -1,0 +1,111 @@
+"""What the benchmarks of whole guests share: each VMM's command line for the same guest, its start, and
+tables.
+
+Peers take part where an environment variable names them: FIRECRACKER, CLOUD_HYPERVISOR, ALIOTH, QEMU.
+"""
+
+import json
+import os
+import pathlib
+import select
+import shutil
+import subprocess
+import sys
+import time
+
+MEMORY = 256  # MiB of each guest
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def casemate():
+    """Our own program, built as it is released."""
+    make = ["make", "--quiet", "--no-print-directory", "-C", ROOT, "release"]
+    subprocess.run(make, check=True, stdout=sys.stderr)
+    metadata = ["cargo", "metadata", "--no-deps", "--format-version", "1"]
+    text = subprocess.run(metadata, check=True, capture_output=True, cwd=ROOT).stdout
+    return json.loads(text)["target_directory"] + "/release/casemate"
+
+
+def commands(ours, folder, kernel, initrd=None, cmdline="console=ttyS0", disk=None):
+    """Command lines by name, for one vCPU, the serial port on standard output. `folder` takes what they
+    need to read."""
+    kernel, memory = str(kernel), f"size={MEMORY}M"
+    options = lambda name, value: [name, str(value)] if value else []
+    found = {"casemate": [ours, "run", "--platform", "plain", "--memory", f"{MEMORY}M", "--cmdline", cmdline,
+                          "--kernel", kernel, *options("--initrd", initrd), *options("--disk", disk)]}
+    given = lambda name: shutil.which(os.environ.get(name, ""))
+    if qemu := given("QEMU"):
+        # QEMU gives up where KVM refuses the MSR of the architectural capabilities.
+        found["qemu-microvm"] = [
+            qemu, "-M", "microvm,x-option-roms=off,pit=off,pic=off,rtc=off", "-bios", "qboot.rom",
+            "-accel", "kvm", "-cpu", "host,arch-capabilities=off", "-m", str(MEMORY), "-nodefaults",
+            "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio",
+            "-global", "virtio-mmio.force-legacy=false", "-append", cmdline,
+            "-kernel", kernel, *options("-initrd", initrd),
+            *options("-drive", disk and f"file={disk},format=raw,if=none,id=disk"),
+            *options("-device", disk and "virtio-blk-device,drive=disk")]
+    if firecracker := given("FIRECRACKER"):
+        source = {"kernel_image_path": kernel, "boot_args": cmdline}
+        drive = {"drive_id": "disk", "path_on_host": str(disk), "is_root_device": False,
+                 "is_read_only": False}
+        config = folder / "firecracker.json"
+        config.write_text(json.dumps({
+            "boot-source": source | ({"initrd_path": str(initrd)} if initrd else {}),
+            "drives": [drive] if disk else [],
+            "machine-config": {"vcpu_count": 1, "mem_size_mib": MEMORY}}))
+        found["firecracker"] = [firecracker, "--no-api", "--level", "Error", "--config-file", config]
+    if hypervisor := given("CLOUD_HYPERVISOR"):
+        found["cloud-hypervisor"] = [
+            hypervisor, "--memory", memory, "--kernel", kernel, *options("--initramfs", initrd),
+            "--cmdline", cmdline, "--serial", "tty", "--console", "off",
+            *options("--disk", disk and f"path={disk},image_type=raw")]
+    if alioth := given("ALIOTH"):
+        found["alioth"] = [
+            alioth, "-l", "error", "boot", "--pvh", kernel, *options("--initramfs", initrd),
+            "--cmdline", cmdline, "--memory", memory, *options("--blk", disk and f"file,path={disk}")]
+    return found
+
+
+class Vmm:
+    """A started VMM; at the end of a `with` it is ended."""
+
+    def __init__(self, command, limit):
+        self.began = time.perf_counter()
+        self.limit = limit
+        self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                      stderr=subprocess.DEVNULL)
+        self.pid = self.child.pid
+        self.said = b""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.child.kill()
+        self.child.wait()
+        self.child.stdin.close()
+        self.child.stdout.close()
+
+    def until(self, word):
+        """Waits for a word of the guest's; seconds since the start."""
+        while word not in self.said:
+            left = self.began + self.limit - time.perf_counter()
+            if not select.select([self.child.stdout], [], [], max(left, 0))[0]:
+                raise RuntimeError(f"no {word.decode()} within {self.limit} s")
+            if not (more := os.read(self.child.stdout.fileno(), 4096)):
+                raise RuntimeError(f"it ended before {word.decode()}")
+            self.said += more
+        return time.perf_counter() - self.began
+
+
+def table(title, rows, figures):
+    """Prints figures by VMM: JSON to standard output, a table to standard error. What failed is a text."""
+    print(json.dumps({title: figures}), flush=True)
+    print("| VMM | " + " | ".join(rows) + " |\n" + "|---" * (len(rows) + 1) + "|", file=sys.stderr)
+    for name, found in figures.items():
+        cells = found if isinstance(found, str) else " | ".join(str(found[row]) for row in rows)
+        print(f"| {name} | {cells} |", file=sys.stderr)
+
+
+def has_kvm():
+    return os.access("/dev/kvm", os.R_OK | os.W_OK)
