@@ -7,6 +7,7 @@ Peers take part where an environment variable names them: FIRECRACKER, CLOUD_HYP
 import json
 import os
 import pathlib
+import pty
 import select
 import shutil
 import subprocess
@@ -31,8 +32,9 @@ def commands(ours, folder, kernel, initrd=None, cmdline="console=ttyS0", disk=No
     need to read."""
     kernel, memory = str(kernel), f"size={MEMORY}M"
     options = lambda name, value: [name, str(value)] if value else []
-    found = {"casemate": [ours, "run", "--platform", "plain", "--memory", f"{MEMORY}M", "--cmdline", cmdline,
-                          "--kernel", kernel, *options("--initrd", initrd), *options("--disk", disk)]}
+    # Only ours has an entropy device unless told otherwise.
+    found = {"casemate": [ours, "run", "--platform", "plain", "--memory", f"{MEMORY}M", "--rng", "false",
+                          "--cmdline", cmdline, "--kernel", kernel, *options("--initrd", initrd), *options("--disk", disk)]}
     given = lambda name: shutil.which(os.environ.get(name, ""))
     if qemu := given("QEMU"):
         # QEMU gives up where KVM refuses the MSR of the architectural capabilities.
@@ -67,13 +69,14 @@ def commands(ours, folder, kernel, initrd=None, cmdline="console=ttyS0", disk=No
 
 
 class Vmm:
-    """A started VMM; at the end of a `with` it is ended."""
+    """A started VMM, on a terminal, without which some do not start; at the end of a `with` it is ended."""
 
     def __init__(self, command, limit):
-        self.began = time.perf_counter()
+        self.terminal, slave = pty.openpty()
         self.limit = limit
-        self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                      stderr=subprocess.DEVNULL)
+        self.began = time.perf_counter()
+        self.child = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=subprocess.DEVNULL)
+        os.close(slave)
         self.pid = self.child.pid
         self.said = b""
 
@@ -83,18 +86,18 @@ class Vmm:
     def __exit__(self, *_):
         self.child.kill()
         self.child.wait()
-        self.child.stdin.close()
-        self.child.stdout.close()
+        os.close(self.terminal)
 
     def until(self, word):
         """Waits for a word of the guest's; seconds since the start."""
         while word not in self.said:
             left = self.began + self.limit - time.perf_counter()
-            if not select.select([self.child.stdout], [], [], max(left, 0))[0]:
+            if not select.select([self.terminal], [], [], max(left, 0))[0]:
                 raise RuntimeError(f"no {word.decode()} within {self.limit} s")
-            if not (more := os.read(self.child.stdout.fileno(), 4096)):
-                raise RuntimeError(f"it ended before {word.decode()}")
-            self.said += more
+            try:
+                self.said += os.read(self.terminal, 4096)
+            except OSError:  # the other end of the terminal is closed
+                raise RuntimeError(f"it ended before {word.decode()}") from None
         return time.perf_counter() - self.began
 
 
