@@ -97,11 +97,10 @@ impl Virtqueue {
     /// # Errors
     /// If the driver broke a rule.
     pub fn next_chain(&mut self) -> Result<Option<Chain>, QueueFault> {
-        let next = self.queue.next_avail();
-        if next == self.available && !self.look_for_more()? {
+        if !self.has_more()? {
             return Ok(None);
         }
-        let size = self.queue.size();
+        let (next, size) = (self.queue.next_avail(), self.queue.size());
         if self.in_flight >= size {
             return Err(self.fault(self.queue.avail_ring(), FaultReason::InFlight(size)));
         }
@@ -244,6 +243,14 @@ impl Virtqueue {
         self.queue
             .enable_notification(&*self.memory)
             .map_err(|_| self.fault(self.queue.used_ring(), FaultReason::Ring))
+    }
+
+    /// Whether there is a request.
+    ///
+    /// # Errors
+    /// If the driver broke a rule.
+    pub fn has_more(&mut self) -> Result<bool, QueueFault> {
+        Ok(self.queue.next_avail() != self.available || self.look_for_more()?)
     }
 
     /// Reads the available index; says whether there are new chains.

@@ -8,6 +8,7 @@
 
 #[expect(unsafe_code, reason = "hands guest memory to the kernel: io_uring, preadv2, ioctls")]
 pub mod io;
+mod polling;
 pub mod request;
 mod worker;
 

@@ -1,14 +1,17 @@
 //! What serves one request queue.
 
+use std::hint;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use event_manager::{EventOps, Events, MutEventSubscriber};
 
 use super::super::service::{Service, Stop};
 use super::super::{Chain, QueueFault, Virtqueue};
 use super::io::{Engine, Finished, Image, Job};
+use super::polling::{MOMENT, Polling};
 use super::request::{Geometry, HEADER_LEN, ID_LEN, Request, SEGMENT_LEN, Status};
 use crate::rate_limit::Throttle;
 
@@ -38,6 +41,7 @@ pub(super) struct Worker {
     engine: Engine,
     engines: Engines,
     throttle: Throttle,
+    polling: Polling,
 }
 
 impl Worker {
@@ -55,6 +59,7 @@ impl Worker {
             engine: engine.ok_or_else(|| io::Error::other("no engine for another queue"))?,
             engines: Arc::clone(engines),
             throttle,
+            polling: Polling::default(),
         })
     }
 
@@ -68,12 +73,32 @@ impl Worker {
             }
             self.queue.notify_if_needed()?;
             // The timer resumes what the rate limit holds back.
-            if !all || !self.queue.enable_notification()? {
+            if !all {
+                return Ok(());
+            }
+            if self.polling.pays() && self.engine.is_idle() && self.waits_awake()? {
+                continue;
+            }
+            if !self.queue.enable_notification()? {
+                self.polling.sleeps();
                 return Ok(());
             }
         }
         // The driver keeps up with us: go on, but after the others.
         Ok(self.queue.kick().write(1)?)
+    }
+
+    /// Waits a moment for a request; whether one came.
+    fn waits_awake(&mut self) -> Result<bool, QueueFault> {
+        let began = Instant::now();
+        while began.elapsed() < MOMENT {
+            if self.queue.has_more()? {
+                return Ok(true);
+            }
+            hint::spin_loop();
+        }
+        self.polling.in_vain();
+        Ok(false)
     }
 
     /// Takes requests from the queue until there is none, at most as many as it holds (`true`), or the
@@ -141,6 +166,9 @@ impl MutEventSubscriber for Worker {
             return;
         }
         let timer = events.data() == TIMER;
+        if events.fd() == self.queue.kick().as_raw_fd() {
+            self.polling.woken();
+        }
         let resumed = if timer { self.throttle.timer_fired() } else { Ok(()) };
         let served = resumed.map_err(Stop::Host).and_then(|()| self.serve());
         self.session.service.check(self.queue.index(), served);

@@ -64,6 +64,11 @@ impl Engine {
         self.ring.as_ref().map(Ring::event)
     }
 
+    /// Whether no request is on its way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.ring.as_ref().is_none_or(Ring::is_idle)
+    }
+
     /// Takes a job, which is done now, or to be started by [`Engine::submit`]. Never more at once
     /// than the depth.
     pub(super) fn add(&mut self, mut job: Job) -> Option<Finished> {

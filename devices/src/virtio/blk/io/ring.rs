@@ -45,7 +45,8 @@ impl Ring {
         &self.completions
     }
 
-    fn is_idle(&self) -> bool {
+    /// Whether the kernel works on nothing.
+    pub(super) fn is_idle(&self) -> bool {
         self.free.len() == self.jobs.len()
     }
 
