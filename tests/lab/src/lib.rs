@@ -19,7 +19,7 @@ mod script;
 mod state;
 mod status;
 
-pub use emulator::EmulatorError;
+pub use emulator::{EmulatorError, qemu};
 pub use host::Host;
 pub use lab::{Lab, LabError, Output};
 pub use process::ProcessError;

@@ -177,6 +177,15 @@ impl Emulator {
     }
 }
 
+/// A QEMU for machines of a test's own, without arguments yet. It ends with the thread that starts it.
+///
+/// # Errors
+///
+/// This machine has none, and none was built.
+pub fn qemu(packages: &Packages) -> Result<Command, EmulatorError> {
+    Ok(Emulator::find(Host::Kvm, packages, Building::Refused)?.command())
+}
+
 /// Whether something that takes minutes to build is here.
 pub(crate) enum Availability {
     /// It is, and comes from there.
