@@ -4,3 +4,6 @@
 /// [config page](https://docs.rs/casemate-firmware), empty here: an image that nobody filled in
 /// boots nothing.
 pub static IMAGE: &[u8; 64 << 10] = include_bytes!(concat!(env!("OUT_DIR"), "/firmware.bin"));
+
+/// The ELF file that the image was cut from, with sections and symbols: for tools that look at code.
+pub static ELF: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/firmware.elf"));
