@@ -26,7 +26,8 @@ pub const MOST_RANGES: usize = 8;
 /// Bytes of a command line at most, with its NUL.
 pub const MOST_COMMAND_LINE: u64 = 2048;
 
-const MAGIC: [u8; 8] = *b"CSMWINDW";
+/// What a header starts with.
+pub const MAGIC: [u8; 8] = *b"CSMWINDW";
 const VERSION: u32 = 1;
 const RANGES: usize = 0x48;
 

@@ -1,10 +1,16 @@
-//! The few devices of a PC that no guest does without, each behind a port or two.
+//! The few devices of a PC that no guest does without, each behind a port or two; and those that
+//! OVMF does not do without.
 
+mod chipset;
+mod clock;
 mod ending;
+pub mod fw_cfg;
 mod serial;
 
 use std::sync::Arc;
 
+pub use chipset::PmRegisters;
+pub use clock::Clock;
 pub use ending::{AcpiPower, ExitPort, KeyboardReset, PanicPort};
 pub use serial::{Serial, SerialInput};
 

@@ -126,7 +126,7 @@ impl ConfigSpace {
     }
 
     /// Sets bytes, whether the guest may change them or not.
-    fn set(&mut self, offset: usize, bytes: &[u8]) {
+    pub(super) fn set(&mut self, offset: usize, bytes: &[u8]) {
         self.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{ConfigSpace, Identity, PciDevice};
 use crate::bus::BusDevice;
+use crate::legacy::{GuestEnd, OnEnd};
 
 /// Devices on the bus, host bridge included (PCI Local Bus 3.0, section 3.2.2.3.4).
 const SLOTS: usize = 32;
@@ -16,17 +17,31 @@ const FUNCTIONS: u64 = 8;
 /// No BAR: no access has this offset.
 const NOWHERE: u64 = u64::MAX;
 
-/// A bridge that firmware and Linux take as it is, without chipset registers of its own: the one
-/// that OVMF knows as Cloud Hypervisor's.
+/// A bridge that Linux takes as it is, without chipset registers of its own: Cloud Hypervisor's.
 const HOST_BRIDGE: Identity =
     Identity { vendor: 0x8086, device: 0x0d57, class: 0x06_00_00, revision: 0, subsystem: (0, 0) };
+
+/// The bridges of QEMU's q35 machine: OVMF knows by them where things are.
+const Q35_HOST_BRIDGE: Identity = Identity { device: 0x29c0, ..HOST_BRIDGE };
+const ICH9_LPC: Identity = Identity { device: 0x2918, class: 0x06_01_00, ..HOST_BRIDGE };
+/// The LPC bridge's place.
+const LPC_SLOT: usize = 31;
+/// Registers of the LPC bridge (Intel I/O Controller Hub 9 Family data sheet, sections 13.1.12 and
+/// 13.1.13): PMBASE, with the bit that says that it is a port, and ACPI_CNTL.
+const PMBASE: usize = 0x40;
+const IN_PORTS: u16 = 1;
+const ACPI_CNTL: usize = 0x44;
+const ACPI_ENABLE: u8 = 1 << 7;
 
 /// Why a device did not get a place on the bus.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddError {
-    /// A bus has 32 slots.
-    #[error("the PCI bus is full: it takes 31 devices")]
-    Slots,
+    /// A bus has 32 slots, of which bridges have one or two.
+    #[error("the PCI bus is full: it takes {} devices", .most - 1)]
+    Slots {
+        /// Slots before the first that is not free.
+        most: usize,
+    },
     /// The board's window is too small.
     #[error("no room for a BAR of {size:#x} bytes in the PCI window {}-{:#x}", window_start(.window), .window.end)]
     Window {
@@ -47,7 +62,10 @@ pub struct PciRoot {
     window: Range<u32>,
     /// First address that no BAR has.
     free: u64,
+    /// The host bridge first.
     slots: Vec<Slot>,
+    /// In slot 31, if there is one.
+    lpc: Option<Slot>,
 }
 
 struct Slot {
@@ -62,12 +80,21 @@ impl PciRoot {
     /// also describes that window to the guest (ACPI `_CRS`).
     pub fn new(window: Range<u32>) -> Self {
         let free = u64::from(window.start);
-        let bridge = Slot {
-            device: Mutex::new(Box::new(HostBridge(ConfigSpace::new(HOST_BRIDGE, 0)))),
-            bar_size: 0,
-            bar: AtomicU64::new(NOWHERE),
-        };
-        Self { window, free, slots: vec![bridge] }
+        let bridge = Slot::bridge(ConfigSpace::new(HOST_BRIDGE, 0));
+        Self { window, free, slots: vec![bridge], lpc: None }
+    }
+
+    /// With the bridges of QEMU's q35 machine, for OVMF. `pmbase` is the first port of the power
+    /// management registers, a multiple of 128. Whatever else OVMF writes to the bridges has no
+    /// effect: things are where it wants them.
+    #[must_use]
+    pub fn like_q35(mut self, pmbase: u16) -> Self {
+        let mut lpc = ConfigSpace::new(ICH9_LPC, 0);
+        lpc.set(PMBASE, &(pmbase | IN_PORTS).to_le_bytes());
+        lpc.set(ACPI_CNTL, &[ACPI_ENABLE]);
+        self.lpc = Some(Slot::bridge(lpc));
+        self.slots[0] = Slot::bridge(ConfigSpace::new(Q35_HOST_BRIDGE, 0));
+        self
     }
 
     /// Gives `device` the next slot, and its BAR the next address. Returns the slot.
@@ -76,8 +103,9 @@ impl PciRoot {
     /// If there is no slot or no address left.
     pub fn add(&mut self, mut device: Box<dyn PciDevice>) -> Result<u8, AddError> {
         let slot = self.slots.len();
-        if slot >= SLOTS {
-            return Err(AddError::Slots);
+        let most = if self.lpc.is_some() { LPC_SLOT } else { SLOTS };
+        if slot >= most {
+            return Err(AddError::Slots { most });
         }
         let bar_size = device.config().bar_size();
         if bar_size > 0 {
@@ -107,7 +135,10 @@ impl PciRoot {
         if function % FUNCTIONS != 0 {
             return None;
         }
-        let slot = self.slots.get(usize::try_from(function / FUNCTIONS).ok()?)?;
+        let slot = match (usize::try_from(function / FUNCTIONS).ok()?, &self.lpc) {
+            (LPC_SLOT, Some(lpc)) => lpc,
+            (slot, _) => self.slots.get(slot)?,
+        };
         Some((slot, usize::try_from(register).ok()?))
     }
 
@@ -138,14 +169,22 @@ impl PciRoot {
 }
 
 impl Slot {
+    fn bridge(config: ConfigSpace) -> Self {
+        Self {
+            device: Mutex::new(Box::new(Bridge(config))),
+            bar_size: 0,
+            bar: AtomicU64::new(NOWHERE),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Box<dyn PciDevice>> {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-struct HostBridge(ConfigSpace);
+struct Bridge(ConfigSpace);
 
-impl PciDevice for HostBridge {
+impl PciDevice for Bridge {
     fn config(&self) -> &ConfigSpace {
         &self.0
     }
@@ -174,21 +213,27 @@ impl BusDevice for Ecam {
     }
 }
 
-/// The window of BARs, in the place and size that [`PciRoot::new`] was given.
-pub struct MmioWindow(pub Arc<PciRoot>);
+/// The addresses at which BARs can be.
+pub struct MmioWindow {
+    /// Whose BARs.
+    pub root: Arc<PciRoot>,
+    /// The first address: that of [`PciRoot::new`]'s window, or lower where the guest's firmware
+    /// moves BARs.
+    pub start: u32,
+}
 
 impl BusDevice for MmioWindow {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
-        let address = u64::from(self.0.window.start).saturating_add(offset);
-        if let Some((slot, offset)) = self.0.decode(address, data.len()) {
+        let address = u64::from(self.start).saturating_add(offset);
+        if let Some((slot, offset)) = self.root.decode(address, data.len()) {
             data.fill(0);
             slot.lock().read_bar(offset, data);
         }
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        let address = u64::from(self.0.window.start).saturating_add(offset);
-        if let Some((slot, offset)) = self.0.decode(address, data.len()) {
+        let address = u64::from(self.start).saturating_add(offset);
+        if let Some((slot, offset)) = self.root.decode(address, data.len()) {
             slot.lock().write_bar(offset, data);
         }
     }
@@ -196,9 +241,12 @@ impl BusDevice for MmioWindow {
 
 /// The ports 0xCF8 to 0xCFF (PCI Local Bus 3.0, section 3.2.2.3.2), for firmware that knows no
 /// memory-mapped configuration.
+///
+/// Port 0xCF9 among them is the chipset's reset register.
 pub struct ConfigPorts {
     root: Arc<PciRoot>,
     address: u32,
+    on_end: OnEnd,
 }
 
 impl ConfigPorts {
@@ -206,10 +254,14 @@ impl ConfigPorts {
     pub const BASE: u16 = 0xcf8;
     /// How many there are.
     pub const COUNT: u16 = 8;
+    /// Offset of the reset register (RST_CNT), and the bit that resets.
+    const RESET: u64 = 1;
+    const RESET_CPU: u8 = 1 << 2;
 
     /// The ports of `root`.
-    pub fn new(root: Arc<PciRoot>) -> Self {
-        Self { root, address: 0 }
+    #[must_use]
+    pub fn new(root: Arc<PciRoot>, on_end: OnEnd) -> Self {
+        Self { root, address: 0, on_end }
     }
 
     /// Where an access to the data port leads in the memory-mapped configuration space.
@@ -234,6 +286,10 @@ impl BusDevice for ConfigPorts {
     fn write(&mut self, offset: u64, data: &[u8]) {
         if let (0, &[a, b, c, d]) = (offset, data) {
             self.address = u32::from_le_bytes([a, b, c, d]);
+        } else if let (Self::RESET, &[value]) = (offset, data) {
+            if value & Self::RESET_CPU != 0 {
+                (self.on_end)(GuestEnd::Reset);
+            }
         } else if let Some(target) = self.target(offset) {
             self.root.write_config(target, data);
         }
@@ -308,7 +364,37 @@ mod tests {
         for slot in 1..32 {
             assert_eq!(root.add(scratch(16)), Ok(slot));
         }
-        assert_eq!(root.add(scratch(16)), Err(AddError::Slots));
+        let error = root.add(scratch(16)).unwrap_err();
+        assert_eq!(error.to_string(), "the PCI bus is full: it takes 31 devices");
+    }
+
+    #[test]
+    fn a_q35_has_an_lpc_bridge_in_the_last_slot() {
+        let mut root = PciRoot::new(0xc000_0000..0xd000_0000).like_q35(0x600);
+        for slot in 1..31 {
+            assert_eq!(root.add(scratch(16)), Ok(slot));
+        }
+        assert_eq!(root.add(scratch(16)), Err(AddError::Slots { most: 31 }));
+        let mut ecam = Ecam(Arc::new(root));
+        assert_eq!(read(&mut ecam, 0), 0x29c0_8086_u32.to_le_bytes());
+        assert_eq!(read(&mut ecam, 31 * 0x8000), 0x2918_8086_u32.to_le_bytes());
+        assert_eq!(read(&mut ecam, 31 * 0x8000 + 0x40), 0x601_u32.to_le_bytes());
+        assert_eq!(read(&mut ecam, 31 * 0x8000 + 0x44), [0x80]);
+    }
+
+    #[test]
+    fn one_of_the_ports_resets() {
+        let resets = Arc::new(AtomicU64::new(0));
+        let seen = resets.clone();
+        let on_end: OnEnd = Arc::new(move |end| {
+            assert_eq!(end, GuestEnd::Reset);
+            seen.fetch_add(1, Ordering::Relaxed);
+        });
+        let mut ports = ConfigPorts::new(Arc::new(PciRoot::new(0xc000_0000..0xd000_0000)), on_end);
+        ports.write(1, &[0x02]);
+        assert_eq!(resets.load(Ordering::Relaxed), 0);
+        ports.write(1, &[0x06]);
+        assert_eq!(resets.load(Ordering::Relaxed), 1);
     }
 
     #[test]
@@ -316,7 +402,8 @@ mod tests {
         let mut root = PciRoot::new(0xc000_0000..0xc001_0000);
         root.add(scratch(0x1000)).unwrap();
         let root = Arc::new(root);
-        let (mut ecam, mut ports) = (Ecam(Arc::clone(&root)), ConfigPorts::new(root));
+        let (mut ecam, mut ports) =
+            (Ecam(Arc::clone(&root)), ConfigPorts::new(root, Arc::new(|_| {})));
         assert_eq!(read(&mut ecam, 0), 0x0d57_8086_u32.to_le_bytes());
         assert_eq!(read(&mut ecam, 0x8000), [1, 0, 2, 0]);
         assert_eq!(read(&mut ecam, 0x9000), [0xff; 4], "there is one function");
@@ -337,7 +424,8 @@ mod tests {
         let mut root = PciRoot::new(0xc000_0000..0xc001_0000);
         root.add(scratch(0x1000)).unwrap();
         let root = Arc::new(root);
-        let (mut ecam, mut window) = (Ecam(Arc::clone(&root)), MmioWindow(root));
+        let (mut ecam, mut window) =
+            (Ecam(Arc::clone(&root)), MmioWindow { root, start: 0xc000_0000 });
         window.write(0, &[1, 2, 3, 4]);
         assert_eq!(read(&mut window, 0), [0xff; 4], "memory decoding is off");
         ecam.write(0x8004, &[0x02]);

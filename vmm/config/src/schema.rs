@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::quote_service::QuoteService;
 use crate::reference::{choice, section, table};
 use crate::size::{ByteSize, Hex, Mac};
+use crate::vcpu_type::VcpuType;
 
 /// The kernel speaks on the serial port.
 pub(crate) const DEFAULT_CMDLINE: &str = "console=ttyS0";
@@ -50,9 +51,9 @@ table! {
         vcpus: u32 = 1,
         /// What the guest is launched on. `"auto"` takes SEV-SNP or TDX and never falls back to `"plain"`, which gives no protection and so is only taken when it is named.
         platform: PlatformChoice = PlatformChoice::Auto,
-        /// Guest firmware (OVMF, TDVF).
+        /// Guest firmware: OVMF or a TDVF, code and variables in one file, or an edition of Casemate's own. Left out: Casemate's own, and for plain guests none. OVMF starts the kernel, if there is one, or what is on the disks.
         firmware: Option<PathBuf> = None,
-        /// IGVM file; it brings its own firmware and kernel.
+        /// IGVM file; it brings its own firmware and kernel. For SEV-SNP it has the registers of one vCPU, and the guest has no more.
         igvm: Option<PathBuf> = None,
         /// An entropy device.
         rng: bool = true,
@@ -136,6 +137,8 @@ table! {
         smt: bool = true,
         /// The guest stays on one socket.
         single_socket: bool = false,
+        /// The CPU model whose signature the vCPUs of an OVMF guest start with, as QEMU's `-cpu` has it: a name like `"EPYC-Milan"`, or CPUID leaf 1 EAX as a number, like `"0x00a00f11"`. It is part of the measurement. Left out: this machine's own. Casemate's firmware needs none.
+        vcpu_type: Option<VcpuType> = None,
         /// HOST_DATA of attestation reports. Left out: SHA-256 of the machine's canonical form (memory, vCPUs, devices).
         host_data: Option<Hex<32>> = None,
         /// ID block, a file of 96 bytes; needs `id_authentication`.

@@ -5,7 +5,7 @@
 use casemate_firmware::layout::{LOW_MEMORY_END, WINDOW, WINDOW_END};
 use casemate_firmware::sha256;
 use casemate_firmware::window::{
-    HEADER_SIZE, Header, MOST_COMMAND_LINE, MOST_RANGES, Payload, Range,
+    HEADER_SIZE, Header, MAGIC, MOST_COMMAND_LINE, MOST_RANGES, Payload, Range,
 };
 
 use crate::{Bytes, Contents, Gpa, GpaError, GpaRange, Import, PAGE_SIZE, PageCount, PageKind};
@@ -84,6 +84,30 @@ pub(crate) fn imports(payloads: &Payloads) -> Result<Vec<Import>, LoaderWindowEr
     let bytes = header.to_bytes().as_slice().into();
     imports.insert(0, shared(0, PageCount(1), bytes, "loader window, checked by the firmware")?);
     Ok(imports)
+}
+
+/// Says anew, in the header of a window that is among the imports, what memory (ascending) and how
+/// many vCPUs there are.
+pub(crate) fn tell(imports: &mut [Import], memory: &[GpaRange], vcpus: u32) {
+    /// Where the header says where payloads are, which stays.
+    const PAYLOADS: std::ops::Range<usize> = 0x18..0x48;
+    let window = imports
+        .iter_mut()
+        .find(|import| import.kind == PageKind::Shared && import.range.start() == Gpa(WINDOW));
+    let Some(import) = window else { return };
+    let Contents::Bytes(bytes) = &import.contents else { return };
+    if bytes.len() < HEADER_SIZE || !bytes.starts_with(&MAGIC) {
+        return;
+    }
+    let mut header = Header { vcpus, ..Header::default() };
+    for (place, range) in header.memory.iter_mut().zip(memory) {
+        *place = Range { start: range.start().0, size: range.len() };
+    }
+    let mut header = header.to_bytes();
+    header[PAYLOADS].copy_from_slice(&bytes[PAYLOADS]);
+    let mut bytes = bytes.to_vec();
+    bytes[..HEADER_SIZE].copy_from_slice(&header);
+    import.contents = Contents::Bytes(bytes.into());
 }
 
 /// SHA-256 of the window's header, which is the first import.

@@ -6,7 +6,7 @@
 //! | 0 | 0xa_0000 | RAM; the first 64 KiB hold what a kernel is told |
 //! | 0xe_0000 | 0xf_0000 | ACPI tables |
 //! | 0xf_0000 | at most 0xc000_0000 | RAM: a linker that is told to start at 1 MiB puts headers before that |
-//! | 0xc000_0000 | 0xe000_0000 | registers of PCI devices |
+//! | 0xc000_0000 | 0xe000_0000 | registers of PCI devices; OVMF moves them lower where RAM ends lower |
 //! | 0xe000_0000 | 0xe010_0000 | PCI configuration space (ECAM), bus 0 |
 //! | 0xfec0_0000 | 0xfec0_1000 | I/O APIC |
 //! | 0xfee0_0000 | 0xfee0_1000 | local APICs |
@@ -14,6 +14,7 @@
 
 use std::ops::Range;
 
+use casemate_launch::tdx::hob::q35_low_memory;
 use casemate_launch::{Gpa, GpaError, GpaRange, MemoryKind, MemoryRange};
 
 /// Below this, RAM starts at 0; what does not fit goes to [`HIGH_RAM`].
@@ -44,7 +45,8 @@ pub mod port {
     pub const EXIT: u16 = 0x501;
     /// pvpanic.
     pub const PANIC: u16 = 0x505;
-    /// ACPI sleep control, sleep status and reset.
+    /// ACPI sleep control, sleep status and reset; where firmware expects a q35 machine, also its
+    /// power management registers.
     pub const POWER: u16 = 0x600;
 }
 
@@ -71,7 +73,18 @@ impl Board {
     /// # Errors
     /// If that is not a whole number of pages, or too much.
     pub fn new(memory: u64) -> Result<Self, GpaError> {
-        let low = memory.min(LOW_RAM_MAX);
+        Self::split(memory, memory.min(LOW_RAM_MAX))
+    }
+
+    /// A board whose RAM lies as that of QEMU's q35 machine: OVMF measures where it is.
+    ///
+    /// # Errors
+    /// As for [`Self::new`].
+    pub fn like_q35(memory: u64) -> Result<Self, GpaError> {
+        Self::split(memory, q35_low_memory(memory))
+    }
+
+    fn split(memory: u64, low: u64) -> Result<Self, GpaError> {
         let high = memory - low;
         Ok(Self {
             low: GpaRange::from_bytes(Gpa(0), low)?,
@@ -80,6 +93,14 @@ impl Board {
                 _ => Some(GpaRange::from_bytes(Gpa(HIGH_RAM), high)?),
             },
         })
+    }
+
+    /// Where BARs can be: OVMF moves them to the first address from 2 GiB on that has no RAM.
+    #[must_use]
+    pub fn bar_window(&self) -> Range<u32> {
+        const TWO_GIB: u64 = 2 << 30;
+        let start = self.low.end().0.max(TWO_GIB).min(PCI_WINDOW.start.into());
+        u32::try_from(start).unwrap_or(PCI_WINDOW.start)..PCI_WINDOW.end
     }
 
     /// RAM, ascending.
@@ -121,6 +142,11 @@ mod tests {
         assert_eq!(ram(3072 * MIB), ["0x0..0xc0000000"]);
         assert_eq!(ram(4096 * MIB), ["0x0..0xc0000000", "0x100000000..0x140000000"]);
         assert!(Board::new(1000).is_err());
+        let board = Board::like_q35(4096 * MIB).unwrap();
+        let ram: Vec<_> = board.ram().map(|range| range.to_string()).collect();
+        assert_eq!(ram, ["0x0..0x80000000", "0x100000000..0x180000000"]);
+        assert_eq!(board.bar_window(), 0x8000_0000..0xe000_0000);
+        assert_eq!(Board::new(3072 * MIB).unwrap().bar_window(), 0xc000_0000..0xe000_0000);
     }
 
     #[test]

@@ -21,7 +21,6 @@ use casemate_devices::virtio::pci::{Host, VirtioPci};
 use casemate_devices::virtio::rng::Rng;
 use casemate_devices::virtio::vsock::{KernelVsock, Vsock};
 
-use crate::board::PCI_WINDOW;
 use crate::launch::LaunchError;
 use crate::ram::GuestRam;
 
@@ -151,8 +150,7 @@ impl Devices {
     }
 
     /// Puts them on a PCI bus, each in the next slot.
-    pub(crate) fn plug(self, host: &Host) -> Result<PciRoot, LaunchError> {
-        let mut root = PciRoot::new(PCI_WINDOW);
+    pub(crate) fn plug(self, mut root: PciRoot, host: &Host) -> Result<PciRoot, LaunchError> {
         for (what, device) in self.list {
             let device =
                 VirtioPci::new(device, host.clone()).map_err(LaunchError::device(&what))?;

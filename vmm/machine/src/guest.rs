@@ -2,16 +2,24 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use casemate_config::{GuestConfig, Hex, Snp, Tdx};
 use casemate_devices::legacy::AcpiPower;
+use casemate_devices::legacy::fw_cfg::Items;
 use casemate_launch::firmware::{self, FirmwareError};
-use casemate_launch::linux::{DirectBoot, DirectBootError, Kernel, KernelError};
+use casemate_launch::linux::{BzImage, DirectBoot, DirectBootError, Kernel, KernelError};
 use casemate_launch::loader_window::Payloads;
+use casemate_launch::ovmf::{self, OvmfError, SnpOptions};
+use casemate_launch::profile::Profile;
+use casemate_launch::snp::CpuSignature;
+use casemate_launch::tdx::qemu_kernel::{self, PatchError};
 use casemate_launch::{Bytes, GpaError, IdBlock, LaunchPlan, SnpIdentity, SnpPolicy, TdxPolicy};
 
 use crate::acpi;
 use crate::board::{ACPI_TABLES, Board, port};
+use crate::firmware_config::{self, BootFiles};
+use crate::igvm::{self, IgvmLaunchError};
 
 /// SEV_FEATURES with nothing but SEV-SNP, so that one digest holds on all hosts.
 const SNP_ACTIVE: u64 = 1;
@@ -61,6 +69,30 @@ pub enum PrepareError {
         /// Why.
         source: casemate_launch::tdx::SourceError,
     },
+    /// OVMF cannot start the guest.
+    #[error("could not start the guest with the firmware {}", file.display())]
+    Ovmf {
+        /// The image.
+        file: PathBuf,
+        /// Why.
+        source: OvmfError,
+    },
+    /// The kernel cannot be given to OVMF as QEMU does.
+    #[error("could not prepare {} for OVMF", file.display())]
+    Patch {
+        /// The kernel.
+        file: PathBuf,
+        /// Why.
+        source: PatchError,
+    },
+    /// The IGVM file cannot be launched.
+    #[error("could not launch the IGVM file {}", file.display())]
+    Igvm {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: Box<IgvmLaunchError>,
+    },
     /// The memory cannot be laid out.
     #[error("could not lay out {bytes} bytes of guest memory")]
     Memory {
@@ -79,86 +111,127 @@ pub struct Guest {
     pub(crate) config: GuestConfig,
     pub(crate) board: Board,
     pub(crate) plan: LaunchPlan,
+    /// Of a guest whose firmware is not ours, and expects QEMU's q35 machine.
+    pub(crate) firmware_config: Option<Items>,
 }
 
 impl Guest {
     /// Reads what `config` names and lays it out. A plain guest boots its kernel directly, or
-    /// with our firmware on the way that an encrypted one takes.
+    /// with our firmware on the way that an encrypted one takes, or with OVMF.
     ///
     /// # Errors
     /// If a file cannot be read, is of the wrong kind, or does not fit.
     pub fn plain(config: GuestConfig) -> Result<Self, PrepareError> {
         if config.igvm.is_some() {
             return Err(PrepareError::Unsupported(
-                "plain guests boot a kernel: leave out igvm, or choose platform = \"snp\" or \
-                 \"tdx\"",
+                "plain guests boot a kernel or firmware: leave out igvm, or choose platform = \
+                 \"snp\" or \"tdx\"",
             ));
         }
-        let file = config.kernel.clone().ok_or(PrepareError::Unsupported(
-            "plain guests boot a kernel: give one with --kernel or in the configuration",
-        ))?;
-        let memory = config.memory.0;
-        let board =
-            Board::new(memory).map_err(|source| PrepareError::Memory { bytes: memory, source })?;
-        let plan = match &config.firmware {
-            Some(image) => started_by_firmware(&config, image)?,
-            None => booted_directly(&config, &board, file)?,
-        };
-        Ok(Self { config, board, plan })
+        match Firmware::of(&config)? {
+            Some(Firmware::Ovmf { file, image }) => {
+                let failed = |source| PrepareError::Ovmf { file, source };
+                let plan = ovmf::plain_plan(&image).map_err(failed)?;
+                let boot = boot_files(&config)?;
+                Self::like_q35(config, plan, boot.as_ref())
+            }
+            Some(Firmware::Ours { image, .. }) => {
+                let plan = firmware::plain_plan(&image, &payloads(&config)?)
+                    .map_err(|source| Firmware::refused(&config, source))?;
+                Self::ours(config, plan)
+            }
+            None => {
+                let file = config.kernel.clone().ok_or(PrepareError::Unsupported(
+                    "plain guests boot a kernel: give one with --kernel or in the configuration",
+                ))?;
+                let plan = booted_directly(&config, &board(&config)?, file)?;
+                Self::ours(config, plan)
+            }
+        }
     }
 
-    /// Reads what `config` names and lays out an SEV-SNP guest, which our firmware starts: the one
-    /// that is named, or the one that comes with this program.
+    /// Reads what `config` names and lays out an SEV-SNP guest, which our firmware starts (the one
+    /// that is named, or the one that comes with this program), or OVMF, or an IGVM file.
     ///
     /// # Errors
     /// If a file cannot be read, is of the wrong kind, or does not fit.
     pub fn snp(config: GuestConfig) -> Result<Self, PrepareError> {
-        if config.igvm.is_some() {
-            return Err(PrepareError::Unsupported(
-                "this version does not launch IGVM files: leave out igvm and give a kernel",
-            ));
-        }
-        let memory = config.memory.0;
-        let board =
-            Board::new(memory).map_err(|source| PrepareError::Memory { bytes: memory, source })?;
-        let named = config.firmware.as_deref().map(read).transpose()?;
-        let image = named.as_deref().unwrap_or(casemate_firmware_image::IMAGE);
         let snp = config.snp.clone().unwrap_or_default();
+        let identity = identity(&config, &snp)?;
+        if let Some(file) = &config.igvm {
+            let plan = igvm::snp(&config, identity)
+                .map_err(|source| PrepareError::Igvm { file: file.clone(), source })?;
+            return Self::like_q35(config, plan, None);
+        }
         let policy = SnpPolicy { guest_policy: snp.guest_policy(), vmsa_features: SNP_ACTIVE };
-        let plan =
-            firmware::snp_guest(image, &payloads(&config)?, policy, identity(&config, &snp)?)
-                .map_err(|source| PrepareError::Firmware {
-                    file: firmware_name(&config),
-                    source,
-                })?;
-        Ok(Self { config, board, plan })
+        match Firmware::of(&config)?.unwrap_or_default() {
+            Firmware::Ovmf { file, image } => {
+                let boot = boot_files(&config)?;
+                let signature = snp.vcpu_type.as_ref().map(|model| model.signature);
+                let options = SnpOptions {
+                    profile: Profile::Qemu,
+                    vcpus: config.vcpus,
+                    cpu_signature: signature.unwrap_or_else(this_machines_signature),
+                    policy,
+                    kernel: boot.as_ref().map(BootFiles::hashes),
+                    identity,
+                };
+                let failed = |source| PrepareError::Ovmf { file, source };
+                let plan = ovmf::snp_plan(&image, &options).map_err(failed)?;
+                Self::like_q35(config, plan, boot.as_ref())
+            }
+            Firmware::Ours { image, .. } => {
+                let plan = firmware::snp_guest(&image, &payloads(&config)?, policy, identity)
+                    .map_err(|source| Firmware::refused(&config, source))?;
+                Self::ours(config, plan)
+            }
+        }
     }
 
     /// Reads what `config` names and lays out a TDX guest, which the TDVF starts that is named, or
-    /// our firmware: the one that is named, or the one that comes with this program.
+    /// our firmware (the one that is named, or the one that comes with this program), or an IGVM
+    /// file.
     ///
     /// # Errors
     /// If a file cannot be read, is of the wrong kind, or does not fit.
     pub fn tdx(config: GuestConfig) -> Result<Self, PrepareError> {
-        let memory = config.memory.0;
-        let board =
-            Board::new(memory).map_err(|source| PrepareError::Memory { bytes: memory, source })?;
-        let tdx = config.tdx.clone().unwrap_or_default();
-        let named = config.firmware.as_deref().map(read).transpose()?;
-        let plan = match (named.as_deref(), &config.firmware) {
-            (Some(image), Some(file)) if !firmware::is_ours(image) => {
-                let ram: Vec<_> = board.ram().collect();
-                casemate_launch::tdx::plan(image, &ram, config.vcpus, policy(&config, &tdx))
-                    .map_err(|source| PrepareError::Tdvf { file: file.clone(), source })?
+        let policy = policy(&config, &config.tdx.clone().unwrap_or_default());
+        if let Some(file) = &config.igvm {
+            let plan = igvm::tdx(&config, policy)
+                .map_err(|source| PrepareError::Igvm { file: file.clone(), source })?;
+            return Self::like_q35(config, plan, None);
+        }
+        match Firmware::of(&config)?.unwrap_or_default() {
+            Firmware::Ovmf { file, image } => {
+                let ram: Vec<_> = q35_board(&config)?.ram().collect();
+                let plan = casemate_launch::tdx::plan(&image, &ram, config.vcpus, policy)
+                    .map_err(|source| PrepareError::Tdvf { file, source })?;
+                let boot = boot_files(&config)?.map(|boot| boot.patched(&config)).transpose()?;
+                Self::like_q35(config, plan, boot.as_ref())
             }
-            (named, _) => {
-                let image = named.unwrap_or(casemate_firmware_image::IMAGE);
-                firmware::tdx_guest(image, &payloads(&config)?, policy(&config, &tdx)).map_err(
-                    |source| PrepareError::Firmware { file: firmware_name(&config), source },
-                )?
+            Firmware::Ours { image, .. } => {
+                let plan = firmware::tdx_guest(&image, &payloads(&config)?, policy)
+                    .map_err(|source| Firmware::refused(&config, source))?;
+                Self::ours(config, plan)
             }
-        };
-        Ok(Self { config, board, plan })
+        }
+    }
+
+    /// A guest that finds in memory all that it needs to know.
+    fn ours(config: GuestConfig, plan: LaunchPlan) -> Result<Self, PrepareError> {
+        let board = board(&config)?;
+        Ok(Self { config, board, plan, firmware_config: None })
+    }
+
+    /// A guest whose firmware asks for what it needs to know.
+    fn like_q35(
+        config: GuestConfig,
+        plan: LaunchPlan,
+        boot: Option<&BootFiles>,
+    ) -> Result<Self, PrepareError> {
+        let board = q35_board(&config)?;
+        let items = firmware_config::items(&board, config.vcpus, boot);
+        Ok(Self { config, board, plan, firmware_config: Some(items) })
     }
 
     /// The configuration it was made from.
@@ -194,9 +267,73 @@ fn booted_directly(
     boot.plan().map_err(|source| PrepareError::Boot { file, memory, source })
 }
 
-fn started_by_firmware(config: &GuestConfig, image: &Path) -> Result<LaunchPlan, PrepareError> {
-    firmware::plain_plan(&read(image)?, &payloads(config)?)
-        .map_err(|source| PrepareError::Firmware { file: image.into(), source })
+/// The firmware that a configuration names.
+enum Firmware {
+    /// An edition of our own.
+    Ours { image: Arc<[u8]> },
+    /// Anything else.
+    Ovmf { file: PathBuf, image: Arc<[u8]> },
+}
+
+impl Firmware {
+    fn of(config: &GuestConfig) -> Result<Option<Self>, PrepareError> {
+        let Some(file) = config.firmware.clone() else { return Ok(None) };
+        let image: Arc<[u8]> = Arc::from(&*read(&file)?);
+        let ours = firmware::is_ours(&image);
+        Ok(Some(if ours { Self::Ours { image } } else { Self::Ovmf { file, image } }))
+    }
+
+    /// The error of a firmware of ours.
+    fn refused(config: &GuestConfig, source: FirmwareError) -> PrepareError {
+        let file = config.firmware.clone().unwrap_or_else(|| "of this program".into());
+        PrepareError::Firmware { file, source }
+    }
+}
+
+impl Default for Firmware {
+    /// What comes with this program.
+    fn default() -> Self {
+        Self::Ours { image: Arc::from(&casemate_firmware_image::IMAGE[..]) }
+    }
+}
+
+fn board(config: &GuestConfig) -> Result<Board, PrepareError> {
+    let bytes = config.memory.0;
+    Board::new(bytes).map_err(|source| PrepareError::Memory { bytes, source })
+}
+
+fn q35_board(config: &GuestConfig) -> Result<Board, PrepareError> {
+    let bytes = config.memory.0;
+    Board::like_q35(bytes).map_err(|source| PrepareError::Memory { bytes, source })
+}
+
+/// What QEMU would take from this machine with `-cpu host`.
+fn this_machines_signature() -> CpuSignature {
+    CpuSignature(std::arch::x86_64::__cpuid(1).eax)
+}
+
+/// What OVMF is to start, if it is a kernel.
+fn boot_files(config: &GuestConfig) -> Result<Option<BootFiles>, PrepareError> {
+    let Some(file) = &config.kernel else { return Ok(None) };
+    let kernel = read(file)?;
+    // Whatever OVMF cannot start is refused here, where somebody can read why.
+    BzImage::parse(&kernel)
+        .map_err(|source| PrepareError::Kernel { file: file.clone(), source: source.into() })?;
+    let initrd = config.initrd.as_deref().map(read).transpose()?.unwrap_or_default();
+    Ok(Some(BootFiles { kernel, initrd, cmdline: config.cmdline.clone() }))
+}
+
+impl BootFiles {
+    /// With what QEMU writes into the header of a kernel whose hash nobody checks, so that run-time
+    /// measurements are those that a guest of QEMU's has.
+    fn patched(self, config: &GuestConfig) -> Result<Self, PrepareError> {
+        let initrd = (!self.initrd.is_empty()).then_some(self.initrd.len() as u64);
+        let kernel =
+            qemu_kernel::patch(&self.kernel, initrd, config.memory.0).map_err(|source| {
+                PrepareError::Patch { file: config.kernel.clone().unwrap_or_default(), source }
+            })?;
+        Ok(Self { kernel: kernel.into(), ..self })
+    }
 }
 
 fn payloads(config: &GuestConfig) -> Result<Payloads, PrepareError> {
@@ -244,11 +381,6 @@ fn exactly<const N: usize>(file: &Path) -> Result<Box<[u8; N]>, PrepareError> {
         let source = io::Error::new(io::ErrorKind::InvalidData, wrong);
         PrepareError::File { file: file.into(), source }
     })
-}
-
-/// For messages about the firmware.
-fn firmware_name(config: &GuestConfig) -> PathBuf {
-    config.firmware.clone().unwrap_or_else(|| "of this program".into())
 }
 
 fn read(file: &Path) -> Result<Bytes, PrepareError> {

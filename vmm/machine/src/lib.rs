@@ -7,7 +7,9 @@
 mod acpi;
 pub mod board;
 mod devices;
+mod firmware_config;
 mod guest;
+mod igvm;
 mod interrupts;
 mod launch;
 mod machine;

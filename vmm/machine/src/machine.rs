@@ -1,15 +1,17 @@
 //! A guest that runs.
 
 use std::io::Write;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use casemate_devices::bus::{Bus, BusDevice};
 use casemate_devices::interrupt::Line;
+use casemate_devices::legacy::fw_cfg::FwCfg;
 use casemate_devices::legacy::{
-    AcpiPower, ExitPort, KeyboardReset, PanicPort, Serial, SerialInput,
+    AcpiPower, Clock, ExitPort, KeyboardReset, PanicPort, PmRegisters, Serial, SerialInput,
 };
-use casemate_devices::pci::{Ecam, MmioWindow, PciRoot};
+use casemate_devices::pci::{ConfigPorts, Ecam, MmioWindow, PciRoot};
 use casemate_devices::virtio::balloon::BalloonHandle;
 use casemate_devices::virtio::console::ConsoleHandle;
 use casemate_devices::virtio::pci::Host;
@@ -135,7 +137,17 @@ impl Machine {
             interrupts: Arc::new(Messages::new(launched.vm.clone())),
             doorbells: Arc::new(KvmDoorbells(launched.vm.clone())),
         };
-        buses.pci(devices.plug(&host)?)?;
+        let mut root = PciRoot::new(PCI_WINDOW);
+        if let Some(items) = &guest.firmware_config {
+            root = root.like_q35(port::POWER);
+            buses.firmware_config(FwCfg::new(items.clone(), host.memory.clone()), &end)?;
+        }
+        let root = Arc::new(devices.plug(root, &host)?);
+        buses.pci(&root, guest.board.bar_window())?;
+        if guest.firmware_config.is_some() {
+            let ports = ConfigPorts::new(root, end.on_end());
+            buses.port("PCI ports", ConfigPorts::BASE, ConfigPorts::COUNT, ports)?;
+        }
         let power_button = Arc::new(buses.pin(gsi::EVENTS));
         let exits = Arc::default();
         let ledger = launched.platform.confidential().then(|| launched.ram.ledger().clone());
@@ -249,14 +261,24 @@ impl Buses {
         insert(&mut self.ports, what, start.into(), count.into(), device)
     }
 
-    fn pci(&mut self, root: PciRoot) -> Result<(), LaunchError> {
-        let root = Arc::new(root);
+    /// What OVMF does not start without.
+    fn firmware_config(&mut self, device: FwCfg, end: &End) -> Result<(), LaunchError> {
+        let what = "firmware configuration";
+        self.port(what, FwCfg::BASE, FwCfg::COUNT, device)?;
+        self.port("clock", Clock::BASE, Clock::COUNT, Clock::default())?;
+        let registers = PmRegisters::new(end.on_end());
+        let start = port::POWER + PmRegisters::OFFSET;
+        self.port("power management registers", start, PmRegisters::COUNT, registers)
+    }
+
+    fn pci(&mut self, root: &Arc<PciRoot>, bars: Range<u32>) -> Result<(), LaunchError> {
         let ecam = Arc::new(Mutex::new(Ecam(root.clone())));
         let length = u64::from(ECAM.end - ECAM.start);
         insert(&mut self.memory, "PCI configuration space", ECAM.start.into(), length, ecam)?;
-        let window = Arc::new(Mutex::new(MmioWindow(root)));
-        let length = u64::from(PCI_WINDOW.end - PCI_WINDOW.start);
-        insert(&mut self.memory, "PCI window", PCI_WINDOW.start.into(), length, window)
+        let window = MmioWindow { root: root.clone(), start: bars.start };
+        let length = u64::from(bars.end - bars.start);
+        let window = Arc::new(Mutex::new(window));
+        insert(&mut self.memory, "PCI window", bars.start.into(), length, window)
     }
 }
 

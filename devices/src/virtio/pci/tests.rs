@@ -104,7 +104,7 @@ fn bench(confidential: bool, doorbells: MockDoorbells) -> Bench {
     let mut ecam = Ecam(Arc::clone(&root));
     ecam.write(0x8004, &[0x06, 0x04]);
     let rings = [MockQueue::new(&memory, RINGS, 16), MockQueue::new(&memory, RINGS + 0x1_0000, 8)];
-    let window = MmioWindow(root);
+    let window = MmioWindow { root, start: WINDOW };
     Bench { ecam, window, bar: WINDOW, life, memory, interrupts, doorbells, rings }
 }
 

@@ -15,6 +15,7 @@ mod import;
 mod inspect;
 mod measure;
 mod steps;
+mod tell;
 mod vmsa;
 
 pub use error::IgvmError;
@@ -25,4 +26,5 @@ pub use import::{ImportError, Imported, import};
 pub use inspect::{Item, inspect};
 pub use measure::{KvmRefusal, SnpMeasurement, manifest, measure_snp, measure_tdx};
 pub use steps::{Parameter, ZeroPages};
+pub use tell::TellError;
 pub use vmsa::VmsaError;

@@ -131,17 +131,29 @@ impl BzImage {
             cmdline_size: u32_at(0x238)?,
         })
     }
+
+    /// A kernel's file in two parts, as QEMU gives it to OVMF: the setup code, and all that follows.
+    #[must_use]
+    pub fn split(file: &Bytes) -> [Bytes; 2] {
+        let setup = setup_size(file).min(file.len());
+        [0..setup, setup..file.len()].map(|part| file.slice(part).unwrap_or_default())
+    }
 }
 
-/// The protected-mode kernel: `syssize` paragraphs of 16 bytes behind the setup sectors. A
-/// signature may follow; the last paragraph may be incomplete.
-fn loaded_part(file: &Bytes, syssize: u32) -> Result<Bytes, BzImageError> {
+/// The boot sector and the setup sectors, in bytes.
+fn setup_size(file: &[u8]) -> usize {
     let setup_sects = match byte(file, HEADER) {
         // "For backwards compatibility, if the setup_sects field contains 0, the real value is 4."
         None | Some(0) => 4,
         Some(sectors) => usize::from(sectors),
     };
-    let start = (setup_sects + 1) * SECTOR;
+    (setup_sects + 1) * SECTOR
+}
+
+/// The protected-mode kernel: `syssize` paragraphs of 16 bytes behind the setup sectors. A
+/// signature may follow; the last paragraph may be incomplete.
+fn loaded_part(file: &Bytes, syssize: u32) -> Result<Bytes, BzImageError> {
+    let start = setup_size(file);
     let expected = start as u64 + u64::from(syssize) * 16;
     let found = file.len() as u64;
     if expected >= found + 16 || syssize == 0 {

@@ -7,14 +7,13 @@
 mod authenticode;
 pub mod hob;
 mod mrtd;
-mod qemu_kernel;
+pub mod qemu_kernel;
 pub mod rtmr;
 mod source;
 mod tdvf;
 
 pub use authenticode::AuthenticodeError;
 pub use mrtd::{Mrtd, MrtdError, PageOrder, manifest, mrtd};
-pub use qemu_kernel::PatchError;
 pub use source::{
     ATTRIBUTE_DEBUG, ATTRIBUTE_MIGRATABLE, ATTRIBUTE_SEPT_VE_DISABLE, SourceError, plan, td_hob,
 };

@@ -55,11 +55,7 @@ pub enum PatchError {
 ///
 /// # Errors
 /// If it is not a bzImage, or the initrd does not fit.
-pub(super) fn patch(
-    kernel: &[u8],
-    initrd: Option<u64>,
-    memory: u64,
-) -> Result<Vec<u8>, PatchError> {
+pub fn patch(kernel: &[u8], initrd: Option<u64>, memory: u64) -> Result<Vec<u8>, PatchError> {
     let header = kernel.first_chunk::<HEADER_END>().ok_or(PatchError::Short(kernel.len()))?;
     let magic = field(header, MAGIC);
     if magic != *b"HdrS" {
