@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod chip;
+pub mod disk;
 pub mod evidence;
 pub mod tiny;
 pub mod vectors;

@@ -109,6 +109,7 @@ impl Profile {
         if self == Self::Ec2 && entry == RESET_VECTOR {
             vcpu.cs.attributes = 0x9a;
         }
+        vcpu.waits_for_sipi = self != Self::Casemate && entry != RESET_VECTOR;
         vcpu.cs.base = u64::from(entry & 0xffff_0000);
         vcpu.rip = u64::from(entry & 0xffff);
         vcpu

@@ -63,6 +63,9 @@ pub struct InitialVcpu {
     pub xcr0: u64,
     pub mxcsr: u32,
     pub x87_fcw: u16,
+    /// No register and not measured: it does nothing before another vCPU sends it INIT and SIPI, as
+    /// OVMF wants it. Otherwise it starts with the boot processor. (A plain guest's vCPUs all wait.)
+    pub waits_for_sipi: bool,
 }
 
 impl Segment {
@@ -110,5 +113,6 @@ impl InitialVcpu {
         xcr0: 0,
         mxcsr: 0,
         x87_fcw: 0,
+        waits_for_sipi: false,
     };
 }

@@ -49,7 +49,8 @@ pub(crate) const CIPHERS: &[&str] = &["ghash-generic", "gcm"];
 
 pub(crate) const CMDLINE: &str = "console=ttyS0 quiet panic=-1 efi=noruntime";
 
-pub(crate) const HOST_DATA: &str = "00112233445566778899aabbccddeeff0123456789abcdef0123456789abcdef";
+pub(crate) const HOST_DATA: &str =
+    "00112233445566778899aabbccddeeff0123456789abcdef0123456789abcdef";
 
 pub(crate) fn in_lab(script: &str, folder: &Path) -> Option<Output> {
     let lab = require(Host::Snp)?.timeout(Duration::from_secs(400)).share(folder);
@@ -70,10 +71,17 @@ pub(crate) fn guest(series: &str, more_modules: &[&str]) -> tempfile::TempDir {
 
 /// A line of shell that runs the guest and says its exit status.
 pub(crate) fn line(folder: &Path, flags: &str) -> String {
-    let (casemate, folder) = (env!("CARGO_BIN_EXE_casemate"), folder.display());
+    let path = folder.display();
+    let boot = format!("--kernel {path}/vmlinuz --initrd {path}/initrd --cmdline '{CMDLINE}'");
+    other_line(&format!("{boot} {flags}"))
+}
+
+/// The same for a guest that does not boot the folder's kernel, or not so.
+pub(crate) fn other_line(flags: &str) -> String {
+    let casemate = env!("CARGO_BIN_EXE_casemate");
     format!(
-        "timeout 150 {casemate} run --platform snp --kernel {folder}/vmlinuz --initrd \
-         {folder}/initrd --memory 192M --cmdline '{CMDLINE}' {flags} </dev/null; echo \"ENDED $?\"\n"
+        "timeout 150 {casemate} run --platform snp --memory 192M {flags} </dev/null; echo \"ENDED \
+         $?\"\n"
     )
 }
 

@@ -71,6 +71,7 @@ pub(super) fn registers(page: &VmsaPage) -> Result<(InitialVcpu, u64), VmsaError
         xcr0: r(0x3e8),
         mxcsr: u32::from_le_bytes(bytes(page, 0x408)),
         x87_fcw: u16::from_le_bytes(bytes(page, 0x410)),
+        waits_for_sipi: false,
     };
     let features = r(0x3b0);
     let made = VmsaPage::new(&vcpu, features | 1);

@@ -160,6 +160,9 @@ impl Platform for Snp {
         if vcpu.set_msrs(&msrs).map_err(StepError::ioctl("KVM_SET_MSRS"))? != 1 {
             return Err(StepError::Msrs { set: 0 });
         }
+        if state.waits_for_sipi {
+            return Ok(());
+        }
         // A vCPU that waits for INIT never gets the state that the guest's kernel makes for it.
         let runnable = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
         vcpu.set_mp_state(runnable).map_err(StepError::ioctl("KVM_SET_MP_STATE"))
