@@ -3,8 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
-#[path = "common/snp.rs"]
-mod snp;
+
+
 
 use std::fs;
 use std::io::Write as _;

@@ -120,6 +120,7 @@ impl Drop for DeclareEnd<'_> {
 
 impl Surroundings {
     fn handle(&self, exit: Exit<'_>) {
+        tracing::trace!(?exit);
         match exit {
             Exit::PortWrite { port, size, data } => {
                 for value in data.chunks(size) {

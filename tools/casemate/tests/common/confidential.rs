@@ -1,0 +1,209 @@
+//! Confidential guests of Debian's kernels, for tests in the emulated SEV-SNP and TDX hosts.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use casemate_lab::guest::initramfs;
+use casemate_lab::kernel::{Flavour, Kernel};
+use casemate_lab::packages::Packages;
+use casemate_lab::{Host, Output, require};
+use casemate_tests::disk;
+
+/// What the guest says of itself: its processors, its encryption, and its launch. SEV-SNP: what its
+/// report says, MEASUREMENT at 0x90, HOST_DATA at 0xc0, ID_KEY_DIGEST at 0xe0 (SEV-SNP firmware ABI,
+/// "ATTESTATION_REPORT"). TDX: registers, where the kernel shows them. With `again` on its command
+/// line it writes to an empty disk and resets. Else it reads its disk and writes the sum of what it
+/// read. A network interface and sockets it tries both ways.
+const SCRIPT: &str = r"
+# No words of the kernel's in the middle of ours.
+dmesg -n 1
+echo UP vcpus=$(nproc) kernel=$(uname -r)
+dmesg | grep -o 'active: .*'
+mount -t configfs none /sys/kernel/config
+report=/sys/kernel/config/tsm/report/r
+hex() { dd if=$report/outblob bs=1 skip=$1 count=$2 2>/dev/null | od -An -v -tx1 | tr -d ' \n'; }
+if [ -e /dev/sev-guest ] && mkdir $report; then
+	head -c 64 /dev/zero >$report/inblob
+	echo MEASUREMENT $(hex 144 48)
+	echo HOST_DATA $(hex 192 32)
+	echo ID_KEY $(hex 224 48)
+fi
+for register in mrtd:sha384 rtmr0:sha384 rtmr1:sha384 rtmr2:sha384; do
+	file=/sys/devices/virtual/misc/tdx_guest/measurements/$register
+	[ -e $file ] && echo REGISTER $register $(od -An -v -tx1 $file | tr -d ' \n')
+done
+if grep -q again /proc/cmdline && ! grep -q written /dev/vda; then
+	echo written by the guest | dd of=/dev/vda bs=512 conv=sync,notrunc 2>/dev/null
+	sync
+	reboot -f
+fi
+if [ -b /dev/vda ]; then
+	echo DISK $(sha256sum </dev/vda | cut -d' ' -f1)
+	echo written by the guest | dd of=/dev/vda bs=512 conv=sync,notrunc 2>/dev/null
+	sync
+fi
+if [ -e /sys/class/net/eth0 ]; then
+	ip link set eth0 up
+	ip addr add 10.0.0.2/24 dev eth0
+	echo PING $(ping -c 3 -s 1400 10.0.0.1 | grep -o '[0-9]* packets received')
+fi
+if [ -e /echo ]; then
+	echo TO-HOST $(/echo connect vsock 6000 from-the-guest-END)
+	/echo listen vsock 5000
+fi
+";
+
+const MODULES: &[&str] = &["configfs", "virtio_pci", "virtio_blk"];
+
+/// What an interface and sockets need besides.
+pub(crate) const DEVICES: &[&str] = &["virtio_net", "vmw_vsock_virtio_transport"];
+
+/// 6.12's driver of reports asks for ciphers by name.
+const SNP_6_12: &[&str] = &["ghash-generic", "gcm"];
+
+/// OVMF guests do not need the last of it; it does no harm.
+pub(crate) const CMDLINE: &str = "console=ttyS0 quiet panic=-1 efi=noruntime";
+
+/// A kernel and an initial RAM disk for it, in a folder that the emulated host sees.
+pub(crate) struct Guest {
+    host: Host,
+    folder: tempfile::TempDir,
+}
+
+impl Guest {
+    pub(crate) fn new(host: Host, series: &str) -> Self {
+        Self::with(host, series, &[], &[])
+    }
+
+    /// With more modules, and programs at the root of the guest's file system.
+    pub(crate) fn with(
+        host: Host,
+        series: &str,
+        modules: &[&str],
+        programs: &[(&str, &[u8])],
+    ) -> Self {
+        let packages = Packages::open().unwrap();
+        let kernel = Kernel::debian(&packages, series, Flavour::Cloud).unwrap();
+        let own: &[&str] = match (host, series) {
+            (Host::Snp, "6.12") => &[SNP_6_12, &["sev-guest"]].concat(),
+            (Host::Snp, _) => &["sev-guest"],
+            _ => &["tdx-guest"],
+        };
+        let modules = kernel.modules(&[own, MODULES, modules].concat()).unwrap();
+        // Not in /tmp: the emulated host has one of its own.
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let mut image = initramfs(&packages, &modules, SCRIPT).unwrap();
+        for (name, program) in programs {
+            image.file(name, 0o755, *program);
+        }
+        fs::write(folder.path().join("initrd"), image.build()).unwrap();
+        fs::copy(&kernel.image, folder.path().join("vmlinuz")).unwrap();
+        Self { host, folder }
+    }
+
+    /// A file in its folder.
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> String {
+        fs::write(self.path(name), contents).unwrap();
+        self.path(name)
+    }
+
+    /// A disk that is not empty, and what is on it.
+    pub(crate) fn disk(&self) -> (String, Vec<u8>) {
+        let contents: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
+        (self.write("disk", &contents), contents)
+    }
+
+    /// A disk from which UEFI firmware boots the guest.
+    pub(crate) fn boot_disk(&self) -> String {
+        let [kernel, initrd] = ["vmlinuz", "initrd"].map(|name| fs::read(self.path(name)).unwrap());
+        let packages = Packages::open().unwrap();
+        let disk = disk::bootable(&packages, &kernel, &initrd, "console=ttyS0 quiet panic=-1");
+        self.write("boot", disk.unwrap())
+    }
+
+    /// The flags that have it boot with its kernel and this command line.
+    pub(crate) fn kernel(&self, cmdline: &str) -> String {
+        let [kernel, initrd] = ["vmlinuz", "initrd"].map(|name| self.path(name));
+        format!("--kernel {kernel} --initrd {initrd} --cmdline '{cmdline}'")
+    }
+
+    /// A command that runs it.
+    pub(crate) fn run(&self, flags: &str) -> String {
+        let platform = if self.host == Host::Snp { "snp" } else { "tdx" };
+        let casemate = env!("CARGO_BIN_EXE_casemate");
+        format!("timeout 200 {casemate} run --platform {platform} --memory 192M {flags} </dev/null")
+    }
+
+    /// A line of shell that runs it with its kernel, and says its exit status.
+    pub(crate) fn line(&self, flags: &str) -> String {
+        self.other_line(&format!("{} {flags}", self.kernel(CMDLINE)))
+    }
+
+    /// The same for a guest that does not boot the folder's kernel, or not so.
+    pub(crate) fn other_line(&self, flags: &str) -> String {
+        format!("{}; echo \"ENDED $?\"\n", self.run(flags))
+    }
+
+    pub(crate) fn in_lab(&self, script: &str) -> Option<Output> {
+        let lab = require(self.host)?.timeout(Duration::from_secs(600)).share(self.folder.path());
+        Some(lab.run(&["sh", "-c", script]).unwrap())
+    }
+}
+
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    let sum = <sha2::Sha256 as sha2::Digest>::digest(bytes);
+    sum.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The word that follows a name, at its n-th place.
+pub(crate) fn said<'a>(console: &'a str, name: &str, place: usize) -> &'a str {
+    let after = console.match_indices(name).nth(place);
+    let (at, _) = after.unwrap_or_else(|| panic!("no {name} number {place}: {console}"));
+    console[at + name.len()..].split_whitespace().next().unwrap()
+}
+
+/// What was predicted is what the SEV-SNP platform measured and signed.
+pub(crate) fn predicted(console: &str, place: usize) {
+    let expected = said(console, "expected measurement ", place);
+    assert_eq!(expected.len(), 96);
+    assert_eq!(said(console, "MEASUREMENT ", place), expected, "{console}");
+}
+
+/// What was predicted is what the TDX module measured, for each guest in turn; the same guest
+/// started again counts once.
+pub(crate) fn predicted_mrtds(output: &Output) -> Vec<String> {
+    let after = |text: &str, name: &str| -> Vec<String> {
+        let found = text.match_indices(name).map(|(at, _)| &text[at + name.len()..]);
+        found.map(|rest| rest.split_whitespace().next().unwrap().to_owned()).collect()
+    };
+    let mut expected = after(&output.console, "expected measurement ");
+    let mut measured = after(&output.platform_log, " mrtd ");
+    expected.dedup();
+    measured.dedup();
+    assert_eq!(measured, expected, "{}", output.console);
+    expected
+}
+
+/// What `casemate` prints.
+pub(crate) fn casemate(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_casemate")).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Flips a bit of the kernel in an IGVM file of our firmware: of what is not measured.
+pub(crate) fn with_another_kernel(file: &str, kernel: &str) -> Vec<u8> {
+    let mut file = fs::read(file).unwrap();
+    let kernel = fs::read(kernel).unwrap();
+    let at = file.windows(4096).position(|window| window == &kernel[0x1000..0x2000]).unwrap();
+    file[at] ^= 1;
+    file
+}

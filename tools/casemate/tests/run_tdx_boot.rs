@@ -1,0 +1,94 @@
+//! What else than our firmware with a kernel starts a TDX guest of `casemate run`: OVMF, and IGVM
+//! files.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+
+#[path = "common/confidential.rs"]
+mod confidential;
+
+use casemate_lab::{Host, require};
+use casemate_tests::vectors::Inputs;
+use confidential::{CMDLINE, Guest, casemate, predicted_mrtds, said, sha256, with_another_kernel};
+
+/// OVMF from a package of Debian's, as a file of a guest's. `None` if it cannot be had.
+fn ovmf(guest: &Guest, package: &str) -> Option<String> {
+    let ovmf = Inputs::open().unwrap().get(package).unwrap()?;
+    Some(guest.write("ovmf", ovmf))
+}
+
+/// OVMF without secure boot: with it, it starts no kernel whose signer it does not know.
+///
+/// What OVMF and the kernel measure is what `casemate measure` says that they do in QEMU's machine.
+#[test]
+fn ovmf_starts_a_kernel_with_the_predicted_registers() {
+    if require(Host::Tdx).is_none() {
+        return;
+    }
+    let guest = Guest::new(Host::Tdx, "7.2");
+    let Some(ovmf) = ovmf(&guest, "ovmf-trixie") else { return };
+    let (disk, contents) = guest.disk();
+    let script = guest.line(&format!("--firmware {ovmf} --vcpus 2 --disk {disk}"));
+    let Some(output) = guest.in_lab(&script) else { return };
+    let console = &output.console;
+    assert!(console.contains("UP vcpus=2 kernel=7.2"), "{console}\n{}", output.platform_log);
+    assert!(console.contains("active: Intel TDX"), "{console}");
+    assert_eq!(said(console, "DISK ", 0), sha256(&contents), "{console}");
+    predicted_mrtds(&output);
+    let kernel = ["--kernel", &guest.path("vmlinuz"), "--initrd", &guest.path("initrd")];
+    let machine = ["--memory", "192M", "--append", CMDLINE, "--format", "json"];
+    let measured =
+        casemate(&[&["measure", "tdx", "--firmware", &ovmf], &kernel[..], &machine].concat());
+    let measured: serde_json::Value = serde_json::from_str(&measured).unwrap();
+    for register in [1, 2] {
+        let expected = measured["rtmr"][register].as_str().unwrap();
+        let name = format!("REGISTER rtmr{register}:sha384 ");
+        assert_eq!(said(console, &name, 0), expected, "{console}");
+    }
+}
+
+/// With secure boot.
+#[test]
+fn ovmf_boots_a_disk() {
+    if require(Host::Tdx).is_none() {
+        return;
+    }
+    let guest = Guest::new(Host::Tdx, "6.12");
+    let Some(ovmf) = ovmf(&guest, "ovmf-sid-inteltdx") else { return };
+    let (disk, contents) = guest.disk();
+    let (boot, file) = (guest.boot_disk(), guest.path("ovmf.igvm"));
+    let build = ["igvm", "build", "--firmware", &ovmf, "--platform", "tdx", "--out", &file];
+    casemate(&[&build[..], &["--memory", "192M"]].concat());
+    let disks = format!("--disk {disk} --disk {boot}");
+    let script = guest.other_line(&format!("--firmware {ovmf} {disks}"))
+        + &guest.other_line(&format!("--igvm {file} {disks}"));
+    let Some(output) = guest.in_lab(&script) else { return };
+    let console = &output.console;
+    assert_eq!(console.matches("ENDED 0").count(), 2, "{console}");
+    assert!(console.contains("UP vcpus=1 kernel=6.12"), "{console}");
+    assert_eq!(said(console, "DISK ", 0), sha256(&contents), "{console}");
+    // The file has the firmware's pages in the order of the firmware: it is the same guest.
+    assert_eq!(predicted_mrtds(&output).len(), 1);
+}
+
+/// Our firmware in an IGVM file brings its kernel. That one is not measured, but its hash is: with
+/// another kernel the guest has the same measurement, and ends.
+#[test]
+fn an_igvm_file_brings_a_kernel_that_the_firmware_checks() {
+    if require(Host::Tdx).is_none() {
+        return;
+    }
+    let guest = Guest::new(Host::Tdx, "6.12");
+    let (good, kernel) = (guest.path("good.igvm"), guest.path("vmlinuz"));
+    let payloads = ["--kernel", &kernel, "--initrd", &guest.path("initrd"), "--append", CMDLINE];
+    casemate(&[&["igvm", "build", "--platform", "tdx", "--out", &good], &payloads[..]].concat());
+    let other = guest.write("other.igvm", with_another_kernel(&good, &kernel));
+    let script = guest.other_line(&format!("--igvm {good} --vcpus 2"))
+        + &guest.other_line(&format!("--igvm {other}"));
+    let Some(output) = guest.in_lab(&script) else { return };
+    let console = &output.console;
+    let (good, other) = console.split_once("ENDED 0").unwrap_or_else(|| panic!("{console}"));
+    assert!(good.contains("UP vcpus=2 kernel=6.12"), "{good}");
+    assert_eq!(predicted_mrtds(&output).len(), 1);
+    assert!(!other.contains("UP vcpus"), "{other}");
+    assert!(other.contains("is not the measured one") && other.contains("ENDED 124"), "{other}");
+}
