@@ -22,13 +22,9 @@ pub fn bootable(
     cmdline: &str,
 ) -> Result<Vec<u8>> {
     const SPARE: usize = 8 << 20;
-    let file = |package: &str, path: &str| -> Result<Vec<u8>> {
-        let path = packages.file(&package.parse()?, path, None)?;
-        std::fs::read(&path).with_context(|| format!("could not read {}", path.display()))
-    };
-    let shim = file("shim-signed/sid", "usr/lib/shim/shimx64.efi.signed")?;
+    let shim = shim(packages)?;
     let grub = "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed";
-    let grub = file("grub-efi-amd64-signed/sid", grub)?;
+    let grub = file(packages, "grub-efi-amd64-signed/sid", grub)?;
     let size = (kernel.len() + initrd.len() + SPARE).next_multiple_of(1 << 20);
     let mut disk = Cursor::new(vec![0; size]);
     fatfs::format_volume(&mut disk, FormatVolumeOptions::new())?;
@@ -50,4 +46,17 @@ pub fn bootable(
     drop(root);
     volume.unmount()?;
     Ok(disk.into_inner())
+}
+
+/// Shim, as Debian signs it.
+///
+/// # Errors
+/// It cannot be had.
+pub fn shim(packages: &Packages) -> Result<Vec<u8>> {
+    file(packages, "shim-signed/sid", "usr/lib/shim/shimx64.efi.signed")
+}
+
+fn file(packages: &Packages, package: &str, path: &str) -> Result<Vec<u8>> {
+    let path = packages.file(&package.parse()?, path, None)?;
+    std::fs::read(&path).with_context(|| format!("could not read {}", path.display()))
 }

@@ -3,35 +3,29 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
-
-
+#[path = "common/confidential.rs"]
+mod confidential;
 
 use std::fs;
-use std::io::Write as _;
-use std::process::Command;
 
 use casemate_lab::{Host, require};
-use snp::{CIPHERS, CMDLINE, HOST_DATA, guest, in_lab, line, predicted, said, sha256};
+use confidential::{CMDLINE, Guest, casemate, predicted, said, sha256};
+
+const HOST_DATA: &str = "00112233445566778899aabbccddeeff0123456789abcdef0123456789abcdef";
 
 #[test]
 fn a_guest_is_encrypted_and_measures_to_what_was_predicted() {
     if require(Host::Snp).is_none() {
         return;
     }
-    let folder = guest("6.12", CIPHERS);
-    let disk = folder.path().join("disk");
-    let contents: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
-    fs::write(&disk, &contents).unwrap();
-    let config = folder.path().join("guest.toml");
-    let mut file = fs::File::create(&config).unwrap();
-    writeln!(file, "[snp]\nhost_data = \"{HOST_DATA}\"").unwrap();
-    let flags = format!("--disk {} {}", disk.display(), config.display());
-    let trace = folder.path().join("trace");
-    let more = format!("--vcpus 4 --record {} --log casemate=info", trace.display());
-    let script = line(folder.path(), &flags)
-        + &line(folder.path(), &more)
-        + &line(folder.path(), "--vcpus 16");
-    let Some(output) = in_lab(&script, folder.path()) else { return };
+    let guest = Guest::new(Host::Snp, "6.12");
+    let (disk, contents) = guest.disk();
+    let config = guest.write("guest.toml", format!("[snp]\nhost_data = \"{HOST_DATA}\"\n"));
+    let trace = guest.path("trace");
+    let script = guest.line(&format!("--disk {disk} {config}"))
+        + &guest.line(&format!("--vcpus 4 --record {trace} --log casemate=info"))
+        + &guest.line("--vcpus 16");
+    let Some(output) = guest.in_lab(&script) else { return };
     let console = &output.console;
     assert_eq!(console.matches("ENDED 0").count(), 3, "{console}");
     for (place, vcpus) in [1, 4, 16].into_iter().enumerate() {
@@ -55,16 +49,12 @@ fn a_guest_of_four_processors_resets() {
     if require(Host::Snp).is_none() {
         return;
     }
-    let folder = guest("7.2", &[]);
-    let disk = folder.path().join("disk");
-    fs::write(&disk, [0; 4096]).unwrap();
-    let flags = format!(
-        "--vcpus 4 --on-reset restart --disk {} --cmdline '{CMDLINE} again'",
-        disk.display()
-    );
-    let script = line(folder.path(), "").replace(&format!("--cmdline '{CMDLINE}'"), &flags)
-        + &line(folder.path(), "");
-    let Some(output) = in_lab(&script, folder.path()) else { return };
+    let guest = Guest::new(Host::Snp, "7.2");
+    let disk = guest.write("disk", [0; 4096]);
+    let flags = format!("--vcpus 4 --on-reset restart --disk {disk}");
+    let again = guest.kernel(&format!("{CMDLINE} again"));
+    let script = guest.other_line(&format!("{again} {flags}")) + &guest.line("");
+    let Some(output) = guest.in_lab(&script) else { return };
     let (console, single) = output.console.split_once("ENDED 0").unwrap_or_else(|| {
         panic!("{}", output.console);
     });
@@ -80,24 +70,18 @@ fn a_guest_of_four_processors_resets() {
     assert_eq!(said(console, "HOST_DATA ", 0), sha256(machine.as_bytes()), "{console}");
 }
 
-fn casemate(arguments: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_casemate")).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
 /// The secure processor launches what an ID block was signed for, and nothing else.
 #[test]
 fn an_id_block_is_for_one_measurement() {
     if require(Host::Snp).is_none() {
         return;
     }
-    let folder = guest("6.12", CIPHERS);
-    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let guest = Guest::new(Host::Snp, "6.12");
+    let path = |name: &str| guest.path(name);
     let (kernel, initrd, key) = (path("vmlinuz"), path("initrd"), id_key());
     let measure = ["measure", "snp", "--vmm", "casemate", "--vcpus", "1", "--kernel", &kernel];
     let more = ["--initrd", &initrd, "--append", CMDLINE, "--format", "hex"];
-    let good = casemate(&[&measure[..], &more[..]].concat()).trim().to_owned();
+    let good = casemate(&[&measure[..], &more[..]].concat());
     let other = good.replace(&good[..8], "00000000");
     let mut script = String::new();
     let mut id_key_digest = String::new();
@@ -118,12 +102,10 @@ fn an_id_block_is_for_one_measurement() {
         ]);
         let said: serde_json::Value = serde_json::from_str(&said).unwrap();
         id_key_digest = said["id_key_digest"].as_str().unwrap().to_owned();
-        let config = path(&format!("{name}.toml"));
         let table = format!("[snp]\nid_block = \"{block}\"\nid_authentication = \"{page}\"\n");
-        fs::write(&config, table).unwrap();
-        script += &line(folder.path(), &config);
+        script += &guest.line(&guest.write(&format!("{name}.toml"), table));
     }
-    let Some(output) = in_lab(&script, folder.path()) else { return };
+    let Some(output) = guest.in_lab(&script) else { return };
     let console = &output.console;
     let (good, other) = console.split_once("ENDED 0").unwrap_or_else(|| panic!("{console}"));
     predicted(good, 0);

@@ -20,6 +20,8 @@ pub(crate) struct BootFiles {
     pub(crate) initrd: Bytes,
     /// Without its NUL.
     pub(crate) cmdline: String,
+    /// A loader that is to start the kernel, and the kernel as it was signed.
+    pub(crate) shim: Option<[Bytes; 2]>,
 }
 
 impl BootFiles {
@@ -53,6 +55,10 @@ fn boot_items(items: &mut Items, boot: &BootFiles) {
         let size = u32::try_from(content.len()).unwrap_or(u32::MAX);
         items.insert(size_number, Arc::new(size.to_le_bytes()));
         items.insert(number, Arc::new(content.clone()));
+    }
+    let signed = ["etc/boot/shim", "etc/boot/kernel"].into_iter().zip(boot.shim.iter().flatten());
+    for (name, content) in signed {
+        items.insert_file(name, Arc::new(content.clone()));
     }
 }
 
@@ -178,7 +184,7 @@ mod tests {
             let word =
                 |at: usize| u32::from_le_bytes(command[at..at + 4].try_into().unwrap()) as usize;
             let file = if text(4) == RSDP { &mut rsdp } else { &mut tables };
-            match word(0) as u32 {
+            match u32::try_from(word(0)).unwrap() {
                 ALLOCATE => assert_eq!(command[64], if text(4) == RSDP { FSEG } else { HIGH }),
                 ADD_POINTER => {
                     assert_eq!((text(60), command[120]), (TABLES, 8));

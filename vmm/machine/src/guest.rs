@@ -197,7 +197,7 @@ impl Guest {
     pub fn tdx(config: GuestConfig) -> Result<Self, PrepareError> {
         let policy = policy(&config, &config.tdx.clone().unwrap_or_default());
         if let Some(file) = &config.igvm {
-            let plan = igvm::tdx(&config, policy)
+            let plan = igvm::tdx(&config, &policy)
                 .map_err(|source| PrepareError::Igvm { file: file.clone(), source })?;
             return Self::like_q35(config, plan, None);
         }
@@ -320,7 +320,9 @@ fn boot_files(config: &GuestConfig) -> Result<Option<BootFiles>, PrepareError> {
     BzImage::parse(&kernel)
         .map_err(|source| PrepareError::Kernel { file: file.clone(), source: source.into() })?;
     let initrd = config.initrd.as_deref().map(read).transpose()?.unwrap_or_default();
-    Ok(Some(BootFiles { kernel, initrd, cmdline: config.cmdline.clone() }))
+    let shim = config.shim.as_deref().map(read).transpose()?;
+    let shim = shim.map(|shim| [shim, kernel.clone()]);
+    Ok(Some(BootFiles { kernel, initrd, cmdline: config.cmdline.clone(), shim }))
 }
 
 impl BootFiles {

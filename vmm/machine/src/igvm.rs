@@ -63,12 +63,12 @@ pub(crate) fn snp(
 /// The plan of a TDX guest: attributes are the file's, what identifies it is in `policy`.
 pub(crate) fn tdx(
     config: &GuestConfig,
-    policy: TdxPolicy,
+    policy: &TdxPolicy,
 ) -> Result<LaunchPlan, Box<IgvmLaunchError>> {
     let mut plan = imported(config, PlatformKind::Tdx)?;
     if let Policy::Tdx(of_file) = &plan.policy {
         let (attributes, xfam) = (of_file.attributes, of_file.xfam);
-        plan.policy = Policy::Tdx(TdxPolicy { attributes, xfam, ..policy });
+        plan.policy = Policy::Tdx(TdxPolicy { attributes, xfam, ..policy.clone() });
     }
     // Their registers are the TDX module's to set.
     plan.vcpus = (0..config.vcpus).map(|_| InitialVcpu::default()).collect();

@@ -3,7 +3,8 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 use std::time::Duration;
 
@@ -113,6 +114,13 @@ impl Guest {
     pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> String {
         fs::write(self.path(name), contents).unwrap();
         self.path(name)
+    }
+
+    /// A program that the host runs.
+    pub(crate) fn program(&self, name: &str, program: &[u8]) -> String {
+        let path = self.write(name, program);
+        fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+        path
     }
 
     /// A disk that is not empty, and what is on it.

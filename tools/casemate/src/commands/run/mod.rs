@@ -65,9 +65,13 @@ pub(crate) struct Args {
     /// What the guest is launched on [default: auto, which never is plain]
     #[arg(long, value_parser = words::<PlatformChoice>(PlatformChoice::WORDS))]
     platform: Option<PlatformChoice>,
-    /// Guest firmware: an edition of Casemate's own [default for SEV-SNP: the one in this program]
+    /// Guest firmware: OVMF, a TDVF, or an edition of Casemate's own [default: the one in this program;
+    /// none for plain guests]
     #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
+    /// A signed loader through which OVMF with secure boot starts the kernel
+    #[arg(long, value_name = "FILE")]
+    shim: Option<PathBuf>,
     /// IGVM file; it brings its own firmware and kernel
     #[arg(long, value_name = "FILE")]
     igvm: Option<PathBuf>,
@@ -140,6 +144,7 @@ fn config(args: &Args) -> anyhow::Result<GuestConfig> {
         vcpus: args.vcpus,
         platform: args.platform,
         firmware: args.firmware.clone(),
+        shim: args.shim.clone(),
         igvm: args.igvm.clone(),
         rng: args.rng,
         balloon: args.balloon,
