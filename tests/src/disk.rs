@@ -22,7 +22,7 @@ pub fn bootable(
     cmdline: &str,
 ) -> Result<Vec<u8>> {
     const SPARE: usize = 8 << 20;
-    let shim = shim(packages)?;
+    let shim = file(packages, "shim-signed/sid", "usr/lib/shim/shimx64.efi.signed")?;
     let grub = "usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed";
     let grub = file(packages, "grub-efi-amd64-signed/sid", grub)?;
     let size = (kernel.len() + initrd.len() + SPARE).next_multiple_of(1 << 20);
@@ -46,14 +46,6 @@ pub fn bootable(
     drop(root);
     volume.unmount()?;
     Ok(disk.into_inner())
-}
-
-/// Shim, as Debian signs it.
-///
-/// # Errors
-/// It cannot be had.
-pub fn shim(packages: &Packages) -> Result<Vec<u8>> {
-    file(packages, "shim-signed/sid", "usr/lib/shim/shimx64.efi.signed")
 }
 
 fn file(packages: &Packages, package: &str, path: &str) -> Result<Vec<u8>> {

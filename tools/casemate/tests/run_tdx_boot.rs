@@ -6,7 +6,6 @@
 #[path = "common/confidential.rs"]
 mod confidential;
 
-use casemate_lab::packages::Packages;
 use casemate_lab::{Host, require};
 use casemate_tests::vectors::Inputs;
 use confidential::{CMDLINE, Guest, casemate, predicted_mrtds, said, sha256, with_another_kernel};
@@ -47,7 +46,7 @@ fn ovmf_starts_a_kernel_with_the_predicted_registers() {
     }
 }
 
-/// From a disk, as a plain OVMF and as one in an IGVM file; and a kernel, which shim knows.
+/// From a disk, as a plain OVMF and as one in an IGVM file.
 #[test]
 fn ovmf_with_secure_boot_starts_what_is_signed() {
     if require(Host::Tdx).is_none() {
@@ -59,14 +58,12 @@ fn ovmf_with_secure_boot_starts_what_is_signed() {
     let (boot, file) = (guest.boot_disk(), guest.path("ovmf.igvm"));
     let build = ["igvm", "build", "--firmware", &ovmf, "--platform", "tdx", "--out", &file];
     casemate(&[&build[..], &["--memory", "192M"]].concat());
-    let shim = guest.write("shim", casemate_tests::disk::shim(&Packages::open().unwrap()).unwrap());
     let disks = format!("--disk {disk} --disk {boot}");
     let script = guest.other_line(&format!("--firmware {ovmf} {disks}"))
-        + &guest.other_line(&format!("--igvm {file} {disks}"))
-        + &guest.line(&format!("--firmware {ovmf} --shim {shim}"));
+        + &guest.other_line(&format!("--igvm {file} {disks}"));
     let Some(output) = guest.in_lab(&script) else { return };
     let console = &output.console;
-    assert_eq!(console.matches("ENDED 0").count(), 3, "{console}");
+    assert_eq!(console.matches("ENDED 0").count(), 2, "{console}");
     assert!(console.contains("UP vcpus=1 kernel=6.12"), "{console}");
     assert_eq!(said(console, "DISK ", 0), sha256(&contents), "{console}");
     // The file has the firmware's pages in the order of the firmware: it is the same guest.

@@ -140,7 +140,6 @@ fn boot(config: &GuestConfig, origin: &Origin<'_>) -> Result<(), ConfigError> {
         let problem = "an initrd needs a kernel";
         return Err(origin.value("initrd", &quoted(initrd), problem, "give a kernel as well"));
     }
-    shim(config, origin)?;
     cmdline(config, origin)?;
     let mut loaded: u64 = 0;
     for (key, path) in own {
@@ -153,18 +152,6 @@ fn boot(config: &GuestConfig, origin: &Origin<'_>) -> Result<(), ConfigError> {
         }
     }
     Ok(())
-}
-
-fn shim(config: &GuestConfig, origin: &Origin<'_>) -> Result<(), ConfigError> {
-    let Some(shim) = &config.shim else { return Ok(()) };
-    origin.readable("shim", shim)?;
-    let platform = matches!(config.platform, PlatformChoice::Tdx | PlatformChoice::Plain);
-    if config.kernel.is_some() && config.firmware.is_some() && platform {
-        return Ok(());
-    }
-    let problem = "a shim starts the kernel of a TDX or plain guest with OVMF";
-    let remedy = "give firmware, a kernel and platform = \"tdx\" or \"plain\", or leave it out";
-    Err(origin.value("shim", &quoted(shim), problem, remedy))
 }
 
 fn cmdline(config: &GuestConfig, origin: &Origin<'_>) -> Result<(), ConfigError> {

@@ -35,7 +35,6 @@ pub struct Overrides {
     pub vcpus: Option<u32>,
     pub platform: Option<PlatformChoice>,
     pub firmware: Option<PathBuf>,
-    pub shim: Option<PathBuf>,
     pub igvm: Option<PathBuf>,
     pub rng: Option<bool>,
     pub balloon: Option<bool>,
@@ -88,7 +87,7 @@ impl GuestConfig {
                 }
             )*};
         }
-        take!(kernel: Some, initrd: Some, firmware: Some, shim: Some, igvm: Some, vsock: Some);
+        take!(kernel: Some, initrd: Some, firmware: Some, igvm: Some, vsock: Some);
         take!(cmdline: From::from, memory: From::from, vcpus: From::from, platform: From::from);
         take!(rng: From::from, balloon: From::from, console: From::from);
         take!(on_reset: From::from, on_panic: From::from);
@@ -105,13 +104,7 @@ impl GuestConfig {
 
     /// Relative paths of a file start at the file's folder.
     fn start_paths_at(&mut self, folder: &Path) {
-        let optional = [
-            &mut self.kernel,
-            &mut self.initrd,
-            &mut self.firmware,
-            &mut self.shim,
-            &mut self.igvm,
-        ];
+        let optional = [&mut self.kernel, &mut self.initrd, &mut self.firmware, &mut self.igvm];
         let snp = self.snp.iter_mut();
         let snp = snp
             .flat_map(|snp| [&mut snp.id_block, &mut snp.id_authentication, &mut snp.certificates]);

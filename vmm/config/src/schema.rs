@@ -53,8 +53,6 @@ table! {
         platform: PlatformChoice = PlatformChoice::Auto,
         /// Guest firmware: OVMF or a TDVF, code and variables in one file, or an edition of Casemate's own. Left out: Casemate's own, and for plain guests none. OVMF starts the kernel, if there is one, or what is on the disks.
         firmware: Option<PathBuf> = None,
-        /// A signed loader (shim) through which OVMF with secure boot starts the kernel. TDX and plain guests: on SEV-SNP the kernel's hash is checked instead.
-        shim: Option<PathBuf> = None,
         /// IGVM file; it brings its own firmware and kernel. For SEV-SNP it has the registers of one vCPU, and the guest has no more.
         igvm: Option<PathBuf> = None,
         /// An entropy device.

@@ -20,8 +20,6 @@ pub(crate) struct BootFiles {
     pub(crate) initrd: Bytes,
     /// Without its NUL.
     pub(crate) cmdline: String,
-    /// A loader that is to start the kernel, and the kernel as it was signed.
-    pub(crate) shim: Option<[Bytes; 2]>,
 }
 
 impl BootFiles {
@@ -55,10 +53,6 @@ fn boot_items(items: &mut Items, boot: &BootFiles) {
         let size = u32::try_from(content.len()).unwrap_or(u32::MAX);
         items.insert(size_number, Arc::new(size.to_le_bytes()));
         items.insert(number, Arc::new(content.clone()));
-    }
-    let signed = ["etc/boot/shim", "etc/boot/kernel"].into_iter().zip(boot.shim.iter().flatten());
-    for (name, content) in signed {
-        items.insert_file(name, Arc::new(content.clone()));
     }
 }
 

@@ -320,9 +320,7 @@ fn boot_files(config: &GuestConfig) -> Result<Option<BootFiles>, PrepareError> {
     BzImage::parse(&kernel)
         .map_err(|source| PrepareError::Kernel { file: file.clone(), source: source.into() })?;
     let initrd = config.initrd.as_deref().map(read).transpose()?.unwrap_or_default();
-    let shim = config.shim.as_deref().map(read).transpose()?;
-    let shim = shim.map(|shim| [shim, kernel.clone()]);
-    Ok(Some(BootFiles { kernel, initrd, cmdline: config.cmdline.clone(), shim }))
+    Ok(Some(BootFiles { kernel, initrd, cmdline: config.cmdline.clone() }))
 }
 
 impl BootFiles {

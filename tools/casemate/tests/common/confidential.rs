@@ -161,7 +161,7 @@ impl Guest {
     }
 
     pub(crate) fn in_lab(&self, script: &str) -> Option<Output> {
-        let lab = require(self.host)?.timeout(Duration::from_secs(600)).share(self.folder.path());
+        let lab = require(self.host)?.timeout(Duration::from_secs(500)).share(self.folder.path());
         Some(lab.run(&["sh", "-c", script]).unwrap())
     }
 }

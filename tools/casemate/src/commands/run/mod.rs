@@ -69,9 +69,6 @@ pub(crate) struct Args {
     /// none for plain guests]
     #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
-    /// A signed loader through which OVMF with secure boot starts the kernel
-    #[arg(long, value_name = "FILE")]
-    shim: Option<PathBuf>,
     /// IGVM file; it brings its own firmware and kernel
     #[arg(long, value_name = "FILE")]
     igvm: Option<PathBuf>,
@@ -144,7 +141,6 @@ fn config(args: &Args) -> anyhow::Result<GuestConfig> {
         vcpus: args.vcpus,
         platform: args.platform,
         firmware: args.firmware.clone(),
-        shim: args.shim.clone(),
         igvm: args.igvm.clone(),
         rng: args.rng,
         balloon: args.balloon,
