@@ -1,4 +1,5 @@
-//! SEV-SNP guests that ask `casemate run` for what cannot be, in the emulated host.
+//! SEV-SNP guests that ask `casemate run` for what cannot be, in the emulated host; and what becomes of
+//! their memory.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
@@ -10,60 +11,214 @@ mod payload;
 use std::path::Path;
 
 use casemate_lab::{Host, require};
-use confidential::{Guest, said};
+use confidential::{Guest, said, sha256};
 use payload::{Request, SCRATCH, SHARED_VIEW, image};
+
+const SHARED: bool = false;
+const PRIVATE: bool = true;
 
 /// A page of the guest's, and one that no memory is at.
 const PAGE: u64 = 0x2_0000;
 const HOLE: u64 = 0xd000_0000;
 
-/// What a guest asks for: what it is told in the last word that it says.
-fn asked() -> Vec<(Request, Option<u64>)> {
-    let (shared, private) = (false, true);
-    let mut list = vec![
+/// What a guest asks for, and the last word that it says of it.
+fn asked() -> Vec<(Request, u64)> {
+    /// Response of the MSR protocol, and its error bit.
+    const CHANGED: u64 = 0x15;
+    const FAILED: u64 = 1 << 63 | CHANGED;
+    /// What a hypercall of KVM's answers: nothing wrong; of ours: refused; EINVAL; unknown.
+    const DONE: u64 = 0;
+    const REFUSED: u64 = 22;
+    const EINVAL: u64 = -22_i64 as u64;
+    const ENOSYS: u64 = -1000_i64 as u64;
+    vec![
         // Page state changes one by one: memory, none, far beyond.
-        (Request::change(PAGE, shared), None),
-        (Request::change(PAGE, private), None),
-        (Request::change(HOLE, shared), None),
-        (Request::change(HOLE, private), None),
-        (Request::change(1 << 46, private), None),
-        // By hypercall: fine, not aligned, nothing, too much, across the end of memory, wrong flags.
-        (Request::map(PAGE, 16, shared), None),
-        (Request::map(PAGE, 16, private), None),
-        (Request::map(PAGE | 1, 1, shared), None),
-        (Request::map(PAGE, 0, shared), None),
-        (Request::map(0, u64::MAX >> 12, private), None),
-        (Request::map(0, 1 << 40, shared), None),
-        (Request::map(0x3f0_0000, 0x200, private), None),
-        (Request::map(HOLE, 1, private), None),
-        (Request::hypercall(12, PAGE, 1, u64::MAX), None),
-        // A hypercall that nobody knows; an exit that nobody knows; a value that is no request.
-        (Request::hypercall(9999, 0, 0, 0), None),
-        (Request::Exit([0x8000_ffff, 0, 0, 0, 0, 0, 0, 0]), None),
-        (Request::Msr(0xabc), None),
-        // Page state changes from a list that is in private memory, and of nonsense.
-        (Request::Exit([0x8000_0010, 0, 0, 0, 0, 0, 0, PAGE]), None),
-        (Request::Write(SHARED_VIEW + SCRATCH, 0xffff_ffff), None),
-        (Request::Exit([0x8000_0010, 0, 0, 0, 0, 0, 0, SCRATCH]), None),
+        (Request::change(PAGE, SHARED), CHANGED),
+        (Request::change(PAGE, PRIVATE), CHANGED),
+        (Request::change(HOLE, SHARED), CHANGED),
+        (Request::change(HOLE, PRIVATE), FAILED),
+        (Request::change(1 << 46, PRIVATE), FAILED),
+        // By hypercall: fine, not aligned, nothing, far too much, across the end of memory, none.
+        (Request::map(PAGE, 16, SHARED), DONE),
+        (Request::map(PAGE, 16, PRIVATE), DONE),
+        (Request::map(PAGE | 1, 1, SHARED), EINVAL),
+        (Request::map(PAGE, 0, SHARED), EINVAL),
+        (Request::map(0, (1 << 52) - 1, PRIVATE), REFUSED),
+        (Request::map(PAGE, 1 << 36, PRIVATE), REFUSED),
+        (Request::map((192 << 20) - 0x1000, 2, PRIVATE), REFUSED),
+        (Request::map(HOLE, 1, PRIVATE), REFUSED),
+        // A value that is no request; a hypercall that nobody knows; changes from a list that is private, and from nonsense.
+        (Request::Msr(0xabc), 0xabc),
+        (Request::hypercall(9999, 0, 0, 0), ENOSYS),
+        (Request::Exit([0x8000_0010, 0, 0, 0, 0, 0, 0, PAGE]), 0),
+        (Request::Write(SHARED_VIEW + SCRATCH, 0xffff_ffff), 0),
+        (Request::Exit([0x8000_0010, 0, 0, 0, 0, 0, 0, SCRATCH]), 0),
         // Nobody is at this port or address.
-        (Request::port(0x1234, 0), None),
-    ];
-    for request in Request::mmio_read(HOLE, 8) {
-        list.push((request, None));
-    }
-    list
+        (Request::port(0x1234, 0), 0),
+        (Request::Exit([0x8000_0002, HOLE, 8, 0, 0, 0, 0, SCRATCH]), 0),
+    ]
 }
 
+/// A driver of the entropy device that has it write to a private page; the device's status at last.
+fn private_buffer() -> Vec<Request> {
+    const COMMAND: u64 = 0xe000_8004;
+    const DEVICE: u64 = 0xc000_0000;
+    const STATUS: u64 = DEVICE + 0x14;
+    const QUEUE: u64 = 0x3_0000;
+    const BUFFER: u64 = 0x1_2000;
+    let mut requests = vec![
+        Request::change(QUEUE, SHARED),
+        // A descriptor that the device is to write to, and the ring that offers it.
+        Request::Write(SHARED_VIEW + QUEUE, BUFFER),
+        Request::Write(SHARED_VIEW + QUEUE + 8, 2 << 32 | 64),
+        Request::Write(SHARED_VIEW + QUEUE + 0x100, 1 << 16),
+        Request::Write(BUFFER, 0x5ec2e7),
+    ];
+    // VIRTIO 1.2, sections 3.1.1 and 4.1.4.3: features VERSION_1 and ACCESS_PLATFORM.
+    for (register, bytes, value) in [
+        (COMMAND, 2, 6),
+        (STATUS, 1, 0),
+        (STATUS, 1, 3),
+        (DEVICE + 0x8, 4, 1),
+        (DEVICE + 0xc, 4, 3),
+        (STATUS, 1, 11),
+        (DEVICE + 0x16, 2, 0),
+        (DEVICE + 0x18, 2, 8),
+        (DEVICE + 0x20, 4, QUEUE),
+        (DEVICE + 0x28, 4, QUEUE + 0x100),
+        (DEVICE + 0x30, 4, QUEUE + 0x200),
+        (DEVICE + 0x1c, 2, 1),
+        (STATUS, 1, 15),
+        (DEVICE + 0x1000, 2, 0),
+    ] {
+        requests.extend(Request::mmio_write(register, bytes, value));
+    }
+    // A byte from the host: by then the device has seen it.
+    requests.push(Request::Input);
+    requests.extend(Request::mmio_read(STATUS, 1));
+    requests.push(Request::Read(BUFFER));
+    requests
+}
+
+/// A payload as a file of a guest's.
+fn payload(guest: &Guest, name: &str, requests: &[Request], last: Request) -> String {
+    let image = image(Path::new(&guest.path("")), &[requests, &[last]].concat());
+    guest.write(name, image)
+}
+
+/// The last words of the lines that a guest said.
+fn words(console: &str) -> Vec<u64> {
+    let word = |line: &str| u64::from_str_radix(line.trim().rsplit(' ').next()?, 16).ok();
+    console.lines().filter(|line| line.starts_with(['0', '8', 'f'])).filter_map(word).collect()
+}
+
+/// They get nothing, a guest beside them loses nothing, and in the end the host has its memory again.
 #[test]
 fn what_cannot_be_is_refused() {
     if require(Host::Snp).is_none() {
         return;
     }
     let guest = Guest::new(Host::Snp, "6.12");
-    let mut requests: Vec<_> = asked().into_iter().map(|(request, _)| request).collect();
-    requests.push(Request::port(0x600, 0x34));
-    let file = guest.write("asks", image(Path::new(&guest.path("")), &requests));
-    let script = guest.other_line(&format!("--firmware {file} --log casemate=trace"));
+    let (disk, contents) = guest.disk();
+    let power_off = Request::port(0x600, 0x34);
+    // A page to and fro.
+    let turns = (0..40).map(|turn| (Request::change(PAGE, turn % 2 == 1), 0x15));
+    let (asked, replies): (Vec<_>, Vec<_>) = asked().into_iter().chain(turns).unzip();
+    let hostile = payload(&guest, "asks", &asked, power_off);
+    let private = payload(&guest, "private", &private_buffer(), power_off);
+    let mut script = format!(
+        "memory() {{ sync; echo 3 >/proc/sys/vm/drop_caches; grep MemAvailable /proc/meminfo; }}\n\
+         echo BEFORE $(memory)\n{} >/tmp/beside 2>&1 & beside=$!\n{}\
+         mkfifo /tmp/input; (sleep 3; echo) >/tmp/input & {} </tmp/input 2>/tmp/log; echo \"ENDED $?\"\n",
+        guest.run(&format!("{} --disk {disk}", guest.kernel(confidential::CMDLINE))),
+        guest.other_line(&format!("--firmware {hostile} 2>/tmp/log")),
+        guest.run(&format!("--firmware {private}")).replace("</dev/null", ""),
+    );
+    let ends = [
+        (Request::Exit([0x8000_ffff, 0, 0, 0, 0, 0, 0, 0]), "KVM_RUN: "),
+        (Request::terminate(0, 0), "reason 0:0: a failure without a name"),
+        (Request::terminate(1, 2), "reason 1:2: PVALIDATE failed"),
+        (Request::terminate(5, 1), "the firmware ended the guest: "),
+        (Request::terminate(15, 255), "reason 15:255"),
+    ];
+    for (at, (end, _)) in ends.iter().enumerate() {
+        let file = payload(&guest, &format!("end{at}"), &[*end], power_off);
+        script += &guest.other_line(&format!("--firmware {file}"));
+    }
+    script += "wait $beside; echo \"ENDED $?\"; echo AFTER $(memory); cat /tmp/beside\n";
     let Some(output) = guest.in_lab(&script) else { return };
-    panic!("{}", output.console);
+    let console = &output.console;
+    let guests: Vec<_> = console.split("ENDED ").collect();
+    let [asks, private, ended @ .., beside] = &guests[..] else { panic!("{console}") };
+    let said_so = words(asks);
+    let replies: Vec<_> = asked
+        .iter()
+        .zip(replies)
+        .filter(|(request, _)| !matches!(request, Request::Write(..)))
+        .collect();
+    assert_eq!(said_so.len(), replies.len(), "{asks}");
+    for ((request, reply), said) in replies.into_iter().zip(said_so) {
+        assert_eq!(said, reply, "{request:?}: {asks}");
+    }
+    // DEVICE_NEEDS_RESET; the private page has what the guest wrote.
+    let private = words(private);
+    assert_eq!(private[private.len() - 2..], [0x4f, 0x5ec2e7], "{console}");
+    assert_eq!(ended.len(), ends.len() + 1, "{console}");
+    for (found, (end, sentence)) in ended.iter().zip(ends) {
+        assert!(found.contains(sentence), "{end:?}: {found}");
+    }
+    assert!(ended[1..].iter().all(|after| after.starts_with("124\n")), "{console}");
+    assert!(beside.starts_with("0\n") && beside.contains("UP vcpus=1"), "{console}");
+    assert_eq!(said(beside, "DISK ", 0), sha256(&contents), "{console}");
+    let available =
+        |name| said(console, &format!("{name} MemAvailable:"), 0).parse::<i64>().unwrap();
+    let lost = available("BEFORE") - available("AFTER");
+    assert!(lost < 16 << 10, "{lost} KiB of the host's memory are gone: {console}");
+}
+
+/// As the host counts: the pages of guest_memfd among its files, the shared ones in the VMM.
+#[test]
+fn converted_memory_is_given_back() {
+    const START: u64 = 32 << 20;
+    const SIZE: u64 = 64 << 20;
+    /// A private word, which the guest says before each step: all ones.
+    const MARK: u64 = 0x1_2000;
+    if require(Host::Snp).is_none() {
+        return;
+    }
+    let guest = Guest::new(Host::Snp, "6.12");
+    let step = |request| [Request::Read(MARK), Request::Input, request];
+    let pages = SIZE >> 12;
+    let requests = [
+        step(Request::Touch(START, SIZE, true)),
+        step(Request::map(START, pages, SHARED)),
+        step(Request::Touch(SHARED_VIEW + START, SIZE, false)),
+        step(Request::map(START, pages, PRIVATE)),
+    ];
+    let mut requests = [&[Request::Write(MARK, u64::MAX)], requests.as_flattened()].concat();
+    requests.extend([Request::Read(MARK), Request::Input]);
+    let file = payload(&guest, "converts", &requests, Request::port(0x600, 0x34));
+    let script = format!(
+        "mkfifo /tmp/input\n{} </tmp/input >/tmp/log 2>&1 &\nexec 3>/tmp/input\n\
+         for step in 1 2 3 4 5; do\n\
+         until [ $(grep -c '^ffffffff' /tmp/log) -ge $step ]; do sleep 0.1; done\n\
+         echo PRIVATE-$step $(sed -n 's/^Cached: *//p' /proc/meminfo)\n\
+         echo SHARED-$step $(sed -n 's/^VmRSS:[^0-9]*//p' /proc/$(pidof casemate)/status)\n\
+         echo >&3; done; wait; cat /tmp/log",
+        guest.run(&format!("--firmware {file}")).replace("</dev/null", ""),
+    );
+    let Some(output) = guest.in_lab(&script) else { return };
+    let console = &output.console;
+    let counts = |name: &str| -> [i64; 5] {
+        [1, 2, 3, 4, 5].map(|step| said(console, &format!("{name}-{step} "), 0).parse().unwrap())
+    };
+    let size = i64::try_from(SIZE >> 10).unwrap();
+    // Each step but the first changes one of the two by the whole size, up or down.
+    for (name, changes) in [("PRIVATE", [1, -1, 0, 0]), ("SHARED", [0, 0, 1, -1])] {
+        let found = counts(name);
+        for (two, change) in found.windows(2).zip(changes) {
+            let off = two[1] - two[0] - change * size;
+            assert!(off.abs() < size / 8, "{name}: {found:?} KiB: {console}");
+        }
+    }
 }
