@@ -44,7 +44,13 @@ impl Address {
     /// The host, over vsock.
     #[must_use]
     pub fn host() -> Self {
-        Address::Vsock { cid: CID_HOST, port: u32::from(DEFAULT_PORT) }
+        Self::host_at(u32::from(DEFAULT_PORT))
+    }
+
+    /// A port of the host's, over vsock.
+    #[must_use]
+    pub fn host_at(port: u32) -> Self {
+        Address::Vsock { cid: CID_HOST, port }
     }
 
     /// Connects, with timeouts for all that follows.

@@ -1,7 +1,7 @@
 //! The agent's command line.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -11,7 +11,9 @@ use casemate_agent::{
     Address, DEFAULT_PORT, EvidenceSource, FetchError, TSM_ROOT, Tsm, fetch, forward, open_volume,
     run,
 };
+use casemate_kbs::CHECK_PORT;
 use lexopt::{Arg, Parser, ValueExt as _};
+use serde_json::json;
 use zeroize::Zeroizing;
 
 const HELP: &str = "\
@@ -23,6 +25,9 @@ casemate-agent unlock --secret ID --device DEVICE --name NAME [--cryptsetup PROG
     Opens the LUKS volume on DEVICE as /dev/mapper/NAME with the secret.
 casemate-agent report --nonce HEX
     Prints evidence over up to 64 bytes as JSON; REPORT_DATA is the nonce, zeros after it.
+casemate-agent check
+    Shows evidence to the VMM, started with `casemate run --attest`, which compares it with what it
+    launched; --broker says where, by default vsock:2:8079.
 casemate-agent forward [--listen IP:PORT]
     Passes TCP connections (default 127.0.0.1:8080) on to the broker, for other clients of the Key Broker
     Service protocol in a guest without a network. They make evidence of their own.
@@ -36,6 +41,9 @@ needs no network; it is not written to any file or log.
 
 Exit status: 0 it worked (run: PROGRAM's own), 1 the broker refuses, 2 bad usage, 3 anything else.
 ";
+
+/// Bytes of what the host may say of evidence.
+const LONGEST_VERDICT: u64 = 4096;
 
 const EXIT_REFUSED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
@@ -81,10 +89,11 @@ fn main() -> ExitCode {
             None => return usage("report needs --nonce"),
         },
         (Some("forward"), None) => serve(&options),
+        (Some("check"), None) => check(&options),
         (Some("run" | "unlock"), _) => {
             return usage("--secret ID is needed, and run needs -- PROGRAM at the end");
         }
-        _ => return usage("the command is run, unlock, report or forward"),
+        _ => return usage("the command is run, unlock, report, check or forward"),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -164,8 +173,26 @@ fn unlock(
 fn report(options: &Options, report_data: &[u8; 64]) -> Result<(), Failure> {
     let evidence = options.tsm().evidence(report_data)?;
     let platform = evidence.tee();
-    println!("{}", serde_json::json!({"tee": platform, "evidence": evidence.to_json()}));
+    println!("{}", json!({"tee": platform, "evidence": evidence.to_json()}));
     Ok(())
+}
+
+/// See [`CHECK_PORT`].
+fn check(options: &Options) -> Result<(), Failure> {
+    let host = options.brokers.first().cloned().unwrap_or(Address::host_at(CHECK_PORT));
+    let mut socket = host.connect().map_err(|error| format!("could not reach {host}: {error}"))?;
+    let mut report_data = [0; 64];
+    socket.read_exact(&mut report_data)?;
+    let evidence = options.tsm().evidence(&report_data)?;
+    let line = json!({"tee": evidence.tee(), "evidence": evidence.to_json()});
+    socket.write_all(format!("{line}\n").as_bytes())?;
+    let mut verdict = String::new();
+    socket.take(LONGEST_VERDICT).read_to_string(&mut verdict)?;
+    match verdict.trim_end() {
+        "ok" => Ok(()),
+        "" => Err("the host went away without a word".into()),
+        verdict => Err(format!("the host says: {verdict}").into()),
+    }
 }
 
 fn serve(options: &Options) -> Result<(), Failure> {

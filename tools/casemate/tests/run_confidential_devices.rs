@@ -37,6 +37,32 @@ fn devices_work_both_ways(host: Host) {
     assert!(console.contains("\nfrom-the-host-END"), "{console}");
 }
 
+/// `casemate run --attest`: the agent shows its evidence, or it does not.
+#[test]
+fn a_guest_shows_its_evidence_to_its_host() {
+    if require(Host::Snp).is_none() {
+        return;
+    }
+    let agent = std::fs::read(casemate_tests::agent::static_binary().unwrap()).unwrap();
+    let guest = Guest::with(Host::Snp, "7.2", DEVICES, &[("casemate-agent", &agent)]);
+    let shows = guest.kernel(&format!("{CMDLINE} shows"));
+    let hides = guest.kernel(&format!("{CMDLINE} hides -- wait"));
+    let script = guest.other_line(&format!("{shows} --vsock /tmp/sock --attest"))
+        + &guest.other_line(&format!("{hides} --vsock /tmp/sock --attest=2"))
+        + "ls /tmp/sock_* 2>&1\n";
+    let Some(output) = guest.in_lab(&script) else { return };
+    let (shows, hides) = output.console.split_once("ENDED 0").unwrap_or_else(|| {
+        panic!("{}", output.console);
+    });
+    assert!(
+        shows.contains("casemate: the guest's evidence is that of what was launched"),
+        "{shows}"
+    );
+    assert_eq!(said(shows, "SHOWN ", 0), "0", "{shows}");
+    assert!(hides.contains("it has shown no evidence within 2 s") && hides.contains("ENDED 124"));
+    assert!(hides.contains("No such file"), "{hides}");
+}
+
 #[test]
 fn of_an_sev_snp_guest() {
     devices_work_both_ways(Host::Snp);

@@ -29,8 +29,8 @@ fn asked() -> Vec<(Request, u64)> {
     /// What a hypercall of KVM's answers: nothing wrong; of ours: refused; EINVAL; unknown.
     const DONE: u64 = 0;
     const REFUSED: u64 = 22;
-    const EINVAL: u64 = -22_i64 as u64;
-    const ENOSYS: u64 = -1000_i64 as u64;
+    const EINVAL: u64 = (-22_i64).cast_unsigned();
+    const ENOSYS: u64 = (-1000_i64).cast_unsigned();
     vec![
         // Page state changes one by one: memory, none, far beyond.
         (Request::change(PAGE, SHARED), CHANGED),

@@ -26,5 +26,9 @@ pub const VERSION: &str = "0.4.0";
 pub const PREFIX: &str = "/kbs/v0/";
 /// The cookie that names a session.
 pub const COOKIE: &str = "kbs-session-id";
+/// The vsock port of the host at which `casemate run --attest` waits for its guest's evidence. It sends
+/// 64 bytes; the guest answers with a line of JSON, `{"tee": ..., "evidence": ...}`, whose REPORT_DATA
+/// they are; then a line says that all is as it was launched (`ok`), or what is not.
+pub const CHECK_PORT: u32 = 8079;
 /// The longest secret, in bytes: it must fit into a pipe.
 pub const MAX_SECRET: usize = 32 * 1024;

@@ -17,7 +17,7 @@ use platform::PckChain;
 use quote::{Header, Quote, TEE_TDX};
 
 pub use claims::TdxClaims;
-pub use quote::TdReport;
+pub use quote::{TdReport, td_report};
 
 /// A quote and what there is to judge it by.
 #[derive(Clone, Copy, Debug)]

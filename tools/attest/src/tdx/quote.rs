@@ -109,6 +109,12 @@ impl Header {
     }
 }
 
+/// What a quote says of its TD. Whether anybody signed it has not been looked at.
+#[must_use]
+pub fn td_report(quote: &[u8]) -> Option<&TdReport> {
+    Quote::parse(quote).ok().map(|quote| quote.report)
+}
+
 impl<'a> Quote<'a> {
     /// Takes a quote apart. Bytes after it are allowed and never read; the lengths within must fit
     /// exactly.

@@ -52,6 +52,10 @@ if [ -e /sys/class/net/eth0 ]; then
 	ip addr add 10.0.0.2/24 dev eth0
 	echo PING $(ping -c 3 -s 1400 10.0.0.1 | grep -o '[0-9]* packets received')
 fi
+if [ -e /casemate-agent ] && grep -q shows /proc/cmdline; then
+	/casemate-agent check
+	echo SHOWN $?
+fi
 if [ -e /echo ]; then
 	echo TO-HOST $(/echo connect vsock 6000 from-the-guest-END)
 	/echo listen vsock 5000

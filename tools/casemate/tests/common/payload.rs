@@ -22,8 +22,6 @@ pub(crate) enum Request {
     Read(u64),
     /// Writes a word to memory.
     Write(u64, u64),
-    /// PVALIDATE of a page of 4 KiB; says RAX, and whether nothing changed in the upper half.
-    Validate(u64, bool),
     /// Writes to each page from an address on, so many bytes; validates them before.
     Touch(u64, u64, bool),
     /// Waits for a byte from the host.
@@ -79,9 +77,8 @@ impl Request {
             Self::Exit(values) => (1, values),
             Self::Read(address) => (2, &[*address]),
             Self::Write(address, value) => (3, &[*address, *value]),
-            Self::Validate(address, valid) => (4, &[*address, 0, u64::from(*valid)]),
-            Self::Touch(address, bytes, validate) => (5, &[*address, *bytes, u64::from(*validate)]),
-            Self::Input => (6, &[]),
+            Self::Touch(address, bytes, validate) => (4, &[*address, *bytes, u64::from(*validate)]),
+            Self::Input => (5, &[]),
         };
         let mut words = [0; 9];
         words[0] = kind;

@@ -101,8 +101,7 @@ next:   mov rax, [rbx]
         jb  read
         je  write
         cmp eax, 5
-        jb  validate
-        je  touch
+        jb  touch
         jmp input
 
 by_msr: mov eax, esi                            # 0: a value for the GHCB MSR; what it has then
@@ -139,19 +138,7 @@ read:   mov rax, [rsi]                          # 2: a word of memory
         jmp line
 write:  mov [rsi], rdi                          # 3
         jmp done
-validate:                                       # 4: PVALIDATE of an address, size, validity; RAX, and
-        mov rax, rsi                            # in its upper half whether nothing changed
-        mov edx, ecx
-        mov ecx, edi
-        .byte 0xf2, 0x0f, 0x01, 0xff
-        setc dl
-        movzx edx, dl
-        shl rdx, 32
-        mov eax, eax
-        or  rax, rdx
-        call hex
-        jmp line
-touch:  mov r12, rcx                            # 5: from, bytes, validate first: writes each page
+touch:  mov r12, rcx                            # 4: from, bytes, validate first: writes each page
 1:      test r12, r12
         jz  2f
         mov rax, rsi
@@ -163,7 +150,7 @@ touch:  mov r12, rcx                            # 5: from, bytes, validate first
         sub rdi, 4096
         jnz 1b
         jmp done
-input:  mov rsi, 0x7b                           # 6: waits for a byte from the serial port
+input:  mov rsi, 0x7b                           # 5: waits for a byte from the serial port
         mov rdi, 0x3fd << 16 | 1 << 9 | 1 << 4 | 1
         xor ecx, ecx
         call exit

@@ -1,5 +1,6 @@
 //! `casemate run`
 
+mod check;
 mod keyboard;
 mod keys;
 mod monitor;
@@ -9,6 +10,7 @@ mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use casemate_config::{
@@ -19,6 +21,7 @@ use casemate_kvm::vm::VmType;
 use casemate_launch::PlatformKind;
 use casemate_vmm::platform::{Plain, Platform, Snp, Tdx};
 use casemate_vmm::{Guest, Machine, Outcome, SharedMemory};
+use check::Waiting;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use report::Reporter;
 use signals::Signals;
@@ -100,6 +103,16 @@ pub(crate) struct Args {
     /// one JSON object per line; also those of a launch that fails
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
+    /// Wait for the guest to show evidence through its agent (`casemate-agent check`, over vsock), and end
+    /// it if that is not what was launched, or if there is none after so many seconds
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "120",
+    )]
+    attest: Option<u64>,
     /// What to log on standard error, like info or casemate_vmm=debug [default: RUST_LOG, or warn]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -127,7 +140,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let reporter = Reporter { json: args.json };
     reporter.planned(guest.plan())?;
-    let (outcome, shared) = runs(guest, &reporter, args.record.as_deref())?;
+    let (outcome, shared) = runs(guest, reporter, args)?;
     reporter.ended(&outcome, shared);
     Ok(ExitCode::from(outcome.status()))
 }
@@ -206,8 +219,8 @@ fn recorded<T>(file: &Path, launch: impl FnOnce() -> T) -> anyhow::Result<T> {
 /// the guest shared in it.
 fn runs(
     guest: Guest,
-    reporter: &Reporter,
-    record: Option<&Path>,
+    reporter: Reporter,
+    args: &Args,
 ) -> anyhow::Result<(Outcome, Option<SharedMemory>)> {
     let raw_mode = RawMode::enter()?;
     let (on_reset, on_panic) = (guest.config().on_reset, guest.config().on_panic);
@@ -218,9 +231,10 @@ fn runs(
         let Some(guest) = again.take() else { bail!("the launch plan is gone") };
         let terminal = Terminal::open(guest.config().console, raw_mode.is_some())
             .context("could not use standard input and output")?;
+        let waiting = args.attest.map(|_| Waiting::of(&guest)).transpose()?;
         let platform = platform(&guest)?;
         let launch = || Machine::launch(&guest, platform, terminal.serial, terminal.console);
-        let machine = match record {
+        let machine = match &args.record {
             Some(file) => recorded(file, launch)?,
             None => launch(),
         }?;
@@ -230,6 +244,9 @@ fn runs(
             again = Some(guest);
         }
         let control = machine.control().clone();
+        let limit = Duration::from_secs(args.attest.unwrap_or_default());
+        let _check =
+            waiting.map(|waiting| waiting.start(control.clone(), reporter, limit)).transpose()?;
         let signals = signals.watcher(control.clone()).context("could not watch for signals")?;
         let keyboard = terminal.keyboard.map(|keyboard| keyboard.watcher(control.clone()));
         let watchers = keyboard.into_iter().chain([signals]).collect();

@@ -24,6 +24,7 @@ pub(super) fn log(filter: Option<&str>, json: bool) -> anyhow::Result<()> {
 }
 
 /// Tells people or machines what happens.
+#[derive(Clone, Copy)]
 pub(super) struct Reporter {
     pub(super) json: bool,
 }
@@ -56,6 +57,15 @@ impl Reporter {
                 {"event": "launched", "platform": platform, "memory": memory, "vcpus": vcpus}
             );
             eprintln!("{event}");
+        }
+    }
+
+    /// The guest has shown the right evidence.
+    pub(super) fn attested(self) {
+        if self.json {
+            eprintln!("{}", json!({"event": "attested"}));
+        } else {
+            eprintln!("casemate: the guest's evidence is that of what was launched");
         }
     }
 

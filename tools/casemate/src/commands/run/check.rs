@@ -1,0 +1,287 @@
+//! `casemate run --attest`: the guest's own evidence, against what was launched.
+//!
+//! Whoever relies on the guest judges its evidence with `casemate verify`, signatures and all. This is
+//! for whoever runs it: a difference here is a fault of the launch, or of the host.
+
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use casemate_attest::Hex;
+use casemate_attest::snp::Report;
+use casemate_attest::tdx::td_report;
+use casemate_kbs::{CHECK_PORT, Evidence};
+use casemate_launch::tdx::PageOrder;
+use casemate_launch::{LaunchPlan, Policy, SnpPolicy, TdxPolicy, snp, tdx};
+use casemate_vmm::{Control, Guest, Outcome};
+use serde::Deserialize;
+
+use super::report::Reporter;
+
+/// How often the thread looks around.
+const PERIOD: Duration = Duration::from_millis(50);
+/// How long a guest that has connected may take for each step.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes of a line with evidence.
+const LONGEST: u64 = 1 << 20;
+
+/// A guest that is about to be launched may show its evidence here.
+pub(super) struct Waiting {
+    listener: UnixListener,
+    socket: Socket,
+    expected: Expected,
+}
+
+/// A socket's file; it goes away with the value.
+struct Socket(PathBuf);
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::warn!(%error, socket = %self.0.display(), "could not remove the socket");
+        }
+    }
+}
+
+impl Waiting {
+    pub(super) fn of(guest: &Guest) -> anyhow::Result<Self> {
+        let expected = Expected::of(guest.plan())?;
+        let vsock = guest.config().vsock.as_ref().context(
+            "--attest needs a socket device, through which the guest shows its evidence: add --vsock",
+        )?;
+        let mut socket = vsock.socket.clone().into_os_string();
+        socket.push(format!("_{CHECK_PORT}"));
+        let socket = PathBuf::from(socket);
+        let failed = || format!("could not wait for evidence at {}", socket.display());
+        let listener = UnixListener::bind(&socket).with_context(failed)?;
+        listener.set_nonblocking(true).with_context(failed)?;
+        Ok(Self { listener, socket: Socket(socket), expected })
+    }
+
+    /// Waits at most `limit` for the guest behind `control`.
+    pub(super) fn start(
+        self,
+        control: Control,
+        reporter: Reporter,
+        limit: Duration,
+    ) -> io::Result<Check> {
+        let over = Arc::new(AtomicBool::new(false));
+        let ended = over.clone();
+        let work = move || match wait(&self.listener, &self.expected, limit, &ended) {
+            Ok(true) => reporter.attested(),
+            Ok(false) => {}
+            Err(error) => control.stop(Outcome::Failed(format!("{error:#}"))),
+        };
+        let thread = std::thread::Builder::new().name("check".into()).spawn(work)?;
+        Ok(Check { over, thread: Some(thread), _socket: self.socket })
+    }
+}
+
+/// Waits for one guest's evidence. Dropped, it waits no more.
+pub(super) struct Check {
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+    _socket: Socket,
+}
+
+impl Drop for Check {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // What it had to say, it has said.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Whether the guest has shown the right evidence; not if the run is over first.
+fn wait(
+    listener: &UnixListener,
+    expected: &Expected,
+    limit: Duration,
+    over: &AtomicBool,
+) -> anyhow::Result<bool> {
+    let deadline = Instant::now() + limit;
+    while !over.load(Ordering::Relaxed) {
+        match listener.accept() {
+            Ok((stream, _)) => return asked(stream, expected).map(|()| true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error).context("could not wait for the guest's evidence"),
+        }
+        if Instant::now() > deadline {
+            bail!(
+                "it has shown no evidence within {} s: let it run casemate-agent check",
+                limit.as_secs()
+            );
+        }
+        std::thread::sleep(PERIOD);
+    }
+    Ok(false)
+}
+
+/// Asks for evidence, and says what is wrong with it to both sides.
+fn asked(mut stream: UnixStream, expected: &Expected) -> anyhow::Result<()> {
+    const FAILED: &str = "could not get the guest's evidence";
+    stream.set_nonblocking(false).context(FAILED)?;
+    stream.set_read_timeout(Some(PATIENCE)).context(FAILED)?;
+    stream.set_write_timeout(Some(PATIENCE)).context(FAILED)?;
+    let mut nonce = [0; 64];
+    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut nonce)).context(FAILED)?;
+    stream.write_all(&nonce).context(FAILED)?;
+    let mut line = String::new();
+    BufReader::new((&stream).take(LONGEST)).read_line(&mut line).context(FAILED)?;
+    let verdict = expected.compare(&line, &nonce);
+    let answer = verdict.as_ref().map_or_else(|error| format!("{error:#}"), |()| "ok".into());
+    // A guest that does not listen any more has its verdict all the same.
+    let _ = stream.write_all(format!("{answer}\n").as_bytes());
+    verdict
+}
+
+#[derive(Deserialize)]
+struct Shown {
+    tee: kbs_types::Tee,
+    evidence: serde_json::Value,
+}
+
+/// What evidence has to say.
+enum Expected {
+    Snp { measurement: [u8; 48], host_data: [u8; 32], policy: SnpPolicy },
+    Tdx { mrtd: [u8; 48], policy: TdxPolicy },
+}
+
+impl Expected {
+    fn of(plan: &LaunchPlan) -> anyhow::Result<Self> {
+        Ok(match &plan.policy {
+            Policy::Plain => {
+                bail!("--attest is for SEV-SNP and TDX: a plain guest has no evidence")
+            }
+            Policy::Snp(policy) => Self::Snp {
+                measurement: snp::measure(plan)?.launch_digest().0,
+                host_data: plan.identity.host_data,
+                policy: policy.clone(),
+            },
+            Policy::Tdx(policy) => {
+                Self::Tdx { mrtd: tdx::mrtd(plan, PageOrder::PerPage)?.0, policy: policy.clone() }
+            }
+        })
+    }
+
+    /// Whether a line of evidence over `nonce` says all that it has to.
+    fn compare(&self, line: &str, nonce: &[u8; 64]) -> anyhow::Result<()> {
+        let shown: Shown = serde_json::from_str(line).context("the guest shows no evidence")?;
+        let evidence = Evidence::from_json(shown.tee, &shown.evidence)
+            .context("the guest shows no evidence")?;
+        let differences: Vec<_> = match (self, &evidence) {
+            (Self::Snp { measurement, host_data, policy }, Evidence::Snp { report, .. }) => {
+                let report = Report::parse(report).context("the guest shows no report")?;
+                let guest_policy = policy.guest_policy.to_be_bytes();
+                vec![
+                    difference("MEASUREMENT", &report.measurement, measurement),
+                    difference("HOST_DATA", &report.host_data, host_data),
+                    difference("REPORT_DATA", &report.report_data, nonce),
+                    difference("POLICY", &report.policy.get().to_be_bytes(), &guest_policy),
+                ]
+            }
+            (Self::Tdx { mrtd, policy }, Evidence::Tdx { quote, .. }) => {
+                let report = td_report(quote).context("the guest shows no quote")?;
+                let attributes = policy.attributes.to_le_bytes();
+                vec![
+                    difference("MRTD", &report.mrtd, mrtd),
+                    difference("MRCONFIGID", &report.mrconfigid, &policy.mrconfigid),
+                    difference("MROWNER", &report.mrowner, &policy.mrowner),
+                    difference("MROWNERCONFIG", &report.mrownerconfig, &policy.mrownerconfig),
+                    difference("TDATTRIBUTES", &report.td_attributes, &attributes),
+                    difference("REPORTDATA", &report.report_data, nonce),
+                ]
+            }
+            _ => bail!("the guest shows evidence of another platform"),
+        };
+        let differences: Vec<_> = differences.into_iter().flatten().collect();
+        ensure!(
+            differences.is_empty(),
+            "the guest's evidence is not that of what was launched: {}",
+            differences.join("; ")
+        );
+        Ok(())
+    }
+}
+
+/// In words, if there is one.
+fn difference<const N: usize>(name: &str, found: &[u8; N], expected: &[u8; N]) -> Option<String> {
+    (found != expected).then(|| format!("{name} is {} and not {}", Hex(*found), Hex(*expected)))
+}
+
+#[cfg(test)]
+mod tests {
+    use casemate_attest::snp::REPORT_LEN;
+    use serde_json::json;
+
+    use super::*;
+
+    /// A report whose every byte is its place.
+    fn report() -> Vec<u8> {
+        (0..REPORT_LEN).map(|at| u8::try_from(at % 251).unwrap()).collect()
+    }
+
+    fn expected(report: &Report) -> Expected {
+        let (measurement, host_data) = (report.measurement, report.host_data);
+        let policy = SnpPolicy { guest_policy: report.policy.get(), vmsa_features: 1 };
+        Expected::Snp { measurement, host_data, policy }
+    }
+
+    fn line(report: Vec<u8>) -> String {
+        let evidence = Evidence::Snp { report, certificates: Vec::new() };
+        json!({"tee": evidence.tee(), "evidence": evidence.to_json()}).to_string()
+    }
+
+    #[test]
+    fn each_field_counts() {
+        let bytes = report();
+        let report = Report::parse(&bytes).unwrap();
+        let (expected, nonce) = (expected(report), report.report_data);
+        expected.compare(&line(bytes.clone()), &nonce).unwrap();
+        for (at, name) in
+            [(0x90, "MEASUREMENT"), (0xdf, "HOST_DATA"), (0x50, "REPORT_DATA"), (0x8, "POLICY")]
+        {
+            let mut other = bytes.clone();
+            other[at] ^= 1;
+            let error = expected.compare(&line(other), &nonce).unwrap_err().to_string();
+            let place = error.find(name).unwrap_or_else(|| panic!("{name}: {error}"));
+            assert!(error[place..].starts_with(&format!("{name} is ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_evidence_is_refused() {
+        let bytes = report();
+        let expected = expected(Report::parse(&bytes).unwrap());
+        let tdx = json!({"tee": "tdx", "evidence": {"quote": ""}}).to_string();
+        for text in ["", "{}", &line(bytes[1..].to_vec()), &tdx] {
+            assert!(expected.compare(text, &[0; 64]).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_guest_hears_what_is_wrong() {
+        let bytes = report();
+        let expected = expected(Report::parse(&bytes).unwrap());
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let guest = std::thread::spawn(move || {
+            theirs.read_exact(&mut [0; 64]).unwrap();
+            theirs.write_all((line(bytes) + "\n").as_bytes()).unwrap();
+            let mut verdict = String::new();
+            theirs.read_to_string(&mut verdict).unwrap();
+            verdict
+        });
+        // The report is not over the nonce.
+        let error = asked(ours, &expected).unwrap_err().to_string();
+        assert_eq!(guest.join().unwrap().trim_end(), error);
+        assert!(error.contains("REPORT_DATA is "), "{error}");
+    }
+}
