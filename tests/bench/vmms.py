@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import pty
+import re
 import select
 import shutil
 import subprocess
@@ -99,6 +100,33 @@ class Vmm:
             except OSError:  # the other end of the terminal is closed
                 raise RuntimeError(f"it ended before {word.decode()}") from None
         return time.perf_counter() - self.began
+
+
+def memory(pid):
+    """Resident and anonymous kB of all mappings but those that can be the guest's RAM, and the resident
+    ones of those."""
+    resident = anonymous = guest = size = 0
+    for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if match := re.match(r"(Size|Rss|Anonymous): +(\d+) kB", line):
+            value = int(match[2])
+            if match[1] == "Size":
+                size = value
+            elif size < MEMORY * 1024 // 2:
+                resident += value * (match[1] == "Rss")
+                anonymous += value * (match[1] == "Anonymous")
+            else:
+                guest += value * (match[1] == "Rss")
+    return resident, anonymous, guest
+
+
+def relay(lab, title):
+    """Runs a command in an emulated host, where there is one terminal: JSON goes to standard output, the
+    rest to standard error."""
+    ended = subprocess.run(lab, stdout=subprocess.PIPE, text=True)
+    lines = ended.stdout.splitlines()
+    print("\n".join(line for line in lines if not line.startswith("{")), file=sys.stderr)
+    found = [line for line in lines if line.startswith("{")]
+    print("\n".join(found) or json.dumps({title: f"not run: status {ended.returncode}, see above"}))
 
 
 def table(title, rows, figures):

@@ -7,7 +7,10 @@
 mod confidential;
 
 use std::fs;
+use std::process::Command;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use casemate_lab::{Host, require};
 use confidential::{CMDLINE, Guest, casemate, predicted, said, sha256};
 
@@ -20,9 +23,16 @@ fn a_guest_is_encrypted_and_measures_to_what_was_predicted() {
     }
     let guest = Guest::new(Host::Snp, "6.12");
     let (disk, contents) = guest.disk();
-    let config = guest.write("guest.toml", format!("[snp]\nhost_data = \"{HOST_DATA}\"\n"));
+    let config = |name: &str, cmdline: &str| {
+        let text = format!(
+            "platform = \"snp\"\nkernel = \"vmlinuz\"\ninitrd = \"initrd\"\ncmdline = \"{cmdline}\"\n\
+             memory = \"192M\"\n[[disk]]\npath = \"disk\"\n[snp]\nhost_data = \"{HOST_DATA}\"\n"
+        );
+        guest.write(name, text)
+    };
+    let (config, other) = (config("guest.toml", CMDLINE), config("other.toml", "quiet"));
     let trace = guest.path("trace");
-    let script = guest.line(&format!("--disk {disk} {config}"))
+    let script = guest.other_line(&config)
         + &guest.line(&format!("--vcpus 4 --record {trace} --log casemate=info"))
         + &guest.line("--vcpus 16");
     let Some(output) = guest.in_lab(&script) else { return };
@@ -38,12 +48,49 @@ fn a_guest_is_encrypted_and_measures_to_what_was_predicted() {
     assert!(last.contains("KVM_SEV_SNP_LAUNCH_FINISH"), "{trace}");
     assert!(console.contains("active: AMD SEV SEV-ES SEV-SNP"), "{console}");
     assert_eq!(said(console, "HOST_DATA ", 0), HOST_DATA);
+    let report = BASE64_STANDARD.decode(said(console, "REPORT ", 0)).unwrap();
+    let report = guest.write("report", report);
+    assert_eq!(verified(&report, &config), (0, vec![]));
+    assert_eq!(verified(&report, &other), (1, vec!["measurement".to_owned()]));
     // Through shared bounce buffers, both ways.
     assert_eq!(said(console, "DISK ", 0), sha256(&contents));
     assert!(fs::read(&disk).unwrap().starts_with(b"written by the guest"));
 }
 
-/// With its processors, after a reset as before it: the same plan is launched again.
+/// What `casemate verify` makes of a report of the emulated chip: its exit status, and the checks that
+/// failed.
+fn verified(report: &str, expect: &str) -> (i32, Vec<String>) {
+    let chain = |name: &str| {
+        let folder = casemate_tests::evidence::folder().join("synthetic");
+        folder.join(name).to_str().unwrap().to_owned()
+    };
+    let output = Command::new(env!("CARGO_BIN_EXE_casemate"))
+        .args(["verify", "snp", "--report", report, "--vek", &chain("vcek_lab.der")])
+        .args(["--ask", &chain("ask.der"), "--ark", &chain("ark.der")])
+        .args(["--test-root", &chain("ark.der"), "--expect", expect, "--format", "json"])
+        .output()
+        .unwrap();
+    let judgement: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let checks = judgement["checks"].as_array().unwrap().iter();
+    let failed = checks.filter(|check| check["result"] == "failed");
+    let names = failed.map(|check| check["name"].as_str().unwrap().to_owned()).collect();
+    (output.status.code().unwrap(), names)
+}
+
+/// A certificate table (GHCB specification, "SNP Extended Guest Request") with one certificate.
+fn certificate_table() -> Vec<u8> {
+    /// 63da758d-e664-4564-adc5-f4b93be8accd, the VCEK.
+    const VCEK: [u8; 16] = [
+        0x63, 0xda, 0x75, 0x8d, 0xe6, 0x64, 0x45, 0x64, 0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac,
+        0xcd,
+    ];
+    let vcek = casemate_tests::evidence::file("synthetic/vcek_lab.der").unwrap();
+    let length = u32::try_from(vcek.len()).unwrap();
+    [&VCEK[..], &48_u32.to_le_bytes(), &length.to_le_bytes(), &[0; 24], &vcek].concat()
+}
+
+/// With its processors, after a reset as before it: the same plan is launched again. The host's kernel
+/// is one that asks for certificates, and gets them.
 #[test]
 fn a_guest_of_four_processors_resets() {
     if require(Host::Snp).is_none() {
@@ -51,10 +98,13 @@ fn a_guest_of_four_processors_resets() {
     }
     let guest = Guest::new(Host::Snp, "7.2");
     let disk = guest.write("disk", [0; 4096]);
-    let flags = format!("--vcpus 4 --on-reset restart --disk {disk}");
+    let certificates = guest.write("certificates", certificate_table());
+    let table = format!("[snp]\ncertificates = \"{certificates}\"\n");
+    let config = guest.write("guest.toml", table);
+    let flags = format!("{config} --vcpus 4 --on-reset restart --disk {disk}");
     let again = guest.kernel(&format!("{CMDLINE} again"));
     let script = guest.other_line(&format!("{again} {flags}")) + &guest.line("");
-    let Some(output) = guest.in_lab(&script) else { return };
+    let Some(output) = guest.in_lab_with("7.2", &script) else { return };
     let (console, single) = output.console.split_once("ENDED 0").unwrap_or_else(|| {
         panic!("{}", output.console);
     });
@@ -64,6 +114,8 @@ fn a_guest_of_four_processors_resets() {
     let measured = said(console, "MEASUREMENT ", 0);
     assert_eq!(said(console, "MEASUREMENT ", 1), measured, "{console}");
     predicted(console, 0);
+    assert_eq!(said(console, "CERTIFICATES ", 0), sha256(&certificate_table()), "{console}");
+    assert_eq!(said(single, "CERTIFICATES ", 0), sha256(&[]), "{single}");
     // The machine, in the form that the book documents.
     let machine = "casemate machine 1\nmemory 201326592\nvcpus 4\nrng true\nconsole false\n\
                    disk read_only=false queues=1 serial=-\n";

@@ -11,7 +11,7 @@ use std::time::Duration;
 use casemate_lab::guest::initramfs;
 use casemate_lab::kernel::{Flavour, Kernel};
 use casemate_lab::packages::Packages;
-use casemate_lab::{Host, Output, require};
+use casemate_lab::{Host, Lab, Output, require};
 use casemate_tests::disk;
 
 /// What the guest says of itself: its processors, its encryption, and its launch. SEV-SNP: what its
@@ -32,6 +32,8 @@ if [ -e /dev/sev-guest ] && mkdir $report; then
 	echo MEASUREMENT $(hex 144 48)
 	echo HOST_DATA $(hex 192 32)
 	echo ID_KEY $(hex 224 48)
+	echo REPORT $(base64 -w 0 $report/outblob)
+	echo CERTIFICATES $(sha256sum <$report/auxblob | cut -d' ' -f1)
 fi
 for register in mrtd:sha384 rtmr0:sha384 rtmr1:sha384 rtmr2:sha384; do
 	file=/sys/devices/virtual/misc/tdx_guest/measurements/$register
@@ -165,8 +167,16 @@ impl Guest {
     }
 
     pub(crate) fn in_lab(&self, script: &str) -> Option<Output> {
-        let lab = require(self.host)?.timeout(Duration::from_secs(500)).share(self.folder.path());
-        Some(lab.run(&["sh", "-c", script]).unwrap())
+        Some(self.lab()?.run(&["sh", "-c", script]).unwrap())
+    }
+
+    /// In a host with a kernel of another series.
+    pub(crate) fn in_lab_with(&self, kernel: &str, script: &str) -> Option<Output> {
+        Some(self.lab()?.kernel(kernel).run(&["sh", "-c", script]).unwrap())
+    }
+
+    fn lab(&self) -> Option<Lab> {
+        Some(require(self.host)?.timeout(Duration::from_secs(500)).share(self.folder.path()))
     }
 }
 

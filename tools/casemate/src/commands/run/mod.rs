@@ -240,9 +240,7 @@ fn runs(
         }?;
         reporter.launched(&guest);
         // A plan holds kernel and initrd: it stays only where it is needed again.
-        if on_reset == Ending::Restart || on_panic == Ending::Restart {
-            again = Some(guest);
-        }
+        again = (on_reset == Ending::Restart || on_panic == Ending::Restart).then_some(guest);
         let control = machine.control().clone();
         let limit = Duration::from_secs(args.attest.unwrap_or_default());
         let _check =
