@@ -13,6 +13,7 @@ mod quote_service;
 mod reference;
 mod schema;
 mod size;
+mod td_bits;
 mod vcpu_type;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ pub use flags::FlagError;
 pub use quote_service::QuoteService;
 pub use schema::{Disk, Ending, GuestConfig, Net, PlatformChoice, Snp, Tdx, Vsock, reference};
 pub use size::{ByteSize, Hex, Mac, SizeError};
+pub use td_bits::{TdAttributes, Xfam};
 pub use vcpu_type::VcpuType;
 
 /// Values from the command line; each that is there wins over the file's.

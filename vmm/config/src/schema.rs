@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::quote_service::QuoteService;
 use crate::reference::{choice, section, table};
 use crate::size::{ByteSize, Hex, Mac};
+use crate::td_bits::{TdAttributes, Xfam};
 use crate::vcpu_type::VcpuType;
 
 /// The kernel speaks on the serial port.
@@ -157,6 +158,10 @@ table! {
     pub struct Tdx {
         /// The host may debug the guest, that is, read its memory.
         debug: bool = false,
+        /// Attributes beside SEPT_VE_DISABLE, which is always set, and DEBUG: `"LASS"`, `"PKS"`, `"KL"`, `"PERFMON"`. Quotes say them. Kernels up to 7.2 offer none.
+        attributes: TdAttributes = TdAttributes::default(),
+        /// Extended features beside x87 and SSE: `"AVX"`, `"AVX512"`, `"PT"`, `"PK"`, `"CET"`, `"UINTR"`, `"LBR"`, `"AMX"`. Quotes say them.
+        xfam: Xfam = Xfam::default(),
         /// MRCONFIGID of quotes. Left out: SHA-384 of the machine's canonical form (memory, vCPUs, devices).
         mrconfigid: Option<Hex<48>> = None,
         /// MROWNER of quotes.
@@ -197,7 +202,15 @@ impl Tdx {
     pub const fn attributes(&self) -> u64 {
         const DEBUG: u64 = 1;
         const SEPT_VE_DISABLE: u64 = 1 << 28;
-        if self.debug { SEPT_VE_DISABLE | DEBUG } else { SEPT_VE_DISABLE }
+        let debug = if self.debug { DEBUG } else { 0 };
+        SEPT_VE_DISABLE | debug | self.attributes.0
+    }
+
+    /// XFAM (TDX module ABI, "XFAM"). x87 and SSE are always set.
+    #[must_use]
+    pub const fn xfam(&self) -> u64 {
+        const X87_AND_SSE: u64 = 3;
+        X87_AND_SSE | self.xfam.0
     }
 }
 

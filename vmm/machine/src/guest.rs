@@ -369,6 +369,7 @@ fn policy(config: &GuestConfig, tdx: &Tdx) -> TdxPolicy {
         mrconfigid: config.mrconfigid(),
         mrowner: value(&tdx.mrowner),
         mrownerconfig: value(&tdx.mrownerconfig),
+        xfam: tdx.xfam(),
         ..TdxPolicy::new(tdx.attributes())
     }
 }

@@ -67,8 +67,8 @@ pub(crate) fn tdx(
 ) -> Result<LaunchPlan, Box<IgvmLaunchError>> {
     let mut plan = imported(config, PlatformKind::Tdx)?;
     if let Policy::Tdx(of_file) = &plan.policy {
-        let (attributes, xfam) = (of_file.attributes, of_file.xfam);
-        plan.policy = Policy::Tdx(TdxPolicy { attributes, xfam, ..policy.clone() });
+        let attributes = of_file.attributes;
+        plan.policy = Policy::Tdx(TdxPolicy { attributes, ..policy.clone() });
     }
     // Their registers are the TDX module's to set.
     plan.vcpus = (0..config.vcpus).map(|_| InitialVcpu::default()).collect();

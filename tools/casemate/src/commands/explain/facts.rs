@@ -1,5 +1,6 @@
 //! What is measured of a guest, who holds its keys, and what its policy allows.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use casemate_config::GuestConfig;
@@ -35,7 +36,7 @@ pub(super) struct Facts {
 #[derive(Serialize)]
 struct Fact {
     what: &'static str,
-    how: &'static str,
+    how: Cow<'static, str>,
 }
 
 /// Something that the people who run the guest may want to do.
@@ -65,8 +66,8 @@ impl Facts {
     }
 }
 
-const fn fact(what: &'static str, how: &'static str) -> Fact {
-    Fact { what, how }
+fn fact(what: &'static str, how: impl Into<Cow<'static, str>>) -> Fact {
+    Fact { what, how: how.into() }
 }
 
 fn measured(platform: PlatformKind, boot: Boot, config: &GuestConfig) -> Vec<Fact> {
@@ -103,7 +104,12 @@ fn measured(platform: PlatformKind, boot: Boot, config: &GuestConfig) -> Vec<Fac
         list.push(fact("every vCPU's registers", "its VMSA; so the number of vCPUs, too"));
         list.push(fact("the guest policy", "not in the measurement, but signed in every report"));
     } else {
-        list.push(fact("the TD's attributes", "not in MRTD, but signed in every quote"));
+        let [attributes, xfam] = config.tdx.clone().unwrap_or_default().bit_names();
+        let signed = |names: Vec<&str>| {
+            format!("{}: not in MRTD, but signed in every quote", names.join(", "))
+        };
+        list.push(fact("the TD's attributes", signed(attributes)));
+        list.push(fact("the TD's extended features (XFAM)", signed(xfam)));
     }
     list
 }
