@@ -4,5 +4,6 @@ pub mod agent;
 pub mod chip;
 pub mod disk;
 pub mod evidence;
+pub mod quotes;
 pub mod tiny;
 pub mod vectors;

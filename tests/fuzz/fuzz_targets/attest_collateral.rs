@@ -13,7 +13,7 @@ fuzz_target!(|bytes: &[u8]| {
         collateral: Some(bytes),
         event_log: None,
     };
-    let judgement = verify(&evidence, &policy, Timestamp(1_751_624_655));
+    let judgement = verify(&evidence, &policy, None, Timestamp(1_751_624_655));
     // Layout of the JSON may differ; the signed texts in it may not, so the status is the genuine one.
     if judgement.verdict != Verdict::Reject {
         let Claims::Tdx(claims) = judgement.claims else { panic!("accepted without claims") };

@@ -15,6 +15,6 @@ fuzz_target!(|quote: &[u8]| {
         collateral: Some(include_bytes!("../../evidence/tdx/qvl-v4/collateral.json")),
         event_log: None,
     };
-    let judgement = verify(&evidence, &TdxPolicy::default(), Timestamp(1_751_624_655));
+    let judgement = verify(&evidence, &TdxPolicy::default(), None, Timestamp(1_751_624_655));
     assert!(judgement.verdict == Verdict::Reject || quote.get(..SIGNED) == GENUINE.get(..SIGNED));
 });

@@ -111,7 +111,7 @@ fn quote() -> f64 {
     let evidence = TdxEvidence { quote: &quote, collateral: Some(&collateral), event_log: None };
     let (policy, at) = (TdxPolicy::strict(), Timestamp(1_751_624_655));
     smallest(|| {
-        let judgement = tdx::verify(black_box(&evidence), &policy, at);
+        let judgement = tdx::verify(black_box(&evidence), &policy, None, at);
         assert_eq!(judgement.verdict, Verdict::Accept);
     })
 }

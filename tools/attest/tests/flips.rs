@@ -33,7 +33,7 @@ fn tdx_inputs() -> (Vec<u8>, String) {
 fn tdx_verdict(quote: &[u8], collateral: &str) -> Verdict {
     let collateral = Some(collateral.as_bytes());
     let evidence = TdxEvidence { quote, collateral, event_log: None };
-    tdx::verify(&evidence, &TdxPolicy::default(), Timestamp(1_751_624_655)).verdict
+    tdx::verify(&evidence, &TdxPolicy::default(), None, Timestamp(1_751_624_655)).verdict
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn judge(case: &Case) -> Judgement {
                 collateral: collateral.as_deref().map(str::as_bytes),
                 event_log: None,
             };
-            tdx::verify(&evidence, &TdxPolicy::strict(), time(case))
+            tdx::verify(&evidence, &TdxPolicy::strict(), None, time(case))
         }
     }
 }

@@ -123,7 +123,7 @@ impl Verifier {
         collateral
             .into_iter()
             .map(|collateral| {
-                tdx::verify(&TdxEvidence { quote, collateral, event_log }, policy, at)
+                tdx::verify(&TdxEvidence { quote, collateral, event_log }, policy, None, at)
             })
             .collect()
     }

@@ -1,80 +1,99 @@
-//! A TDX guest with Linux and Casemate's own firmware, in the emulated host.
+//! TDX guests with Linux and Casemate's own firmware, in the emulated host.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
-use std::fs;
-use std::time::Duration;
+#[path = "common/confidential.rs"]
+mod confidential;
 
-use casemate_lab::guest::initramfs;
-use casemate_lab::kernel::{Flavour, Kernel};
-use casemate_lab::packages::Packages;
+use std::path::Path;
+use std::process::Command;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use casemate_lab::{Host, require};
+use casemate_tests::quotes;
+use confidential::{CMDLINE, Guest, casemate, predicted_mrtds, said};
+use serde_json::Value;
 
-/// What the guest says of itself: its processors, its encryption, and its registers as its kernel
-/// has them of the TDX module. A processor goes and comes again: the firmware holds it meanwhile.
-const LINUX: &str = r"
-dmesg -n 1
-echo UP vcpus=$(nproc) kernel=$(uname -r)
-dmesg | grep -o 'active: Intel TDX'
-echo 0 >/sys/devices/system/cpu/cpu1/online
-echo 1 >/sys/devices/system/cpu/cpu1/online
-echo AGAIN vcpus=$(nproc)
-for register in mrtd:sha384 rtmr0:sha384 rtmr1:sha384 rtmr2:sha384; do
-	value=$(od -An -v -tx1 /sys/devices/virtual/misc/tdx_guest/measurements/$register | tr -d ' \n')
-	echo REGISTER $register $value
-done
-";
+/// Signs in the emulated host what stands in for Intel's service there.
+#[test]
+#[ignore = "another test runs it in the emulated host"]
+fn quote_service() {
+    quotes::serve(Path::new("/tmp/quotes")).unwrap();
+}
 
-/// Our own firmware, with the kernel that it starts: both are measured, and the kernel says the same.
+/// The firmware, and with it the kernel, is measured; the kernel and a quote say the same.
 #[test]
 fn linux_is_started_by_our_firmware_and_has_the_predicted_registers() {
     if require(Host::Tdx).is_none() {
         return;
     }
-    const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 efi=noruntime";
-    // Not in /tmp: the emulated host has one of its own.
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let path = |name: &str| folder.path().join(name).display().to_string();
-    let packages = Packages::open().unwrap();
-    let kernel = Kernel::debian(&packages, "7.2", Flavour::Cloud).unwrap();
-    let modules = kernel.modules(&["tdx-guest"]).unwrap();
-    fs::write(path("initrd"), initramfs(&packages, &modules, LINUX).unwrap().build()).unwrap();
-    fs::copy(&kernel.image, path("vmlinuz")).unwrap();
-    let casemate = env!("CARGO_BIN_EXE_casemate");
-    let guest = [
-        ["--kernel", &path("vmlinuz")],
-        ["--initrd", &path("initrd")],
-        ["--memory", "192M"],
-        ["--vcpus", "2"],
-    ];
-    let run = format!(
-        "timeout 600 {casemate} run --platform tdx {} --cmdline '{COMMAND_LINE}' </dev/null 2>&1; \
-         echo \"ENDED $?\"\n",
-        guest.as_flattened().join(" ")
-    );
-    let lab = require(Host::Tdx).unwrap().timeout(Duration::from_secs(900)).share(folder.path());
-    let output = lab.run(&["sh", "-c", &run]).unwrap();
-    let console = &output.console;
-    assert!(console.contains("ENDED 0"), "{console}");
-    assert!(console.contains("UP vcpus=2 kernel=7.2"), "{console}");
-    assert!(console.contains("active: Intel TDX"), "{console}");
-    assert!(console.contains("AGAIN vcpus=2"), "{console}");
-    let measure = std::process::Command::new(casemate)
-        .args(["measure", "tdx", "--format", "json", "--append", COMMAND_LINE])
-        .args(guest.as_flattened())
-        .output()
-        .unwrap();
-    let measured: serde_json::Value = serde_json::from_slice(&measure.stdout).unwrap();
-    let mrtd = format!(" mrtd {}", measured["mrtd"].as_str().unwrap());
-    assert!(output.platform_log.contains(&mrtd), "{mrtd}: {}", output.platform_log);
-    let rtmr = &measured["rtmr"];
-    for (register, value) in [
-        ("mrtd:sha384", &measured["mrtd"]),
-        ("rtmr0:sha384", &rtmr[0]),
-        ("rtmr1:sha384", &rtmr[1]),
-        ("rtmr2:sha384", &rtmr[2]),
-    ] {
-        let said = format!("REGISTER {register} {}", value.as_str().unwrap());
-        assert!(console.contains(&said), "{said}: {console}");
+    let guests = [("7.2", 2, "[\"AVX\", \"PK\"]", 0x207_u64), ("6.12", 1, "[]", 3)];
+    for (series, vcpus, xfam, bits) in guests {
+        let guest = Guest::new(Host::Tdx, series);
+        let config = guest.write(
+            "guest.toml",
+            format!(
+                "platform = \"tdx\"\nkernel = \"vmlinuz\"\ninitrd = \"initrd\"\nmemory = \"192M\"\n\
+                 cmdline = \"{CMDLINE} quote\"\nvcpus = {vcpus}\n[tdx]\nxfam = {xfam}\n\
+                 mrowner = \"{}\"\nquote_service = \"unix:/tmp/quotes\"\n",
+                "5a".repeat(48)
+            ),
+        );
+        let service = std::env::current_exe().unwrap().display().to_string();
+        let script = format!("{service} --ignored quote_service >/tmp/service 2>&1 &\n")
+            + "until [ -S /tmp/quotes ]; do sleep 0.1; done\n"
+            + &guest.other_line(&config);
+        let Some(output) = guest.in_lab(&script) else { return };
+        let console = &output.console;
+        assert!(console.contains("ENDED 0"), "{console}");
+        assert!(console.contains(&format!("UP vcpus={vcpus} kernel={series}")), "{console}");
+        assert!(console.contains("active: Intel TDX"), "{console}");
+        if vcpus > 1 {
+            assert!(console.contains(&format!("AGAIN vcpus={vcpus}")), "{console}");
+        }
+        let [mrtd] = &predicted_mrtds(&output)[..] else { panic!("{console}") };
+
+        let measured = casemate(&["measure", &config, "--platform", "tdx", "--format", "json"]);
+        let measured: Value = serde_json::from_str(&measured).unwrap();
+        let measured = measured.get(0).unwrap_or(&measured);
+        let registers = [0, 1, 2].map(|at| measured["rtmr"][at].as_str().unwrap().to_owned());
+        assert_eq!(measured["mrtd"], mrtd.as_str());
+        if series == "7.2" {
+            for (at, value) in registers.iter().enumerate() {
+                assert_eq!(said(console, &format!("REGISTER rtmr{at}:sha384 "), 0), value);
+            }
+        }
+        let quote = BASE64_STANDARD.decode(said(console, "QUOTE ", 0)).unwrap();
+        let claims = claims(&guest.write("quote", quote), &config);
+        assert_eq!(claims["mrtd"], mrtd.as_str());
+        assert_eq!(claims["mrowner"], "5a".repeat(48));
+        let xfam: String = bits.to_le_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(claims["xfam"], xfam, "{console}");
+        for (at, value) in registers.iter().enumerate() {
+            assert_eq!(claims["rtmr"][at], value.as_str(), "RTMR{at}: {console}");
+        }
     }
+}
+
+/// What a quote claims that `casemate verify` finds genuine under the TEST root, and of this guest.
+fn claims(quote: &str, expect: &str) -> Value {
+    let verify = |more: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_casemate"))
+            .args(["verify", "tdx", "--quote", quote, "--expect", expect, "--format", "json"])
+            .args(more)
+            .output()
+            .unwrap();
+        let judgement: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code().unwrap(), judgement)
+    };
+    // Without its name the root is nobody's.
+    assert_eq!(verify(&[]).0, 1);
+    let (status, judgement) = verify(&["--test-root", quotes::root().to_str().unwrap()]);
+    assert_eq!((status, &judgement["verdict"]), (3, &"no-collateral".into()), "{judgement:#}");
+    let checks = judgement["checks"].as_array().unwrap();
+    let failed: Vec<_> = checks.iter().filter(|check| check["result"] == "failed").collect();
+    assert!(failed.iter().all(|check| check["name"] == "collateral-missing"), "{judgement:#}");
+    assert_eq!(judgement["claims"]["trust"], "TEST");
+    judgement["claims"].clone()
 }

@@ -6,6 +6,7 @@ use crate::hex::Hex;
 use crate::policy::TcbStatus;
 use crate::rtmr::Registers;
 
+use super::platform::Root;
 use super::quote::Quote;
 use super::tcb::Platform;
 
@@ -14,6 +15,8 @@ use super::tcb::Platform;
 pub struct TdxClaims {
     /// `"tdx"`.
     pub platform: &'static str,
+    /// Whom the root of the quote's chain belongs to; null when it is not trusted.
+    pub trust: Option<Root>,
     /// The quote's version.
     pub version: u16,
     /// The platform's TCB status; null when it could not be judged.
@@ -53,6 +56,7 @@ pub struct TdxClaims {
 impl TdxClaims {
     pub(crate) fn new(
         quote: &Quote<'_>,
+        trust: Option<Root>,
         platform: Option<Platform>,
         replayed: Option<Registers>,
     ) -> Self {
@@ -60,6 +64,7 @@ impl TdxClaims {
         let evaluation = platform.as_ref().map(|platform| platform.evaluation);
         TdxClaims {
             platform: "tdx",
+            trust,
             version: quote.header.version.get(),
             tcb_status: platform.as_ref().map(|platform| platform.status),
             advisories: platform.map(|platform| platform.advisories).unwrap_or_default(),

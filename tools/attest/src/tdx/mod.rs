@@ -11,12 +11,14 @@ use crate::judgement::{Claims, Judgement, Ledger, Verdict};
 use crate::names::CheckName;
 use crate::policy::TdxPolicy;
 use crate::time::Timestamp;
+use crate::x509::Certificate;
 
 use collateral::Collateral;
 use platform::PckChain;
 use quote::{Header, Quote, TEE_TDX};
 
 pub use claims::TdxClaims;
+pub use platform::Root;
 pub use quote::{TdReport, td_report};
 
 /// A quote and what there is to judge it by.
@@ -75,9 +77,15 @@ const BY_CONTENT: &[CheckName] = &[
     CheckName::ReportData,
 ];
 
-/// Judges a quote at the time `at`.
+/// Judges a quote at the time `at`. A `test_root` (DER or PEM) is trusted as if it were Intel's; the
+/// claims then say `TEST`. Collateral is Intel's in any case.
 #[must_use]
-pub fn verify(evidence: &TdxEvidence<'_>, policy: &TdxPolicy, at: Timestamp) -> Judgement {
+pub fn verify(
+    evidence: &TdxEvidence<'_>,
+    policy: &TdxPolicy,
+    test_root: Option<&[u8]>,
+    at: Timestamp,
+) -> Judgement {
     let mut ledger = Ledger::new(
         &[GENUINE, &[CheckName::CollateralMissing], BY_COLLATERAL, BY_CONTENT].concat(),
     );
@@ -95,10 +103,15 @@ pub fn verify(evidence: &TdxEvidence<'_>, policy: &TdxPolicy, at: Timestamp) -> 
         }
     };
     check_structure(&mut ledger, evidence.quote, &quote);
-    let status = check_platform(&mut ledger, evidence, &quote, collateral.as_ref(), policy, at);
+    let chain = read_chain(&mut ledger, &quote, at);
+    let trust = check_signatures(&mut ledger, &quote, chain.as_ref(), test_root);
+    let collateral = collateral.as_ref();
+    let status = collateral.and_then(|collateral| {
+        check_platform(&mut ledger, evidence, chain.as_ref(), collateral, policy, at)
+    });
     let replayed = content::check(&mut ledger, quote.report, evidence.event_log, policy);
     let genuine = ledger.all_passed(GENUINE);
-    let claims = TdxClaims::new(&quote, status, replayed);
+    let claims = TdxClaims::new(&quote, trust, status, replayed);
     let mut judgement = ledger.close(
         Claims::Tdx(Box::new(claims)),
         "an earlier check failed, so there was nothing to compare",
@@ -175,27 +188,47 @@ fn read_chain(ledger: &mut Ledger, quote: &Quote<'_>, at: Timestamp) -> Option<P
     }
 }
 
-/// Judges signatures and platform. Each signature is checked here by name, and again by `dcap-qvl`
-/// on its way to the platform's status.
+/// Judges the quote's signatures, and says whose root they lead to, if to one that is trusted.
+fn check_signatures(
+    ledger: &mut Ledger,
+    quote: &Quote<'_>,
+    chain: Option<&PckChain>,
+    test_root: Option<&[u8]>,
+) -> Option<Root> {
+    platform::check_quote_signature(ledger, quote);
+    platform::check_qe_binding(ledger, quote);
+    let chain = chain?;
+    let test_root = match test_root.map(Certificate::parse).transpose() {
+        Ok(test_root) => test_root,
+        Err(why) => {
+            ledger.malformed(CheckName::CertificateParse, format!("test root: {why}"));
+            return None;
+        }
+    };
+    let root = chain
+        .check_shape(test_root.as_ref())
+        .and_then(|root| chain.check_signatures().map(|()| root));
+    let detail = root.clone().map(|root| match root {
+        Root::Intel => "leads to Intel's root".into(),
+        Root::Test => "leads to the TEST root that was named, which proves nothing".into(),
+    });
+    ledger.record(CheckName::Chain, detail);
+    platform::check_qe_signature(ledger, quote, &chain.leaf);
+    root.ok()
+}
+
+/// Judges the platform by its collateral. Each signature is checked by name, and again by `dcap-qvl` on
+/// its way to the platform's status.
 fn check_platform(
     ledger: &mut Ledger,
     evidence: &TdxEvidence<'_>,
-    quote: &Quote<'_>,
-    collateral: Option<&Collateral>,
+    chain: Option<&PckChain>,
+    collateral: &Collateral,
     policy: &TdxPolicy,
     at: Timestamp,
 ) -> Option<tcb::Platform> {
-    let chain = read_chain(ledger, quote, at);
-    platform::check_quote_signature(ledger, quote);
-    platform::check_qe_binding(ledger, quote);
-    if let Some(chain) = &chain {
-        let valid = chain.check_shape().and_then(|()| chain.check_signatures());
-        ledger.record(CheckName::Chain, valid.map(|()| "leads to Intel's root".into()));
-        platform::check_qe_signature(ledger, quote, &chain.leaf);
-    }
-    let collateral = collateral?;
-    collateral.check_contents(ledger, chain.as_ref(), at);
-    collateral.check_signatures(ledger, chain.as_ref());
+    collateral.check_contents(ledger, chain, at);
+    collateral.check_signatures(ledger, chain);
     match tcb::judge(evidence.quote, collateral, at) {
         Ok(platform) => {
             ledger.record(CheckName::TcbStatus, platform.check(policy, at));

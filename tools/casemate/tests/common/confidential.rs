@@ -35,6 +35,16 @@ if [ -e /dev/sev-guest ] && mkdir $report; then
 	echo REPORT $(base64 -w 0 $report/outblob)
 	echo CERTIFICATES $(sha256sum <$report/auxblob | cut -d' ' -f1)
 fi
+# A quote; and a processor that goes and comes again: the firmware holds it meanwhile.
+if [ -e /dev/tdx_guest ] && grep -q quote /proc/cmdline && mkdir $report; then
+	head -c 64 /dev/zero >$report/inblob
+	echo QUOTE $(base64 -w 0 $report/outblob)
+	if [ -e /sys/devices/system/cpu/cpu1 ]; then
+		echo 0 >/sys/devices/system/cpu/cpu1/online
+		echo 1 >/sys/devices/system/cpu/cpu1/online
+		echo AGAIN vcpus=$(nproc)
+	fi
+fi
 for register in mrtd:sha384 rtmr0:sha384 rtmr1:sha384 rtmr2:sha384; do
 	file=/sys/devices/virtual/misc/tdx_guest/measurements/$register
 	[ -e $file ] && echo REGISTER $register $(od -An -v -tx1 $file | tr -d ' \n')

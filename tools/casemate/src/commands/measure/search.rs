@@ -129,7 +129,9 @@ fn words(found: &Explanation) -> Found {
 /// MRTD of a quote. Nothing of it is verified here.
 fn mrtd_of(quote: &[u8]) -> Option<Digest384> {
     let evidence = TdxEvidence { quote, collateral: None, event_log: None };
-    match casemate_attest::tdx::verify(&evidence, &TdxPolicy::default(), Timestamp::now()).claims {
+    match casemate_attest::tdx::verify(&evidence, &TdxPolicy::default(), None, Timestamp::now())
+        .claims
+    {
         Claims::Tdx(claims) => Some(Digest384(claims.mrtd.0)),
         _ => None,
     }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use casemate_attest::snp::Trust;
+use casemate_attest::tdx::Root;
 use casemate_attest::{CheckName, Claims, Judgement, Outcome, Verdict};
 
 use super::{Common, Format};
@@ -59,7 +60,11 @@ fn headline(judgement: &Judgement) -> String {
 }
 
 fn is_test(judgement: &Judgement) -> bool {
-    matches!(&judgement.claims, Claims::Snp(claims) if claims.trust == Some(Trust::Test))
+    match &judgement.claims {
+        Claims::Snp(claims) => claims.trust == Some(Trust::Test),
+        Claims::Tdx(claims) => claims.trust == Some(Root::Test),
+        Claims::None {} => false,
+    }
 }
 
 fn word(outcome: Outcome) -> &'static str {

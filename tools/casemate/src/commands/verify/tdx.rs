@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use casemate_attest::tdx::{self, TdxEvidence};
-use casemate_attest::{Judgement, MAX_INPUT, TdxPolicy};
+use casemate_attest::{Judgement, MAX_CERTIFICATE, MAX_INPUT, TdxPolicy};
 
 use super::{Common, Target, output, read, read_optional, require};
 
@@ -24,6 +24,9 @@ pub(crate) struct Args {
     /// The guest's event log, CCEL or a JSON list: it must give the quote's four RTMRs
     #[arg(long, value_name = "FILE")]
     event_log: Option<PathBuf>,
+    /// Trust this root as well. For tests: the result then says TEST and proves nothing
+    #[arg(long, value_name = "FILE")]
+    test_root: Option<PathBuf>,
     #[command(flatten)]
     common: Common,
 }
@@ -33,6 +36,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let quote = read("quote", &args.quote, MAX_INPUT)?;
     let collateral = read_optional("collateral", args.collateral.as_deref(), MAX_INPUT)?;
     let event_log = read_optional("event log", args.event_log.as_deref(), MAX_INPUT)?;
+    let test_root = read_optional("test root", args.test_root.as_deref(), MAX_CERTIFICATE)?;
     let evidence = TdxEvidence {
         quote: &quote,
         collateral: collateral.as_deref(),
@@ -45,7 +49,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 require(&mut policy.mrtd, expected.measurement.0);
                 require(&mut policy.mrconfigid, expected.mrconfigid);
             }
-            tdx::verify(&evidence, &policy, args.common.at())
+            tdx::verify(&evidence, &policy, test_root.as_deref(), args.common.at())
         }
         Err(error) => Judgement::policy_invalid(&error),
     };
