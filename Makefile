@@ -28,3 +28,4 @@ bench: setup
 	@tests/bench/machine
 	@tests/bench/disk
 	@tests/bench/boot
+	@tests/bench/confidential
