@@ -140,14 +140,20 @@ fn fill(socket: &mut Socket, mut bytes: &mut [u8], deadline: Instant) -> io::Res
     Ok(())
 }
 
+/// An answer of the service.
 #[derive(Debug, PartialEq, Eq)]
-enum Response<'a> {
+pub enum Response<'a> {
+    /// The quote, which nobody has looked at.
     Quote(&'a [u8]),
+    /// Why there is none.
     Error(u32),
 }
 
-/// Reads an answer; every length in it must be what the bytes are.
-fn response(message: &[u8]) -> Result<Response<'_>, String> {
+/// Reads an answer, without the length before it.
+///
+/// # Errors
+/// What is wrong with it: every length in it must be what the bytes are.
+pub fn response(message: &[u8]) -> Result<Response<'_>, String> {
     let short = || format!("{} bytes are too few", message.len());
     let word = |at: usize| {
         let bytes = message.get(at..).and_then(<[u8]>::first_chunk::<4>).ok_or_else(short)?;

@@ -6,7 +6,7 @@ mod tdx;
 
 pub use plain::Plain;
 pub use snp::Snp;
-pub use tdx::Tdx;
+pub use tdx::{Tdx, report as quote_request};
 
 use std::sync::Arc;
 

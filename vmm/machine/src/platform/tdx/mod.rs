@@ -16,6 +16,8 @@ use casemate_launch::{Import, InitialVcpu, LaunchPlan, PageKind, Policy, TdxPoli
 use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_run};
 use kvm_ioctls::{VcpuFd, VmFd};
 
+pub use quote_buffer::report;
+
 use super::{Answer, Caller, Made, Platform, describe, pages};
 use crate::launch::StepError;
 use crate::outcome::Outcome;

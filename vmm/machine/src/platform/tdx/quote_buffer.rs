@@ -96,7 +96,8 @@ impl QuoteBuffer {
 }
 
 /// The guest's report, if the buffer is as it should be.
-fn report(buffer: &[u8]) -> Option<&[u8]> {
+#[must_use]
+pub fn report(buffer: &[u8]) -> Option<&[u8]> {
     let (version, rest) = buffer.split_first_chunk::<8>()?;
     let (_status, rest) = rest.split_first_chunk::<8>()?;
     let (length, rest) = rest.split_first_chunk::<4>()?;
@@ -160,6 +161,24 @@ mod tests {
             let memory = self::memory(length);
             let outcome = QuoteBuffer::open(&memory, GPA, 0x1000);
             assert_eq!(outcome.unwrap_err(), TdxReply::InvalidOperand, "{length}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_request_stays_inside_of_its_buffer(
+            header: [u8; 24],
+            gpa in 0_u64..0x8000,
+            size in 0_u64..0x4000,
+            answer: Option<Vec<u8>>,
+        ) {
+            let memory = memory(8);
+            memory.write_slice(&header, GuestAddress(GPA)).unwrap();
+            if let Ok((buffer, report)) = QuoteBuffer::open(&memory, gpa, size) {
+                proptest::prop_assert!(gpa >= GPA && gpa + size <= GPA + 0x2000);
+                proptest::prop_assert!((report.len() as u64) <= size - HEADER);
+                buffer.finish(answer.ok_or(Status::Error));
+            }
         }
     }
 
