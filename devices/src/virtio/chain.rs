@@ -1,11 +1,9 @@
 //! Descriptor chains, checked before a device sees them.
 
-use vm_memory::{
-    Bytes, GuestAddress, GuestMemory, Permissions, VolatileMemoryError, VolatileSlice,
-};
+use vm_memory::{GuestAddress, GuestMemory, Permissions, VolatileMemoryError, VolatileSlice};
 
 use super::fault::{FaultReason, QueueFault};
-use crate::memory::DeviceMemory;
+use crate::memory::{DeviceMemory, Quick as _};
 
 /// Flags of a descriptor (VIRTIO 1.2, section 2.7.5).
 const NEXT: u16 = 1;
@@ -104,7 +102,7 @@ impl Chain {
         for part in pieces(self.readable(), offset, data.len()) {
             let len = part.len as usize;
             memory
-                .read_slice(&mut data[done..done + len], part.address)
+                .read_quick(&mut data[done..done + len], part.address)
                 .map_err(|_| self.fault(part))?;
             done += len;
         }
@@ -120,7 +118,7 @@ impl Chain {
         for part in pieces(self.writable(), offset, data.len()) {
             let len = part.len as usize;
             memory
-                .write_slice(&data[done..done + len], part.address)
+                .write_quick(&data[done..done + len], part.address)
                 .map_err(|_| self.fault(part))?;
             done += len;
         }
@@ -164,6 +162,10 @@ impl Chain {
         mut each: impl FnMut(VolatileSlice<'_>) -> Result<(), VolatileMemoryError>,
     ) -> Result<(), QueueFault> {
         for piece in pieces {
+            if let Some(slice) = memory.piece(piece.address, piece.len as usize) {
+                each(slice).map_err(|_| self.fault(piece))?;
+                continue;
+            }
             let slices = memory
                 .get_slices(piece.address, piece.len as usize, access)
                 .map_err(|_| self.fault(piece))?;
@@ -258,11 +260,11 @@ impl Walk<'_> {
             if index >= size {
                 return Err(self.fault(address, FaultReason::Index { index, size }));
             }
-            let bits = self
-                .memory
-                .read_obj::<u128>(GuestAddress(address))
+            let mut bytes = [0; DESCRIPTOR_SIZE as usize];
+            self.memory
+                .read_quick(&mut bytes, GuestAddress(address))
                 .map_err(|_| self.fault(address, FaultReason::Descriptor))?;
-            let descriptor = Descriptor::from_le(u128::from_le(bits));
+            let descriptor = Descriptor::from_le(u128::from_le_bytes(bytes));
             if descriptor.flags & INDIRECT != 0 {
                 if !self.indirect {
                     return Err(self.fault(address, FaultReason::IndirectNotNegotiated));
@@ -304,7 +306,7 @@ impl Walk<'_> {
             return Err(self.fault(address, FaultReason::ChainBytes));
         }
         let access = if writable { Permissions::Write } else { Permissions::Read };
-        if !self.memory.check_range(buffer.address, buffer.len as usize, access) {
+        if !self.memory.has(buffer.address, buffer.len as usize, access) {
             return Err(self.fault(descriptor.address, FaultReason::Buffer(buffer.len)));
         }
         chain.buffers.push(buffer);

@@ -5,13 +5,13 @@ use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::chain::{Buffer, Chain, Walk};
 use super::device::{ActiveQueue, QueueInterrupt};
 use super::fault::{FaultReason, QueueFault};
-use crate::memory::DeviceMemory;
+use crate::memory::{DeviceMemory, Quick as _};
 
 /// The driver wants no interrupt: `VIRTQ_AVAIL_F_NO_INTERRUPT`, meaningful without EVENT_IDX.
 const NO_INTERRUPT: u16 = 1;
@@ -105,10 +105,7 @@ impl Virtqueue {
             return Err(self.fault(self.queue.avail_ring(), FaultReason::InFlight(size)));
         }
         let entry = self.queue.avail_ring().wrapping_add(4 + 2 * u64::from(next % size));
-        let head: u16 = self
-            .memory
-            .load(GuestAddress(entry), Ordering::Relaxed)
-            .map_err(|_| self.fault(entry, FaultReason::Ring))?;
+        let head = self.load(entry, Ordering::Relaxed)?;
         let walk = Walk {
             memory: &self.memory,
             queue: self.index,
@@ -143,8 +140,9 @@ impl Virtqueue {
         let mut next = self.queue.next_used();
         for (Chain { head, mut buffers, .. }, written) in chains {
             let entry = ring.wrapping_add(4 + 8 * u64::from(next % self.queue.size()));
+            let used = u64::from(written) << 32 | u64::from(head);
             self.memory
-                .write_obj([u32::from(head), written], GuestAddress(entry))
+                .write_quick(&used.to_le_bytes(), GuestAddress(entry))
                 .map_err(|_| self.fault(entry, FaultReason::Ring))?;
             next = next.wrapping_add(1);
             self.in_flight = self.in_flight.saturating_sub(1);
@@ -153,9 +151,7 @@ impl Virtqueue {
             self.spare.push(buffers);
         }
         self.queue.set_next_used(next);
-        self.memory
-            .store(next, GuestAddress(ring.wrapping_add(2)), Ordering::Release)
-            .map_err(|_| self.fault(ring, FaultReason::Ring))
+        self.store(ring.wrapping_add(2), next, Ordering::Release)
     }
 
     /// Interrupts the driver if it wants to hear of the chains completed since the last call.
@@ -173,10 +169,7 @@ impl Virtqueue {
         let wish = if event_idx { 4 + 2 * u64::from(self.queue.size()) } else { 0 };
         // The used index must be visible before the driver's wish is read.
         fence(Ordering::SeqCst);
-        let wish: u16 = self
-            .memory
-            .load(GuestAddress(ring.wrapping_add(wish)), Ordering::Relaxed)
-            .map_err(|_| self.fault(ring, FaultReason::Ring))?;
+        let wish = self.load(ring.wrapping_add(wish), Ordering::Relaxed)?;
         let wanted = if event_idx {
             // The entry of that index is among those just used.
             self.queue.next_used().wrapping_sub(wish).wrapping_sub(1) < completed
@@ -256,16 +249,32 @@ impl Virtqueue {
     /// Reads the available index; says whether there are new chains.
     fn look_for_more(&mut self) -> Result<bool, QueueFault> {
         let ring = self.queue.avail_ring();
-        let index = self
-            .queue
-            .avail_idx(&*self.memory, Ordering::Acquire)
-            .map_err(|_| self.fault(ring, FaultReason::Ring))?;
-        let (by, size) = (index.0.wrapping_sub(self.queue.next_avail()), self.queue.size());
+        let index = self.load(ring.wrapping_add(2), Ordering::Acquire)?;
+        let (by, size) = (index.wrapping_sub(self.queue.next_avail()), self.queue.size());
         if by > size {
             return Err(self.fault(ring, FaultReason::AvailableIndex { by, size }));
         }
-        self.available = index.0;
+        self.available = index;
         Ok(by > 0)
+    }
+
+    /// Two bytes of a ring.
+    fn load(&self, address: u64, order: Ordering) -> Result<u16, QueueFault> {
+        let at = GuestAddress(address);
+        let loaded = match self.memory.piece(at, 2) {
+            Some(piece) => piece.load(0, order).map_err(GuestMemoryError::from),
+            None => self.memory.load(at, order),
+        };
+        loaded.map(u16::from_le).map_err(|_| self.fault(address, FaultReason::Ring))
+    }
+
+    fn store(&self, address: u64, value: u16, order: Ordering) -> Result<(), QueueFault> {
+        let at = GuestAddress(address);
+        let stored = match self.memory.piece(at, 2) {
+            Some(piece) => piece.store(value.to_le(), 0, order).map_err(GuestMemoryError::from),
+            None => self.memory.store(value.to_le(), at, order),
+        };
+        stored.map_err(|_| self.fault(address, FaultReason::Ring))
     }
 
     fn fault(&self, address: u64, reason: FaultReason) -> QueueFault {

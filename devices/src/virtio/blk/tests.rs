@@ -36,7 +36,10 @@ fn pattern(len: u64, seed: u64) -> Vec<u8> {
 }
 
 fn image_file(bytes: &[u8]) -> NamedTempFile {
-    let mut file = NamedTempFile::new().unwrap();
+    filled(NamedTempFile::new().unwrap(), bytes)
+}
+
+fn filled(mut file: NamedTempFile, bytes: &[u8]) -> NamedTempFile {
     file.write_all(bytes).unwrap();
     file
 }
@@ -123,9 +126,11 @@ fn contents(file: &NamedTempFile) -> Vec<u8> {
 
 #[test]
 fn reads_and_writes_arrive_whole_with_both_engines() {
-    for plain in [false, true] {
+    // On a disk or wherever temporary files are; and in memory, where requests are done at once.
+    let places = [std::env::temp_dir(), "/dev/shm".into()];
+    for (place, plain) in places.iter().flat_map(|place| [(place, false), (place, true)]) {
         let mut expected = pattern(4 * MIB, 1);
-        let file = image_file(&expected);
+        let file = filled(NamedTempFile::new_in(place).unwrap(), &expected);
         let image = Image::new(open(&file, 0), false).unwrap();
         let mut rig = Rig::with(image, &options(), FLUSH, plain);
         // In one piece, and in pieces of odd sizes at odd addresses.

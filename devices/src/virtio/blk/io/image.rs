@@ -38,6 +38,7 @@ pub struct Image {
     /// For an image opened with O_DIRECT.
     direct: Option<Direct>,
     block_device: bool,
+    in_memory: bool,
     sectors: u64,
     logical_block: u32,
     physical_block: u32,
@@ -86,8 +87,9 @@ impl Image {
         let direct = (flags & libc::O_DIRECT != 0)
             .then(|| Direct::new(&file, logical_block.max(512), read_only))
             .transpose()?;
+        let in_memory = is_in_memory(&file).map_err(ImageError::Inspect)?;
         let sectors = bytes / SECTOR;
-        Ok(Self { file, direct, block_device, sectors, logical_block, physical_block })
+        Ok(Self { file, direct, block_device, in_memory, sectors, logical_block, physical_block })
     }
 
     /// Size, in sectors of 512 bytes.
@@ -110,6 +112,11 @@ impl Image {
 
     pub(super) fn is_block_device(&self) -> bool {
         self.block_device
+    }
+
+    /// Whether the file system has its files in memory, where no transfer waits for a disk.
+    pub(super) fn is_in_memory(&self) -> bool {
+        self.in_memory
     }
 
     /// Whether a transfer of `len` bytes at `offset`, from or to `buffers` in memory, goes past the
@@ -157,6 +164,18 @@ fn status_flags(file: &File) -> io::Result<i32> {
     // SAFETY: F_GETFL takes no argument and touches no memory of ours.
     let flags = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) };
     if flags < 0 { Err(io::Error::last_os_error()) } else { Ok(flags) }
+}
+
+fn is_in_memory(file: &File) -> io::Result<bool> {
+    // SAFETY: all fields of statfs are integers, for which zeroes are valid.
+    let mut answer: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel fills in one statfs at the address of `answer`, which is one.
+    let result = unsafe { libc::fstatfs(file.as_raw_fd(), &raw mut answer) };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(answer.f_type == libc::TMPFS_MAGIC)
+    }
 }
 
 /// What BLKSSZGET or BLKPBSZGET says, both of which fill in a 32-bit integer.

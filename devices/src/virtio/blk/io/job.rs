@@ -104,14 +104,19 @@ impl Job {
         }
     }
 
-    /// Carries it out if it is a read that the page cache can answer at once. If not, part of it may
-    /// have been done.
-    pub(super) fn try_cached(&mut self, image: &Image) -> bool {
-        // Past the page cache, even this call would wait for the disk.
-        if self.operation != Operation::Read || self.direct {
-            return false;
-        }
-        let result = self.attempt(image, libc::RWF_NOWAIT);
+    /// Carries it out if that takes no longer than a copy: what is in memory, and reads that the page
+    /// cache can answer. If it does not (`false`), part of it may have been done.
+    pub(super) fn try_at_once(&mut self, image: &Image) -> bool {
+        let flags = match self.operation {
+            // Past the page cache, even a call that does not wait would wait for the disk.
+            _ if self.direct => return false,
+            // A file system in memory refuses calls that do not wait, and io_uring gives all of its
+            // transfers to threads of their own.
+            Operation::Read | Operation::Write { .. } if image.is_in_memory() => 0,
+            Operation::Read => libc::RWF_NOWAIT,
+            _ => return false,
+        };
+        let result = self.attempt(image, flags);
         result.is_ok() && matches!(self.advance(result), Some(Ok(())))
     }
 
@@ -205,7 +210,7 @@ impl Job {
             Operation::Read => unsafe { libc::preadv2(descriptor, iovec, count, offset, flags) },
             // SAFETY: as above, but the kernel only reads.
             Operation::Write { durable } => unsafe {
-                libc::pwritev2(descriptor, iovec, count, offset, write_flags(durable))
+                libc::pwritev2(descriptor, iovec, count, offset, flags | write_flags(durable))
             },
             Operation::Flush => return file.sync_data().map(|()| 0),
             // SAFETY: fallocate touches no memory of ours.

@@ -30,8 +30,8 @@ pub(super) struct Finished {
 pub(super) struct Engine {
     image: Arc<Image>,
     ring: Option<Ring>,
-    /// Whether the reads since the last [`Engine::submit`] found their data in the page cache.
-    cached: bool,
+    /// Whether the requests since the last [`Engine::submit`] were done at once.
+    quick: bool,
     waiting: Vec<Job>,
     finished: Vec<Finished>,
 }
@@ -55,7 +55,7 @@ impl Engine {
 
     fn with_ring(image: &Arc<Image>, ring: Option<Ring>) -> Self {
         let image = Arc::clone(image);
-        Self { image, ring, cached: true, waiting: Vec::new(), finished: Vec::new() }
+        Self { image, ring, quick: true, waiting: Vec::new(), finished: Vec::new() }
     }
 
     /// Becomes readable when requests finished on their own time; `None` where all finish within
@@ -72,9 +72,9 @@ impl Engine {
     /// Takes a job, which is done now, or to be started by [`Engine::submit`]. Never more at once
     /// than the depth.
     pub(super) fn add(&mut self, mut job: Job) -> Option<Finished> {
-        // As long as reads find their data in the page cache, fetching it at once is the least work.
-        self.cached = self.cached && job.try_cached(&self.image);
-        if self.cached {
+        // As long as data is there to be copied, copying it is the least work.
+        self.quick = self.quick && job.try_at_once(&self.image);
+        if self.quick {
             return Some(job.finish(Ok(())));
         }
         self.waiting.push(job);
@@ -87,7 +87,7 @@ impl Engine {
     /// # Errors
     /// If the host refuses to take requests at all.
     pub(super) fn submit(&mut self) -> io::Result<()> {
-        self.cached = true;
+        self.quick = true;
         let Some(ring) = &mut self.ring else {
             self.finished.extend(self.waiting.drain(..).map(|job| job.run(&self.image)));
             return Ok(());
