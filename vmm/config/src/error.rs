@@ -62,7 +62,19 @@ impl ConfigError {
             file: file.to_owned(),
             line: line + 1,
             text: shown.to_owned(),
-            message: error.message().to_owned(),
+            message: in_words(error.message()),
         }
     }
+}
+
+/// What the parser says, without its names of types.
+fn in_words(message: &str) -> String {
+    const WORDS: [(&str, &str); 5] = [
+        ("expected u16", "expected a number like 1"),
+        ("expected u32", "expected a number like 1"),
+        ("expected path string", "expected a path like \"vmlinuz\""),
+        ("expected a boolean", "expected true or false"),
+        ("map, expected a sequence", "one table, expected a list; write it as in [[disk]]"),
+    ];
+    WORDS.iter().fold(message.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours))
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use casemate_config::{GuestConfig, Hex, Snp, Tdx};
+use casemate_config::{ByteSize, GuestConfig, Hex, Snp, Tdx};
 use casemate_devices::legacy::AcpiPower;
 use casemate_devices::legacy::fw_cfg::Items;
 use casemate_launch::firmware::{self, FirmwareError};
@@ -44,12 +44,12 @@ pub enum PrepareError {
         source: KernelError,
     },
     /// The kernel does not fit the guest.
-    #[error("could not boot {} in a guest with {memory} bytes of memory", file.display())]
+    #[error("could not boot {} with memory = {memory}; try more", file.display())]
     Boot {
         /// The kernel.
         file: PathBuf,
         /// The guest's memory.
-        memory: u64,
+        memory: ByteSize,
         /// Why.
         source: DirectBootError,
     },
@@ -263,7 +263,7 @@ fn booted_directly(
         acpi: acpi::tables(ACPI_TABLES.start, config.vcpus),
         reset_code: &reset_code(),
     };
-    let memory = config.memory.0;
+    let memory = config.memory;
     boot.plan().map_err(|source| PrepareError::Boot { file, memory, source })
 }
 
