@@ -133,10 +133,12 @@ where
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     report::log(args.log.as_deref(), args.json)?;
     let config = config(args)?;
+    taps(&config.net)?;
     let guest = match config.platform {
         PlatformChoice::Plain => Guest::plain(config)?,
-        PlatformChoice::Auto | PlatformChoice::Snp => Guest::snp(config)?,
+        PlatformChoice::Snp => Guest::snp(config)?,
         PlatformChoice::Tdx => Guest::tdx(config)?,
+        PlatformChoice::Auto => confidential(config)?,
     };
     let reporter = Reporter { json: args.json };
     reporter.planned(guest.plan())?;
@@ -167,6 +169,36 @@ fn config(args: &Args) -> anyhow::Result<GuestConfig> {
     Ok(match &args.file {
         Some(file) => load(file, overrides)?,
         None => from_flags(overrides)?,
+    })
+}
+
+/// Whether the taps are there. Only where a guest runs must they be: whoever measures it has none.
+fn taps(nets: &[Net]) -> anyhow::Result<()> {
+    for (at, Net { tap, .. }) in nets.iter().enumerate() {
+        let interface = Path::new("/sys/class/net").join(tap);
+        let problem = match (interface.exists(), interface.join("tun_flags").exists()) {
+            (_, true) => continue,
+            (true, _) => "this interface is no tap",
+            (false, _) => "there is no such interface",
+        };
+        bail!(
+            "net[{at}].tap = {tap:?}: {problem}; make one: \
+             sudo ip tuntap add dev tap0 mode tap user $USER, and give its name"
+        );
+    }
+    Ok(())
+}
+
+/// The guest of this machine's confidential platform; of SEV-SNP where it has none, for its launch to
+/// say what is in the way.
+fn confidential(config: GuestConfig) -> anyhow::Result<Guest> {
+    use casemate_kvm::host::check;
+    let for_snp = config.snp.is_some();
+    Ok(match (Guest::snp(config.clone()), Guest::tdx(config)) {
+        (Ok(_), Ok(guest)) if check(VmType::Snp).is_err() && check(VmType::Tdx).is_ok() => guest,
+        // Firmware can be of TDX alone.
+        (Err(_), Ok(guest)) if !for_snp => guest,
+        (guest, _) => guest?,
     })
 }
 
