@@ -10,6 +10,10 @@ use crate::process;
 /// What is passed on of the environment, besides everything of ours and of Rust's.
 const PASSED: &[&str] = &["HOME", "LANG", "TERM"];
 
+/// What is said where the current directory is not on the other side.
+const ABSENT: &str =
+    "is not in the emulated host, whose /tmp and /run are its own: start from another directory";
+
 /// A script that runs `command` in the current directory, with the part of the environment that
 /// makes sense in another machine.
 pub(crate) fn command(command: &[&str], host: Host) -> String {
@@ -30,7 +34,10 @@ pub(crate) fn command(command: &[&str], host: Host) -> String {
     // So that whatever runs there can tell.
     line(format!("export CASEMATE_LAB={host}"));
     if let Ok(directory) = env::current_dir() {
-        line(format!("cd {} || exit 125", quote(&directory.display().to_string())));
+        let directory = quote(&directory.display().to_string());
+        line(format!(
+            "cd {directory} 2>/dev/null || {{ echo lab: {directory} {ABSENT}; exit 125; }}"
+        ));
     }
     let words: Vec<_> = command.iter().map(|word| quote(word)).collect();
     let _ = writeln!(script, "exec {}", words.join(" "));
