@@ -95,6 +95,12 @@ fn events_are_json_where_asked() {
 }
 
 #[test]
+fn the_log_is_plain_text_where_no_terminal_is() {
+    let (_, _, log) = run(&out(0x501, 7), &["--log", "casemate_kvm=debug"]);
+    assert!(log.contains("KVM_SET_USER_MEMORY_REGION2") && !log.contains('\x1b'), "{log}");
+}
+
+#[test]
 fn as_many_processors_as_there_can_be_all_answer() {
     /// What the others do at 0x2_0000, in real mode: lock inc word cs:[16], the number of those that
     /// came; halt.
@@ -211,6 +217,8 @@ fn bad_input_ends_with_2_before_kvm_is_opened() {
     refused(&["--kernel", "/etc/passwd", "--platform", "plain"], "neither a bzImage");
     refused(&["--kernel", "/etc/passwd"], "--platform plain");
     refused(&["--disk", "a,speed=1", "--kernel", own], "unknown field `speed`");
+    refused(&["--net", "no-such-tap", "--kernel", own], "there is no such interface; make one: ");
+    refused(&["--net", "lo", "--kernel", own], "this interface is no tap");
     refused(&["--on-reset", "stop"], "possible values: exit, restart");
     refused(&["--log", "a=b=c", "--kernel", own], "no log filter");
 }

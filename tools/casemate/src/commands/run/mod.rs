@@ -8,6 +8,7 @@ mod report;
 mod signals;
 mod terminal;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,7 +21,7 @@ use casemate_kvm::trace::Interposer;
 use casemate_kvm::vm::VmType;
 use casemate_launch::PlatformKind;
 use casemate_vmm::platform::{Plain, Platform, Snp, Tdx};
-use casemate_vmm::{Guest, Machine, Outcome, SharedMemory};
+use casemate_vmm::{ConsolePorts, Guest, Machine, Outcome, SharedMemory};
 use check::Waiting;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use report::Reporter;
@@ -229,8 +230,10 @@ fn ready(platform: VmType) -> anyhow::Result<()> {
             text += &format!("; {fix}");
         }
     }
-    text += "\ncasemate host says more; casemate lab runs an emulated host that can; with --platform \
-             plain the guest runs here, without protection from the host";
+    text += "\ncasemate host says more; casemate lab runs an emulated host that can";
+    if platform != VmType::Plain {
+        text += "; with --platform plain the guest runs here, without protection from the host";
+    }
     bail!(text)
 }
 
@@ -245,6 +248,26 @@ fn recorded<T>(file: &Path, launch: impl FnOnce() -> T) -> anyhow::Result<T> {
     std::fs::write(file, trace)
         .with_context(|| format!("could not record the launch in {}", file.display()))?;
     Ok(outcome)
+}
+
+/// The guest, launched with these on its terminal; if it cannot be, what is in the way on this machine.
+fn launched(
+    guest: &Guest,
+    serial: Box<dyn Write + Send>,
+    console: Option<ConsolePorts>,
+    record: Option<&Path>,
+) -> anyhow::Result<Machine> {
+    let platform = platform(guest)?;
+    let launch = || Machine::launch(guest, platform, serial, console);
+    let machine = match record {
+        Some(file) => recorded(file, launch)?,
+        None => launch(),
+    };
+    // What a plain guest needs is looked at only now: before, it would double the time of its launch.
+    if machine.is_err() && guest.plan().platform() == PlatformKind::Plain {
+        ready(VmType::Plain)?;
+    }
+    Ok(machine?)
 }
 
 /// Runs the guest, again for as long as its configuration wants that; how the last run ended, and what
@@ -264,12 +287,7 @@ fn runs(
         let terminal = Terminal::open(guest.config().console, raw_mode.is_some())
             .context("could not use standard input and output")?;
         let waiting = args.attest.map(|_| Waiting::of(&guest)).transpose()?;
-        let platform = platform(&guest)?;
-        let launch = || Machine::launch(&guest, platform, terminal.serial, terminal.console);
-        let machine = match &args.record {
-            Some(file) => recorded(file, launch)?,
-            None => launch(),
-        }?;
+        let machine = launched(&guest, terminal.serial, terminal.console, args.record.as_deref())?;
         reporter.launched(&guest);
         // A plan holds kernel and initrd: it stays only where it is needed again.
         again = (on_reset == Ending::Restart || on_panic == Ending::Restart).then_some(guest);

@@ -1,5 +1,7 @@
 //! What `casemate run` says beside the guest's own output, all on standard error.
 
+use std::io::{self, IsTerminal as _};
+
 use anyhow::Context as _;
 use casemate_launch::tdx::PageOrder;
 use casemate_launch::{LaunchPlan, PlatformKind, snp, tdx};
@@ -17,7 +19,7 @@ pub(super) fn log(filter: Option<&str>, json: bool) -> anyhow::Result<()> {
     let filter: Targets = text
         .parse()
         .with_context(|| format!("\"{text}\" is no log filter; try info, or casemate_vmm=debug"))?;
-    let layer = fmt::layer().with_writer(std::io::stderr);
+    let layer = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     let layer = if json { layer.json().boxed() } else { layer.boxed() };
     Registry::default().with(layer).with(filter).init();
     Ok(())
