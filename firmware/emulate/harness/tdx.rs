@@ -1,0 +1,127 @@
+//! TDX: the TDX module's answers to TDCALL (Intel TDX module ABI, "Guest-Side (TDCALL) Interface
+//! Functions").
+
+use casemate_firmware::fatal::Fatal;
+use casemate_firmware::layout::{GRANULE, PAGE};
+use casemate_launch::Digest384;
+use unicorn_engine::RegisterX86;
+
+use super::End;
+use super::engine::{Engine, walk};
+use super::host::Answer;
+use super::machine::Machine;
+
+const SIZE_MISMATCH: u64 = 0xc000_0b0b << 32;
+const OPERAND_INVALID: u64 = 0xc000_0100 << 32;
+
+pub(super) fn tdcall(engine: &mut Engine<'_>) -> Result<(), String> {
+    let [leaf, rcx, rdx, r11, r12] =
+        [RegisterX86::RAX, RegisterX86::RCX, RegisterX86::RDX, RegisterX86::R11, RegisterX86::R12]
+            .map(|register| engine.reg_read(register).unwrap());
+    let before = engine.get_data().counts.tdcalls;
+    engine.get_data_mut().counts.tdcalls += 1;
+    let honest = match leaf {
+        0 => {
+            let machine = engine.get_data_mut();
+            machine.counts.exits += 1;
+            return stopped(machine, r11, r12);
+        }
+        1 => info(engine.get_data()),
+        2 => [0, rcx, rdx, 0, 0],
+        6 => [acceptable(engine.get_data(), rcx)?, rcx, rdx, 0, 0],
+        _ => return Err(format!("TDCALL leaf {leaf}")),
+    };
+    let answer = (engine.get_data().host.tdcall)(leaf, rcx, before, honest);
+    if answer[0] == 0 {
+        match leaf {
+            2 => extend(engine, rcx, rdx)?,
+            6 => accept(engine.get_data_mut(), rcx)?,
+            _ => {}
+        }
+    }
+    for (register, value) in [
+        (RegisterX86::RAX, answer[0]),
+        (RegisterX86::RCX, answer[1]),
+        (RegisterX86::RDX, answer[2]),
+        (RegisterX86::R8, answer[3]),
+        (RegisterX86::R9, answer[4]),
+        (RegisterX86::R10, 0),
+        (RegisterX86::R11, 0),
+    ] {
+        engine.reg_write(register, value).unwrap();
+    }
+    Ok(())
+}
+
+/// TDG.VP.INFO: width of addresses, attributes, vCPUs and their most, index.
+fn info(machine: &Machine) -> Answer {
+    let host = &machine.host;
+    let vcpus = u64::from(host.vcpus);
+    [0, host.address_bits.into(), host.attributes, vcpus << 32 | vcpus, 0]
+}
+
+/// TDG.MR.RTMR.EXTEND, by 48 bytes of private memory.
+fn extend(engine: &mut Engine<'_>, address: u64, register: u64) -> Result<(), String> {
+    let (event, private) = walk(engine, address)?;
+    let machine = engine.get_data();
+    if !private || event % 64 != 0 || !machine.is_accepted(event) || register > 3 {
+        return Err(format!("RTMR{register} is extended by what is at {event:#x}"));
+    }
+    let event = engine.mem_read_as_vec(event, 48).unwrap();
+    let rtmr = &mut engine.get_data_mut().rtmrs[usize::try_from(register).unwrap()];
+    *rtmr = Digest384::of(&[&rtmr.0[..], &event].concat());
+    Ok(())
+}
+
+/// What TDG.MEM.PAGE.ACCEPT answers to an address whose lowest bits are the page's level.
+fn acceptable(machine: &Machine, page: u64) -> Result<u64, String> {
+    let (address, level) = (page & !0xfff, page & 0xfff);
+    let (bit, _) = machine.private_bit();
+    if address & bit != 0 || level > 1 || level == 1 && address % GRANULE != 0 {
+        return Err(format!("TDG.MEM.PAGE.ACCEPT of {page:#x}"));
+    }
+    Ok(if !machine.is_memory(address) {
+        OPERAND_INVALID
+    } else if level == 1 && !machine.host.large {
+        SIZE_MISMATCH
+    } else {
+        0
+    })
+}
+
+fn accept(machine: &mut Machine, page: u64) -> Result<(), String> {
+    let pages = if page & 1 == 1 { GRANULE / PAGE } else { 1 };
+    machine.accept(page & !0xfff, pages)
+}
+
+/// TDG.VP.VMCALL: nothing but ReportFatalError (GHCI).
+fn stopped(machine: &mut Machine, function: u64, code: u64) -> Result<(), String> {
+    let (0x1_0003, Some(fatal)) = (function, Fatal::from_tdx_code(code)) else {
+        return Err(format!("TDG.VP.VMCALL {function:#x} with {code:#x}"));
+    };
+    if machine.counts.stops == machine.host.resumes {
+        machine.finish(End::Stopped(fatal));
+    }
+    machine.counts.stops += 1;
+    Ok(())
+}
+
+/// Leaves of CPUID that the TDX module answers itself. All others end in #VE.
+pub(super) fn cpuid(engine: &mut Engine<'_>, leaf: u64, _subleaf: u32) {
+    let word = |text: &[u8; 4]| u64::from(u32::from_le_bytes(*text));
+    let registers = match leaf {
+        0x21 => [0, word(b"Inte"), word(b"    "), word(b"lTDX")],
+        0 => [0x21, word(b"Genu"), word(b"ntel"), word(b"ineI")],
+        // Nothing that the emulated processor lacks.
+        _ => [0; 4],
+    };
+    for (register, value) in
+        [RegisterX86::RAX, RegisterX86::RBX, RegisterX86::RCX, RegisterX86::RDX]
+            .into_iter()
+            .zip(registers)
+    {
+        engine.reg_write(register, value).unwrap();
+    }
+    let at = engine.pc_read().unwrap();
+    engine.set_pc(at + 2).unwrap();
+}
