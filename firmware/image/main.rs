@@ -50,7 +50,7 @@ extern "C" fn main(_platform: u32, c_bit: u32, state: &'static mut State) -> ! {
 }
 
 fn boot(header: &mut [u8; HEADER_SIZE], c_bit: u32) -> Result<core::convert::Infallible, Fatal> {
-    let config = config()?;
+    let config = Config::from_page(config_page()).ok_or(Fatal::Config)?;
     let memory = Memory::start(&config, c_bit)?;
     copy_from_window(Payload { offset: 0, size: HEADER_SIZE as u64 }, header.as_mut_ptr());
     let copy = &*header;
@@ -102,10 +102,9 @@ fn wakeup(memory: Memory) -> Option<Wakeup> {
     matches!(memory, Memory::Tdx(_)).then_some(Wakeup { mailbox: MAILBOX, reset_vector })
 }
 
-fn config() -> Result<Config, Fatal> {
+fn config_page() -> &'static [u8; CONFIG_SIZE] {
     // SAFETY: the image's first page, which nobody writes.
-    let page = unsafe { &*(IMAGE as *const [u8; CONFIG_SIZE]) };
-    Config::from_page(page).ok_or(Fatal::Config)
+    unsafe { &*(IMAGE as *const [u8; CONFIG_SIZE]) }
 }
 
 /// Copies the kernel so that its protected-mode part lies where it is to run, and checks the copy.
@@ -232,9 +231,9 @@ pub fn stop(fatal: Fatal) -> ! {
     let empty = [0_u16; 5];
     // SAFETY: an empty table of interrupts makes the next exception the last.
     unsafe { asm!("lidt [{}]", in(reg) &empty, options(readonly, nostack, preserves_flags)) };
-    match config().map(|config| config.platform) {
-        Ok(Platform::Snp) => snp::terminate(fatal),
-        Ok(Platform::Tdx) => tdx::terminate(fatal),
+    match Platform::of_page(config_page()) {
+        Some(Platform::Snp) => snp::terminate(fatal),
+        Some(Platform::Tdx) => tdx::terminate(fatal),
         // SAFETY: an exception.
         _ => unsafe { asm!("ud2", options(noreturn)) },
     }

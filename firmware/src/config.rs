@@ -47,6 +47,19 @@ pub enum Platform {
     Tdx = 3,
 }
 
+impl Platform {
+    /// What a page says, whatever else is in it: how a guest ends whose page is wrong.
+    #[must_use]
+    pub fn of_page(page: &[u8; CONFIG_SIZE]) -> Option<Self> {
+        match u32_at(page, 0x0c) {
+            1 => Some(Self::Plain),
+            2 => Some(Self::Snp),
+            3 => Some(Self::Tdx),
+            _ => None,
+        }
+    }
+}
+
 /// The measured inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -88,12 +101,7 @@ impl Config {
     /// Reads the page; `None` if it is not one, has not been filled in, or says something unknown.
     #[must_use]
     pub fn from_page(page: &[u8; CONFIG_SIZE]) -> Option<Self> {
-        let platform = match u32_at(page, 0x0c) {
-            1 => Platform::Plain,
-            2 => Platform::Snp,
-            3 => Platform::Tdx,
-            _ => return None,
-        };
+        let platform = Platform::of_page(page)?;
         let flags = u64_at(page, 0x10);
         let unused = page[0x24..0x40].iter().chain(&page[END..]);
         let known = page.starts_with(&MAGIC)
