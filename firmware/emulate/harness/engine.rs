@@ -50,6 +50,9 @@ pub(super) fn launch(plan: &LaunchPlan, host: Host) -> Engine<'static> {
         }
     }
     hook(&mut engine);
+    if engine.get_data().host.count {
+        count(&mut engine);
+    }
     match engine.get_data().platform {
         PlatformKind::Tdx => start_protected(&mut engine),
         PlatformKind::Plain | PlatformKind::Snp => start_real(&mut engine),
@@ -154,7 +157,10 @@ fn write_table(engine: &mut Engine<'_>, register: RegisterX86, table: X86Mmr) {
 fn hook(engine: &mut Engine<'_>) {
     engine.add_tlb_hook(1, 0, translate).unwrap();
     let offset = |address: u64| address - WINDOW;
-    let read = move |engine: &mut Engine<'_>, _: MemType, address: u64, size: usize, value: i64| {
+    let read = move |engine: &mut Engine<'_>, kind: MemType, address: u64, size, value: i64| {
+        if kind == MemType::READ {
+            return true;
+        }
         for (byte, at) in value.to_le_bytes().into_iter().take(size).zip(address..) {
             let machine = engine.get_data_mut();
             machine.read_window(offset(at));
@@ -165,7 +171,9 @@ fn hook(engine: &mut Engine<'_>) {
         }
         true
     };
-    engine.add_mem_hook(HookType::MEM_READ_AFTER, WINDOW, WINDOW_END - 1, read).unwrap();
+    // Only where there is a hook before reads are all of them seen.
+    let reads = HookType::MEM_READ | HookType::MEM_READ_AFTER;
+    engine.add_mem_hook(reads, WINDOW, WINDOW_END - 1, read).unwrap();
     engine.add_insn_invalid_hook(unknown).unwrap();
     let exception = |engine: &mut Engine<'_>, vector| {
         // Unicorn says so of every instruction that it does not know, once `unknown` has seen it.
@@ -181,6 +189,17 @@ fn hook(engine: &mut Engine<'_>) {
             engine.add_code_hook(at, at, |engine, at, _| intercepted(engine, at)).unwrap();
         }
     }
+}
+
+fn count(engine: &mut Engine<'_>) {
+    let mut last = 0;
+    let step = move |engine: &mut Engine<'_>, at, _| {
+        let counts = &mut engine.get_data_mut().counts;
+        counts.steps += 1;
+        counts.instructions += u64::from(at != last);
+        last = at;
+    };
+    engine.add_code_hook(1, 0, step).unwrap();
 }
 
 /// An instruction that Unicorn does not know; none of them is shorter than three bytes, and all that
@@ -309,8 +328,8 @@ fn raise(engine: &mut Engine<'_>, vector: u8) {
     let table = read_table(engine, RegisterX86::IDTR);
     let task = read_table(engine, RegisterX86::TR);
     let long = engine.reg_read(RegisterX86::CR0).unwrap() & PG != 0;
-    let end = (u64::from(vector) + 1) * if long { 16 } else { 8 };
-    if end > u64::from(table.limit) + 1 {
+    let end = (u64::from(vector) + 1) * 16;
+    if !long || end > u64::from(table.limit) + 1 {
         engine.get_data_mut().finish(End::Shutdown);
         engine.emu_stop().unwrap();
         return;
@@ -322,13 +341,8 @@ fn raise(engine: &mut Engine<'_>, vector: u8) {
     let handler = low & 0xffff | low >> 32 & 0xffff_0000 | high << 32;
     let stack = at(engine, task.base + 0x1c + 8 * (low >> 32 & 7));
     let flags = engine.reg_read(RegisterX86::RFLAGS).unwrap();
-    let old = [
-        engine.pc_read().unwrap(),
-        0x10,
-        flags,
-        engine.reg_read(RegisterX86::RSP).unwrap(),
-        0x18,
-    ];
+    let old =
+        [engine.pc_read().unwrap(), 0x10, flags, engine.reg_read(RegisterX86::RSP).unwrap(), 0x18];
     let error = [0];
     let error = if matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30) { &error[..] } else { &[] };
     let frame: Vec<u8> = error.iter().chain(&old).flat_map(|word| word.to_le_bytes()).collect();

@@ -12,15 +12,15 @@ pub(crate) const MEMORY: u64 = 64 << 20;
 pub(crate) fn kernel(size: usize) -> Vec<u8> {
     let mut file = vec![0; 2048];
     let fields: [(usize, &[u8]); 9] = [
-        (0x1f1, &[3]),                            // sectors of setup, one more
-        (0x201, &[0x6c]),                         // length of the header
-        (0x202, b"HdrS\x0f\x02"),                 // version
-        (0x211, &[1]),                            // loaded high
-        (0x22c, &0x7fff_ffff_u32.to_le_bytes()),  // the initrd's highest address
-        (0x230, &0x20_0000_u32.to_le_bytes()),    // alignment
-        (0x234, &[1, 21, 1, 0]),                  // relocatable; 64-bit entry
-        (0x258, &0x100_0000_u64.to_le_bytes()),   // preferred address
-        (0x260, &0x30_0000_u32.to_le_bytes()),    // memory needed
+        (0x1f1, &[3]),                           // sectors of setup, one more
+        (0x201, &[0x6c]),                        // length of the header
+        (0x202, b"HdrS\x0f\x02"),                // version
+        (0x211, &[1]),                           // loaded high
+        (0x22c, &0x7fff_ffff_u32.to_le_bytes()), // the initrd's highest address
+        (0x230, &0x20_0000_u32.to_le_bytes()),   // alignment
+        (0x234, &[1, 21, 1, 0]),                 // relocatable; 64-bit entry
+        (0x258, &0x100_0000_u64.to_le_bytes()),  // preferred address
+        (0x260, &0x30_0000_u32.to_le_bytes()),   // memory needed
     ];
     for (at, field) in fields {
         file[at..at + field.len()].copy_from_slice(field);

@@ -22,6 +22,8 @@ pub(crate) struct Host {
     pub(crate) tdcall: Box<dyn Fn(u64, u64, u64, Answer) -> Answer>,
     /// Has an exception or interrupt come: before which instruction, and its vector.
     pub(crate) inject: Option<(usize, u8)>,
+    /// Counts instructions; runs take longer then.
+    pub(crate) count: bool,
     /// Runs a guest that gave up so often again.
     pub(crate) resumes: u32,
     /// Whether memory is in pages of 2 MiB.
@@ -40,6 +42,8 @@ pub(crate) struct Host {
     pub(crate) attributes: u64,
     /// Of the trust domain.
     pub(crate) vcpus: u32,
+    /// What leaf 0x21 of CPUID says in a trust domain; elsewhere a host may say anything.
+    pub(crate) cpuid_signature: [u8; 12],
 }
 
 impl Default for Host {
@@ -50,6 +54,7 @@ impl Default for Host {
             validate: Box::new(|_, _, honest| honest),
             tdcall: Box::new(|_, _, _, honest| honest),
             inject: None,
+            count: false,
             resumes: 0,
             large: false,
             memory: 3 << 30,
@@ -59,6 +64,7 @@ impl Default for Host {
             address_bits: 52,
             attributes: 1 << 28,
             vcpus: 1,
+            cpuid_signature: *b"IntelTDX    ",
         }
     }
 }

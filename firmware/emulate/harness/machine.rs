@@ -28,8 +28,10 @@ pub(crate) struct Counts {
     pub(crate) stops: u32,
     /// Calls of the TDX module.
     pub(crate) tdcalls: u64,
-    /// Instructions, one with a repeat prefix being one.
+    /// Instructions, if they were counted.
     pub(crate) instructions: u64,
+    /// The same, an instruction with a repeat prefix being as many as it repeats.
+    pub(crate) steps: u64,
 }
 
 /// The guest, its host, and what they did.
@@ -92,7 +94,8 @@ impl Machine {
 
     /// Whether the page at `address` is the guest's own.
     pub(crate) fn is_accepted(&self, address: u64) -> bool {
-        self.accepted.get(index(address / PAGE)).copied().unwrap_or(false)
+        let plain = self.platform == PlatformKind::Plain;
+        self.accepted.get(index(address / PAGE)).copied().unwrap_or(plain)
     }
 
     /// Pages that were accepted by the guest and not read first of all.
@@ -120,7 +123,12 @@ impl Machine {
     }
 
     /// Whether an access through a private or shared mapping is one that the image may make.
-    pub(crate) fn access(&mut self, address: u64, private: bool, access: Access) -> Result<(), String> {
+    pub(crate) fn access(
+        &mut self,
+        address: u64,
+        private: bool,
+        access: Access,
+    ) -> Result<(), String> {
         let window = (WINDOW..WINDOW_END).contains(&address);
         let image = (IMAGE..4 << 30).contains(&address);
         let allowed = match access {

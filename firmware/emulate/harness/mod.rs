@@ -6,9 +6,11 @@
 //! | [`host`] | what the host does: by default what it should |
 //! | [`machine`] | what the processor and the trusted firmware know: which page is whose |
 //! | [`engine`] | Unicorn: registers, address translation, exceptions |
+//! | [`guest`] | what is launched: a small kernel, initrd and command line |
 //! | [`snp`], [`tdx`] | the instructions that Unicorn does not have |
 
 mod engine;
+pub(crate) mod guest;
 pub(crate) mod host;
 pub(crate) mod machine;
 mod snp;

@@ -27,7 +27,7 @@ pub(super) fn pvalidate(engine: &mut Engine<'_>) -> Result<(), String> {
     }
     let machine = engine.get_data_mut();
     let honest = if !machine.is_memory(address) {
-        (FAIL_INPUT, true)
+        (FAIL_INPUT, false)
     } else if large && !machine.host.large {
         (FAIL_SIZE_MISMATCH, false)
     } else {

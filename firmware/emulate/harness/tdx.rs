@@ -108,10 +108,15 @@ fn stopped(machine: &mut Machine, function: u64, code: u64) -> Result<(), String
 
 /// Leaves of CPUID that the TDX module answers itself. All others end in #VE.
 pub(super) fn cpuid(engine: &mut Engine<'_>, leaf: u64, _subleaf: u32) {
-    let word = |text: &[u8; 4]| u64::from(u32::from_le_bytes(*text));
+    let words = |text: [u8; 12]| {
+        let [ebx, edx, ecx] =
+            [0, 4, 8].map(|at| u32::from_le_bytes(text[at..at + 4].try_into().unwrap()));
+        [ebx, ecx, edx].map(u64::from)
+    };
+    let [signature, vendor] = [engine.get_data().host.cpuid_signature, *b"GenuineIntel"].map(words);
     let registers = match leaf {
-        0x21 => [0, word(b"Inte"), word(b"    "), word(b"lTDX")],
-        0 => [0x21, word(b"Genu"), word(b"ntel"), word(b"ineI")],
+        0x21 => [0, signature[0], signature[1], signature[2]],
+        0 => [0x21, vendor[0], vendor[1], vendor[2]],
         // Nothing that the emulated processor lacks.
         _ => [0; 4],
     };
