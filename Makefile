@@ -22,6 +22,7 @@ test: setup
 
 bench: setup
 	cargo bench -q --locked -p casemate-attest --bench verify
+	cargo bench -q --locked -p casemate-firmware-emulate --bench instructions
 	cargo bench -q --locked -p casemate-launch --bench snp
 	cargo bench -q --locked -p casemate-launch --bench tdx_igvm
 	@tests/bench/measure-snp

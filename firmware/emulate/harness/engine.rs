@@ -1,16 +1,13 @@
-//! Unicorn as the guest's processor: its start, address translation, and exceptions. Unicorn calls
-//! back for every page that is not in its TLB, for instructions that it does not know, and for those
-//! that are asked for by address.
+//! Unicorn with a guest in it: memory and the state in which vCPUs start, then a run to the end.
 
 use casemate_firmware::layout::{ECAM, IMAGE, KERNEL, LOW_MEMORY_END, PAGE, WINDOW, WINDOW_END};
 use casemate_launch::{Contents, LaunchPlan, PageKind, PlatformKind};
-use unicorn_engine::{
-    Arch, HookType, MemType, Mode, Permission, RegisterX86, TlbEntry, TlbType, Unicorn, X86Mmr,
-};
+use unicorn_engine::{Arch, Mode, Permission, RegisterX86, TlbType, Unicorn, X86Mmr};
 
+use super::End;
 use super::host::Host;
-use super::machine::{Access, Machine};
-use super::{End, snp, tdx};
+use super::machine::Machine;
+use super::processor::{count, hook, raise};
 
 pub(super) type Engine<'a> = Unicorn<'a, Machine>;
 
@@ -19,15 +16,11 @@ const ENTRY: u64 = KERNEL + 0x200;
 
 /// More instructions than any run needs: what hashing in software takes for each byte of payloads,
 /// and a constant.
-const MOST_INSTRUCTIONS: usize = 80_000_000;
-
-/// The exception of instructions that there are not.
-const UNDEFINED: u8 = 6;
+const MOST_INSTRUCTIONS: usize = 50_000_000;
 
 const PE: u64 = 1;
-const PG: u64 = 1 << 31;
-const EFER: u32 = 0xc000_0080;
-const LME: u64 = 1 << 8;
+pub(super) const PG: u64 = 1 << 31;
+pub(super) const EFER: u32 = 0xc000_0080;
 
 /// A guest with its launch pages, before its first instruction.
 pub(super) fn launch(plan: &LaunchPlan, host: Host) -> Engine<'static> {
@@ -152,219 +145,4 @@ fn write_table(engine: &mut Engine<'_>, register: RegisterX86, table: X86Mmr) {
     let limit = u64::from(table.limit) | u64::from(table.flags) << 32;
     let bytes = [table.selector, table.base, limit].map(u64::to_le_bytes);
     engine.reg_write_long(register, bytes.as_flattened()).unwrap();
-}
-
-fn hook(engine: &mut Engine<'_>) {
-    engine.add_tlb_hook(1, 0, translate).unwrap();
-    let offset = |address: u64| address - WINDOW;
-    let read = move |engine: &mut Engine<'_>, kind: MemType, address: u64, size, value: i64| {
-        if kind == MemType::READ {
-            return true;
-        }
-        for (byte, at) in value.to_le_bytes().into_iter().take(size).zip(address..) {
-            let machine = engine.get_data_mut();
-            machine.read_window(offset(at));
-            let now = (machine.host.after_read)(offset(at), byte);
-            if now != byte {
-                engine.mem_write(at, &[now]).unwrap();
-            }
-        }
-        true
-    };
-    // Only where there is a hook before reads are all of them seen.
-    let reads = HookType::MEM_READ | HookType::MEM_READ_AFTER;
-    engine.add_mem_hook(reads, WINDOW, WINDOW_END - 1, read).unwrap();
-    engine.add_insn_invalid_hook(unknown).unwrap();
-    let exception = |engine: &mut Engine<'_>, vector| {
-        // Unicorn says so of every instruction that it does not know, once `unknown` has seen it.
-        if vector != u32::from(UNDEFINED) {
-            raise(engine, u8::try_from(vector).unwrap());
-        }
-    };
-    engine.add_intr_hook(exception).unwrap();
-    // Wherever there may be RDMSR, WRMSR or CPUID.
-    let image = engine.mem_read_as_vec(IMAGE, usize::try_from((4 << 30) - IMAGE).unwrap()).unwrap();
-    for (at, pair) in (IMAGE..).zip(image.windows(2)) {
-        if matches!(pair, [0x0f, 0x30 | 0x32 | 0xa2]) {
-            engine.add_code_hook(at, at, |engine, at, _| intercepted(engine, at)).unwrap();
-        }
-    }
-}
-
-fn count(engine: &mut Engine<'_>) {
-    let mut last = 0;
-    let step = move |engine: &mut Engine<'_>, at, _| {
-        let counts = &mut engine.get_data_mut().counts;
-        counts.steps += 1;
-        counts.instructions += u64::from(at != last);
-        last = at;
-    };
-    engine.add_code_hook(1, 0, step).unwrap();
-}
-
-/// An instruction that Unicorn does not know; none of them is shorter than three bytes, and all that
-/// the image may have, four.
-fn unknown(engine: &mut Engine<'_>) -> bool {
-    let at = engine.pc_read().unwrap();
-    let code: [u8; 4] = engine.mem_read_as_vec(at, 4).unwrap().try_into().unwrap();
-    let platform = engine.get_data().platform;
-    let done = match (platform, code) {
-        (PlatformKind::Snp, [0xf2, 0x0f, 0x01, 0xff]) => snp::pvalidate(engine),
-        (PlatformKind::Snp, [0xf3, 0x0f, 0x01, 0xfe]) => snp::rmpadjust(engine),
-        (PlatformKind::Snp, [0xf3, 0x0f, 0x01, 0xd9]) => snp::vmgexit(engine),
-        (PlatformKind::Tdx, [0x66, 0x0f, 0x01, 0xcc]) => tdx::tdcall(engine),
-        _ => {
-            raise(engine, UNDEFINED);
-            return true;
-        }
-    };
-    engine.set_pc(at + 4).unwrap();
-    if let Err(wrong) = done {
-        engine.get_data_mut().finish(End::Broken(wrong));
-    }
-    if engine.get_data().end.is_some() {
-        engine.emu_stop().unwrap();
-    }
-    true
-}
-
-/// RDMSR, WRMSR or CPUID.
-fn intercepted(engine: &mut Engine<'_>, at: u64) {
-    let code = engine.mem_read_as_vec(at, 2).unwrap()[1];
-    let [eax, ecx, edx] = [RegisterX86::RAX, RegisterX86::RCX, RegisterX86::RDX]
-        .map(|register| engine.reg_read(register).unwrap() & 0xffff_ffff);
-    let platform = engine.get_data().platform;
-    let answer = match (code, platform, u32::try_from(ecx).unwrap()) {
-        // Unicorn's own.
-        (0x32, _, EFER) => return,
-        (0x30, PlatformKind::Plain | PlatformKind::Snp, EFER) => return,
-        (0xa2, PlatformKind::Plain, _) => return,
-        (0x30, PlatformKind::Snp, snp::GHCB) => {
-            engine.get_data_mut().ghcb = edx << 32 | eax;
-            None
-        }
-        (0x32, PlatformKind::Snp, snp::GHCB) => Some(engine.get_data().ghcb),
-        (0x32, PlatformKind::Snp, snp::STATUS) => Some(engine.get_data().host.sev_status),
-        (0xa2, PlatformKind::Tdx, subleaf) => return tdx::cpuid(engine, eax, subleaf),
-        _ => {
-            // Somebody else's MSR, or one that is trapped: #GP, or #VC, or #VE.
-            raise(engine, 13);
-            return;
-        }
-    };
-    if let Some(answer) = answer {
-        engine.reg_write(RegisterX86::RAX, answer & 0xffff_ffff).unwrap();
-        engine.reg_write(RegisterX86::RDX, answer >> 32).unwrap();
-    }
-    engine.set_pc(at + 2).unwrap();
-}
-
-/// What Unicorn asks for when a page is not in its TLB.
-fn translate(engine: &mut Engine<'_>, address: u64, kind: MemType) -> Option<TlbEntry> {
-    if engine.get_data().starting {
-        return Some(TlbEntry { paddr: address, perms: Permission::ALL });
-    }
-    let access = match kind {
-        MemType::WRITE => Access::Write,
-        MemType::FETCH => Access::Execute,
-        _ => Access::Read,
-    };
-    let found = walk(engine, address).and_then(|(paddr, private)| {
-        engine.get_data_mut().access(paddr, private, access)?;
-        Ok(paddr)
-    });
-    match found {
-        // One permission at a time, so that each kind of access is seen once for each page.
-        Ok(paddr) => Some(TlbEntry {
-            paddr,
-            perms: match access {
-                Access::Read => Permission::READ,
-                Access::Write => Permission::READ | Permission::WRITE,
-                Access::Execute => Permission::READ | Permission::EXEC,
-            },
-        }),
-        Err(wrong) => {
-            engine.get_data_mut().finish(End::Broken(wrong));
-            None
-        }
-    }
-}
-
-/// Where an address leads, and whether to private memory (AMD64 APM volume 2, section 5.3). Page
-/// tables are private, whatever entries that lead to them say, as is everything without paging.
-pub(super) fn walk(engine: &Engine<'_>, address: u64) -> Result<(u64, bool), String> {
-    const PRESENT: u64 = 1;
-    const LARGE: u64 = 1 << 7;
-    let (bit, set) = engine.get_data().private_bit();
-    if engine.reg_read(RegisterX86::CR0).unwrap() & PG == 0 {
-        return Ok((address & 0xffff_ffff, true));
-    }
-    let addresses = (1 << 52) - PAGE & !bit;
-    let mut table = engine.reg_read(RegisterX86::CR3).unwrap();
-    for shift in [39, 30, 21, 12] {
-        let table_at = table & addresses;
-        if !engine.get_data().is_accepted(table_at) {
-            return Err(format!("the page table at {table_at:#x} is not accepted"));
-        }
-        let entry = engine.mem_read_as_vec(table_at + (address >> shift & 511) * 8, 8).unwrap();
-        let entry = u64::from_le_bytes(entry.try_into().unwrap());
-        if entry & PRESENT == 0 {
-            return Err(format!("nothing is mapped at {address:#x}"));
-        }
-        if shift == 12 || entry & LARGE != 0 {
-            let within = (1 << shift) - 1;
-            let private = bit == 0 || (entry & bit != 0) == set;
-            return Ok((entry & addresses & !within | address & within, private));
-        }
-        table = entry;
-    }
-    unreachable!("the last level maps a page")
-}
-
-/// An exception or interrupt, as the processor delivers it. The image has no table of interrupts in
-/// 32-bit mode, and afterwards a gate with a stack of its own for all (AMD64 APM volume 2, section
-/// 8.9).
-fn raise(engine: &mut Engine<'_>, vector: u8) {
-    let table = read_table(engine, RegisterX86::IDTR);
-    let task = read_table(engine, RegisterX86::TR);
-    let long = engine.reg_read(RegisterX86::CR0).unwrap() & PG != 0;
-    let end = (u64::from(vector) + 1) * 16;
-    if !long || end > u64::from(table.limit) + 1 {
-        engine.get_data_mut().finish(End::Shutdown);
-        engine.emu_stop().unwrap();
-        return;
-    }
-    let at = |engine: &Engine<'_>, address| {
-        u64::from_le_bytes(engine.mem_read_as_vec(address, 8).unwrap().try_into().unwrap())
-    };
-    let (low, high) = (at(engine, table.base + end - 16), at(engine, table.base + end - 8));
-    let handler = low & 0xffff | low >> 32 & 0xffff_0000 | high << 32;
-    let stack = at(engine, task.base + 0x1c + 8 * (low >> 32 & 7));
-    let flags = engine.reg_read(RegisterX86::RFLAGS).unwrap();
-    let old =
-        [engine.pc_read().unwrap(), 0x10, flags, engine.reg_read(RegisterX86::RSP).unwrap(), 0x18];
-    let error = [0];
-    let error = if matches!(vector, 8 | 10..=14 | 17 | 21 | 29 | 30) { &error[..] } else { &[] };
-    let frame: Vec<u8> = error.iter().chain(&old).flat_map(|word| word.to_le_bytes()).collect();
-    let stack = (stack & !15) - frame.len() as u64;
-    engine.mem_write(stack, &frame).unwrap();
-    engine.reg_write(RegisterX86::RSP, stack).unwrap();
-    engine.reg_write(RegisterX86::RFLAGS, flags & !(1 << 9)).unwrap();
-    engine.set_pc(handler).unwrap();
-}
-
-/// A register that holds the place of a table.
-#[expect(unsafe_code, reason = "the safe call gives too small a buffer")]
-fn read_table(engine: &Engine<'_>, register: RegisterX86) -> X86Mmr {
-    let mut table = X86Mmr { selector: 0, base: 0, limit: 0, flags: 0 };
-    // SAFETY: for these registers Unicorn writes a `uc_x86_mmr`, of which this is the layout.
-    let result = unsafe {
-        unicorn_engine::ffi::uc_reg_read(
-            engine.get_handle(),
-            register as i32,
-            (&raw mut table).cast(),
-        )
-    };
-    assert_eq!(result, unicorn_engine::uc_error::OK);
-    table
 }

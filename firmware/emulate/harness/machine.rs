@@ -52,7 +52,7 @@ pub(crate) struct Machine {
     read: Vec<bool>,
     /// Whether each page below 4 GiB is the guest's own.
     accepted: Vec<bool>,
-    /// Whether each was read since.
+    /// Whether each was read.
     touched: Vec<bool>,
 }
 
@@ -98,7 +98,7 @@ impl Machine {
         self.accepted.get(index(address / PAGE)).copied().unwrap_or(plain)
     }
 
-    /// Pages that were accepted by the guest and not read first of all.
+    /// Whether the page at `address` was read.
     pub(crate) fn is_touched(&self, address: u64) -> bool {
         self.touched[index(address / PAGE)]
     }

@@ -5,7 +5,8 @@
 //! |---|---|
 //! | [`host`] | what the host does: by default what it should |
 //! | [`machine`] | what the processor and the trusted firmware know: which page is whose |
-//! | [`engine`] | Unicorn: registers, address translation, exceptions |
+//! | [`engine`] | Unicorn with the guest in it: its start, its run |
+//! | [`processor`] | what Unicorn lacks: private memory, exceptions |
 //! | [`guest`] | what is launched: a small kernel, initrd and command line |
 //! | [`snp`], [`tdx`] | the instructions that Unicorn does not have |
 
@@ -13,6 +14,7 @@ mod engine;
 pub(crate) mod guest;
 pub(crate) mod host;
 pub(crate) mod machine;
+mod processor;
 mod snp;
 mod tdx;
 

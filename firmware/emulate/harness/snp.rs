@@ -6,8 +6,9 @@ use casemate_firmware::layout::{GRANULE, PAGE};
 use unicorn_engine::RegisterX86;
 
 use super::End;
-use super::engine::{Engine, walk};
+use super::engine::Engine;
 use super::machine::Machine;
+use super::processor::walk;
 
 pub(super) const GHCB: u32 = 0xc001_0130;
 pub(super) const STATUS: u32 = 0xc001_0131;

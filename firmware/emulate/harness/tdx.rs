@@ -7,9 +7,10 @@ use casemate_launch::Digest384;
 use unicorn_engine::RegisterX86;
 
 use super::End;
-use super::engine::{Engine, walk};
+use super::engine::Engine;
 use super::host::Answer;
 use super::machine::Machine;
+use super::processor::walk;
 
 const SIZE_MISMATCH: u64 = 0xc000_0b0b << 32;
 const OPERAND_INVALID: u64 = 0xc000_0100 << 32;

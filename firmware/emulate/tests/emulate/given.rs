@@ -1,7 +1,7 @@
 //! What a kernel finds when it starts, read as Linux reads it (Documentation/arch/x86/boot.rst and
 //! zero-page.rst).
 
-use casemate_firmware::layout::{CPUID, GRANULE, HANDOFF, IMAGE, KERNEL, PAGE, SECRETS};
+use casemate_firmware::layout::{CPUID, GRANULE, HANDOFF, IMAGE, KERNEL, SECRETS};
 use casemate_launch::PlatformKind;
 use casemate_launch::loader_window::Payloads;
 use unicorn_engine::RegisterX86;
@@ -11,6 +11,8 @@ use crate::harness::Run;
 /// What a range of an e820 table is.
 const RAM: u64 = 1;
 const ACPI: u64 = 3;
+
+const PAGE_BYTES: usize = 4096;
 
 struct Given<'a> {
     run: &'a Run,
@@ -77,7 +79,7 @@ impl Given<'_> {
             if kind != RAM && kind != ACPI && !legacy {
                 continue;
             }
-            for page in (start..start + size).step_by(PAGE as usize) {
+            for page in (start..start + size).step_by(PAGE_BYTES) {
                 let own = self.run.machine().is_accepted(page);
                 let waits = kind == RAM && waiting(page);
                 assert!(own != waits, "{page:#x}, of kind {kind}: {own}, {waits}");
@@ -119,7 +121,7 @@ impl Given<'_> {
 
 /// Accepted pages outside of the image that were not read since. At launch none has been.
 pub(crate) fn untouched(run: &Run) -> usize {
-    let pages = (0..IMAGE).step_by(PAGE as usize);
+    let pages = (0..IMAGE).step_by(PAGE_BYTES);
     pages
         .filter(|page| run.machine().is_accepted(*page) && !run.machine().is_touched(*page))
         .count()

@@ -154,14 +154,13 @@ fn a_guest_that_gave_up_and_is_run_again() {
 /// A host may use large pages for some memory and small ones for other.
 #[test]
 fn pages_of_both_sizes() {
-    let host =
-        Host {
-            large: true,
-            validate: Box::new(|address, large, honest| {
-                if large && address / GRANULE % 2 == 0 { (6, false) } else { honest }
-            }),
-            ..Host::default()
-        };
+    let host = Host {
+        large: true,
+        validate: Box::new(|address, large, honest| {
+            if large && (address / GRANULE).is_multiple_of(2) { (6, false) } else { honest }
+        }),
+        ..Host::default()
+    };
     let run = run(&plan(Snp, &payloads()), host);
     assert_eq!(run.end, End::Kernel);
     crate::given::check(&run, &payloads());

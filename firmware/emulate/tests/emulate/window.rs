@@ -62,7 +62,7 @@ fn headers_that_cannot_be() {
         (Window, &[(KERNEL, 0)]), // over the header
         (Window, &[(KERNEL, 0x2001)]),
         (Window, &[(KERNEL, ROOM)]),
-        (Window, &[(KERNEL, u64::MAX & !0xfff)]),
+        (Window, &[(KERNEL, !0xfff)]),
         (Window, &[(KERNEL + 8, u64::MAX)]),
         (Window, &[(KERNEL + 8, ROOM)]),
         (Window, &[(INITRD, 0x1_0000_0000)]),
@@ -80,7 +80,7 @@ fn headers_that_cannot_be() {
         (Machine, &[(MEMORY_RANGES + 8, MEMORY + 1)]),
         (Machine, &[(MEMORY_RANGES + 8, 16 * MIB)]),
         (Machine, &[(MEMORY_RANGES + 8, 3 * GIB + 0x1000)]), // among the devices
-        (Machine, &[(MEMORY_RANGES + 8, u64::MAX & !0xfff)]),
+        (Machine, &[(MEMORY_RANGES + 8, !0xfff)]),
         (Machine, &[(RANGES, 2), (MEMORY_RANGES + 16, 0x1000), (MEMORY_RANGES + 24, MIB)]), // overlap
         (Machine, &[(RANGES, 2), (MEMORY_RANGES + 16, 0xffff_0000), (MEMORY_RANGES + 24, MIB)]), // the image
         (Machine, &[(RANGES, 2), (MEMORY_RANGES + 16, 0xe800_0000), (MEMORY_RANGES + 24, MIB)]), // the window
