@@ -1,24 +1,23 @@
 //! Unicorn with a guest in it: memory and the state in which vCPUs start, then a run to the end.
 
 use casemate_firmware::layout::{ECAM, IMAGE, KERNEL, LOW_MEMORY_END, PAGE, WINDOW, WINDOW_END};
-use casemate_launch::{Contents, LaunchPlan, PageKind, PlatformKind};
+use casemate_launch::{Contents, InitialVcpu, LaunchPlan, PageKind, PlatformKind};
 use unicorn_engine::{Arch, Mode, Permission, RegisterX86, TlbType, Unicorn, X86Mmr};
 
 use super::End;
 use super::host::Host;
 use super::machine::Machine;
-use super::processor::{count, hook, raise};
+use super::processor::{count, hook};
 
 pub(super) type Engine<'a> = Unicorn<'a, Machine>;
 
 /// The 64-bit entry.
 const ENTRY: u64 = KERNEL + 0x200;
 
-/// More instructions than any run needs: what hashing in software takes for each byte of payloads,
-/// and a constant.
-const MOST_INSTRUCTIONS: usize = 50_000_000;
+/// Base of CS in real mode, until it is loaded.
+pub(super) const REAL_MODE_BASE: u64 = 0xffff_0000;
 
-const PE: u64 = 1;
+pub(super) const PE: u64 = 1;
 pub(super) const PG: u64 = 1 << 31;
 pub(super) const EFER: u32 = 0xc000_0080;
 
@@ -46,40 +45,39 @@ pub(super) fn launch(plan: &LaunchPlan, host: Host) -> Engine<'static> {
     if engine.get_data().host.count {
         count(&mut engine);
     }
-    match engine.get_data().platform {
-        PlatformKind::Tdx => start_protected(&mut engine),
-        PlatformKind::Plain | PlatformKind::Snp => start_real(&mut engine),
-    }
-    engine.get_data_mut().starting = false;
     engine
 }
 
-/// Runs to the end.
-pub(super) fn run(engine: &mut Engine<'_>) -> End {
-    if let Some((instructions, vector)) = engine.get_data().host.inject {
-        go(engine, instructions);
-        if engine.get_data().end.is_none() && engine.pc_read().unwrap() != ENTRY {
-            raise(engine, vector);
+/// Brings the engine into the state in which a vCPU starts.
+pub(super) fn start(engine: &mut Engine<'_>, plan: &LaunchPlan, vcpu: u32) {
+    let machine = engine.get_data_mut();
+    machine.end = None;
+    machine.vcpu = vcpu;
+    machine.starting = true;
+    match machine.platform {
+        PlatformKind::Tdx => start_protected(engine),
+        PlatformKind::Plain | PlatformKind::Snp => {
+            start_real(engine, &plan.vcpus[usize::try_from(vcpu).unwrap()]);
         }
     }
-    go(engine, MOST_INSTRUCTIONS);
-    if engine.pc_read().unwrap() == ENTRY {
-        engine.get_data_mut().finish(End::Kernel);
-    }
-    let endless = End::Broken(format!("no end within {MOST_INSTRUCTIONS} instructions"));
-    engine.get_data().end.clone().unwrap_or(endless)
+    engine.get_data_mut().starting = false;
 }
 
 /// Goes on for so many instructions, or to the end.
-fn go(engine: &mut Engine<'_>, instructions: usize) {
-    if engine.get_data().end.is_some() || instructions == 0 {
-        return;
-    }
-    let at = engine.pc_read().unwrap();
-    if let Err(error) = engine.emu_start(at, ENTRY, 0, instructions) {
+pub(super) fn go(engine: &mut Engine<'_>, instructions: usize) -> End {
+    let machine = engine.get_data_mut();
+    if machine.end.is_none() && instructions > 0 {
         let at = engine.pc_read().unwrap();
-        engine.get_data_mut().finish(End::Broken(format!("{error:?} at {at:#x}")));
+        let result = engine.emu_start(at, ENTRY, 0, instructions);
+        let at = engine.pc_read().unwrap();
+        let machine = engine.get_data_mut();
+        match result {
+            Err(error) => machine.finish(End::Broken(format!("{error:?} at {at:#x}"))),
+            Ok(()) if at == ENTRY => machine.finish(End::Kernel),
+            Ok(()) => {}
+        }
     }
+    engine.get_data().end.clone().unwrap_or(End::Running)
 }
 
 /// 32-bit protected mode, as a trust domain's vCPU starts (Intel TDX module base specification,
@@ -87,11 +85,15 @@ fn go(engine: &mut Engine<'_>, instructions: usize) {
 fn start_protected(engine: &mut Engine<'_>) {
     leave_long_mode(engine, 0x21);
     write_msr(engine, EFER, 0x901);
-    let host = &engine.get_data().host;
-    let bits = host.address_bits.into();
+    let table = X86Mmr { selector: 0, base: 0, limit: 0xffff, flags: 0 };
+    write_table(engine, RegisterX86::GDTR, table);
+    write_table(engine, RegisterX86::IDTR, X86Mmr { limit: 0, ..table });
+    let machine = engine.get_data();
+    let (bits, vcpu) = (machine.host.address_bits.into(), machine.vcpu.into());
     for (register, value) in [
         (RegisterX86::CR4, 0x40),
         (RegisterX86::RBX, bits),
+        (RegisterX86::RSI, vcpu),
         (RegisterX86::RCX, 0x1234_5678),
         (RegisterX86::R8, 0x1234_5678),
         (RegisterX86::RDX, 0x806f8),
@@ -101,9 +103,11 @@ fn start_protected(engine: &mut Engine<'_>) {
     }
 }
 
-/// Real mode at 4 GiB - 16 (AMD64 APM volume 2, section 14.1). Unicorn sets a base of CS only when
-/// an instruction loads CS: so one does, from a page that is there for that long.
-fn start_real(engine: &mut Engine<'_>) {
+/// Real mode, in the last 64 KiB below 4 GiB: at the reset vector (AMD64 APM volume 2, section 14.1) or
+/// where else the plan says. Unicorn sets a base of CS only when an instruction loads CS: so one does,
+/// from a page that is there for that long.
+fn start_real(engine: &mut Engine<'_>, vcpu: &InitialVcpu) {
+    assert_eq!(vcpu.cs.base, REAL_MODE_BASE);
     leave_long_mode(engine, PE);
     // Code, 16 bits, base 0xffff0000.
     let descriptor = 0xff00_9bff_0000_ffff_u64.to_le_bytes();
@@ -119,7 +123,11 @@ fn start_real(engine: &mut Engine<'_>) {
     write_table(engine, RegisterX86::GDTR, X86Mmr { base: 0, limit: 0xffff, ..table });
     write_table(engine, RegisterX86::IDTR, X86Mmr { base: 0, limit: 0x3ff, ..table });
     engine.mem_unmap(ECAM, size).unwrap();
-    engine.reg_write(RegisterX86::CR0, 0x10).unwrap();
+    for (register, value) in
+        [(RegisterX86::CR0, vcpu.cr0), (RegisterX86::RDX, vcpu.rdx), (RegisterX86::RIP, vcpu.rip)]
+    {
+        engine.reg_write(register, value).unwrap();
+    }
 }
 
 /// Unicorn starts in long mode, of a kind without paging. It leaves that with the bits that a program

@@ -24,6 +24,8 @@ pub(crate) struct Counts {
     pub(crate) acceptances: u64,
     /// Exits to the host.
     pub(crate) exits: u64,
+    /// Requests of another vCPU to be held.
+    pub(crate) holds: u64,
     /// Requests to end.
     pub(crate) stops: u32,
     /// Calls of the TDX module.
@@ -43,6 +45,8 @@ pub(crate) struct Machine {
     pub(crate) end: Option<End>,
     /// While the engine is brought into the state that the guest starts in.
     pub(crate) starting: bool,
+    /// Which vCPU it is.
+    pub(crate) vcpu: u32,
     /// The GHCB MSR.
     pub(crate) ghcb: u64,
     /// Of the trust domain.
@@ -69,6 +73,7 @@ impl Machine {
             counts: Counts::default(),
             end: None,
             starting: true,
+            vcpu: 0,
             ghcb: 0,
             rtmrs: [Digest384::ZERO; 4],
             read_again: Vec::new(),

@@ -28,6 +28,8 @@ use machine::Machine;
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
+    /// Not yet.
+    Running,
     /// At the kernel's 64-bit entry.
     Kernel,
     /// By a request to the host, which had this reason.
@@ -38,9 +40,12 @@ pub(crate) enum End {
     Broken(String),
 }
 
-/// A guest that has ended.
+/// More instructions than any guest of these needs, most of them for hashing.
+pub(crate) const MOST_INSTRUCTIONS: usize = 50_000_000;
+
+/// A guest, and how far it came.
 pub(crate) struct Run {
-    /// How.
+    /// How it ended.
     pub(crate) end: End,
     engine: Unicorn<'static, Machine>,
 }
@@ -56,15 +61,45 @@ impl Run {
         self.engine.mem_read_as_vec(address, usize::try_from(size).unwrap()).unwrap()
     }
 
+    /// Writes to its memory, as its kernel would.
+    pub(crate) fn write(&mut self, address: u64, bytes: &[u8]) {
+        self.engine.mem_write(address, bytes).unwrap();
+    }
+
+    /// Puts the processor into the state in which a vCPU of the plan starts; memory stays as it is.
+    pub(crate) fn start(&mut self, plan: &LaunchPlan, vcpu: u32) {
+        engine::start(&mut self.engine, plan, vcpu);
+    }
+
+    /// Goes on for so many instructions, or to the end.
+    pub(crate) fn go(&mut self, instructions: usize) -> End {
+        self.end = engine::go(&mut self.engine, instructions);
+        self.end.clone()
+    }
+
     /// One of its registers.
     pub(crate) fn register(&self, register: RegisterX86) -> u64 {
         self.engine.reg_read(register).unwrap()
     }
 }
 
+/// A guest with its launch pages.
+pub(crate) fn launch(plan: &LaunchPlan, host: Host) -> Run {
+    Run { end: End::Running, engine: engine::launch(plan, host) }
+}
+
 /// Starts the guest of `plan` and runs it to its end.
 pub(crate) fn run(plan: &LaunchPlan, host: Host) -> Run {
-    let mut engine = engine::launch(plan, host);
-    let end = engine::run(&mut engine);
-    Run { end, engine }
+    let inject = host.inject;
+    let mut run = launch(plan, host);
+    run.start(plan, 0);
+    if let Some((instructions, vector)) = inject
+        && run.go(instructions) == End::Running
+    {
+        processor::raise(&mut run.engine, vector);
+    }
+    if run.go(MOST_INSTRUCTIONS) == End::Running {
+        run.end = End::Broken(format!("no end within {MOST_INSTRUCTIONS} instructions"));
+    }
+    run
 }

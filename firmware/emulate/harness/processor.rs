@@ -6,7 +6,7 @@ use casemate_firmware::layout::{IMAGE, PAGE, WINDOW, WINDOW_END};
 use casemate_launch::PlatformKind;
 use unicorn_engine::{HookType, MemType, Permission, RegisterX86, TlbEntry, X86Mmr};
 
-use super::engine::{EFER, Engine, PG};
+use super::engine::{EFER, Engine, PE, PG, REAL_MODE_BASE};
 use super::machine::Access;
 use super::{End, snp, tdx};
 
@@ -69,7 +69,9 @@ pub(super) fn count(engine: &mut Engine<'_>) {
 /// An instruction that Unicorn does not know; none of them is shorter than three bytes, and all that
 /// the image may have, four.
 fn unknown(engine: &mut Engine<'_>) -> bool {
-    let at = engine.pc_read().unwrap();
+    let real = engine.reg_read(RegisterX86::CR0).unwrap() & PE == 0;
+    let base = if real { REAL_MODE_BASE } else { 0 };
+    let at = base + engine.pc_read().unwrap();
     let code: [u8; 4] = engine.mem_read_as_vec(at, 4).unwrap().try_into().unwrap();
     let platform = engine.get_data().platform;
     let done = match (platform, code) {
@@ -82,7 +84,7 @@ fn unknown(engine: &mut Engine<'_>) -> bool {
             return true;
         }
     };
-    engine.set_pc(at + 4).unwrap();
+    skip(engine, 4);
     if let Err(wrong) = done {
         engine.get_data_mut().finish(End::Broken(wrong));
     }
@@ -120,7 +122,13 @@ fn intercepted(engine: &mut Engine<'_>, at: u64) {
         engine.reg_write(RegisterX86::RAX, answer & 0xffff_ffff).unwrap();
         engine.reg_write(RegisterX86::RDX, answer >> 32).unwrap();
     }
-    engine.set_pc(at + 2).unwrap();
+    skip(engine, 2);
+}
+
+/// Goes on behind an instruction of so many bytes.
+pub(super) fn skip(engine: &mut Engine<'_>, bytes: u64) {
+    let at = engine.pc_read().unwrap();
+    engine.set_pc(at + bytes).unwrap();
 }
 
 /// What Unicorn asks for when a page is not in its TLB.

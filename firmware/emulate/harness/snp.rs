@@ -71,6 +71,11 @@ pub(super) fn vmgexit(engine: &mut Engine<'_>) -> Result<(), String> {
     let request = machine.ghcb;
     machine.counts.exits += 1;
     let honest = match request & 0xfff {
+        // To be held, by a vCPU other than the first.
+        0x006 if machine.vcpu > 0 => {
+            machine.counts.holds += 1;
+            1 << 12 | 0x007
+        }
         // Versions 1 to 2 and the C-bit; SEV-SNP and AP creation.
         0x002 => 2 << 48 | 1 << 32 | u64::from(Machine::C_BIT) << 24 | 0x001,
         0x080 => 0b11 << 12 | 0x081,

@@ -10,7 +10,7 @@ use super::End;
 use super::engine::Engine;
 use super::host::Answer;
 use super::machine::Machine;
-use super::processor::walk;
+use super::processor::{skip, walk};
 
 const SIZE_MISMATCH: u64 = 0xc000_0b0b << 32;
 const OPERAND_INVALID: u64 = 0xc000_0100 << 32;
@@ -58,7 +58,7 @@ pub(super) fn tdcall(engine: &mut Engine<'_>) -> Result<(), String> {
 fn info(machine: &Machine) -> Answer {
     let host = &machine.host;
     let vcpus = u64::from(host.vcpus);
-    [0, host.address_bits.into(), host.attributes, vcpus << 32 | vcpus, 0]
+    [0, host.address_bits.into(), host.attributes, vcpus << 32 | vcpus, machine.vcpu.into()]
 }
 
 /// TDG.MR.RTMR.EXTEND, by 48 bytes of private memory.
@@ -128,6 +128,5 @@ pub(super) fn cpuid(engine: &mut Engine<'_>, leaf: u64, _subleaf: u32) {
     {
         engine.reg_write(register, value).unwrap();
     }
-    let at = engine.pc_read().unwrap();
-    engine.set_pc(at + 2).unwrap();
+    skip(engine, 2);
 }

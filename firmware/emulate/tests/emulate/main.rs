@@ -13,6 +13,7 @@ mod interrupts;
 mod notices;
 mod snp;
 mod tdx;
+mod vcpus;
 mod window;
 
 use casemate_firmware::fatal::Fatal;
