@@ -39,7 +39,8 @@ enum Command {
 /// read-only, but for the directory given by --share; /tmp and /run are fresh. Its output comes as
 /// it is written, and on a terminal it has the terminal.
 ///
-/// Exit status: the command's own; 124 it took too long, 2 it could not be run.
+/// Exit status: the command's own; 124 it took too long, 127 there is no such command, 2 there is no
+/// such host.
 #[derive(clap::Args)]
 #[command(
     after_help = "For example:\n  casemate lab run -- casemate run --platform plain --kernel vmlinuz \
