@@ -1,6 +1,8 @@
 //! Descriptor chains, checked before a device sees them.
 
-use vm_memory::{GuestAddress, GuestMemory, Permissions, VolatileMemoryError, VolatileSlice};
+use vm_memory::{
+    Bytes, GuestAddress, GuestMemory, Permissions, VolatileMemoryError, VolatileSlice,
+};
 
 use super::fault::{FaultReason, QueueFault};
 use crate::memory::{DeviceMemory, Quick as _};
@@ -253,18 +255,22 @@ impl Walk<'_> {
         size: u16,
         mut index: u16,
     ) -> Result<Option<(u64, Descriptor)>, QueueFault> {
+        // Found once, where the table lies in one piece, instead of for each descriptor.
+        let length = usize::from(size) * DESCRIPTOR_SIZE as usize;
+        let whole = self.memory.piece(GuestAddress(table), length);
         loop {
-            let offset = u64::from(index) * u64::from(DESCRIPTOR_SIZE);
-            let address = table.checked_add(offset);
+            let offset = usize::from(index) * DESCRIPTOR_SIZE as usize;
+            let address = table.checked_add(offset as u64);
             let address = address.ok_or_else(|| self.fault(table, FaultReason::Descriptor))?;
             if index >= size {
                 return Err(self.fault(address, FaultReason::Index { index, size }));
             }
-            let mut bytes = [0; DESCRIPTOR_SIZE as usize];
-            self.memory
-                .read_quick(&mut bytes, GuestAddress(address))
-                .map_err(|_| self.fault(address, FaultReason::Descriptor))?;
-            let descriptor = Descriptor::from_le(u128::from_le_bytes(bytes));
+            let read = match &whole {
+                Some(whole) => whole.read_obj(offset).ok(),
+                None => self.memory.read_obj(GuestAddress(address)).ok(),
+            };
+            let bits: u128 = read.ok_or_else(|| self.fault(address, FaultReason::Descriptor))?;
+            let descriptor = Descriptor::from_le(u128::from_le(bits));
             if descriptor.flags & INDIRECT != 0 {
                 if !self.indirect {
                     return Err(self.fault(address, FaultReason::IndirectNotNegotiated));

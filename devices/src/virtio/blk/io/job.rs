@@ -203,21 +203,28 @@ impl Job {
         let (offset, len) = (signed(self.left.offset), signed(self.left.len));
         let iovecs = self.rest();
         let (iovec, count) = (iovecs.as_ptr(), i32::try_from(iovecs.len()).unwrap_or(0));
-        let result = match self.operation {
+        let result = match (self.operation, iovecs) {
             // SAFETY: `iovecs` are `count` buffers in guest memory (`iovecs()` made them of slices
-            // of it, `advance()` only shortens them), which `_memory` keeps mapped. The kernel
-            // writes to them; nothing in this process holds references into guest memory.
-            Operation::Read => unsafe { libc::preadv2(descriptor, iovec, count, offset, flags) },
+            // of it, `advance()` only shortens them), which `_memory` keeps mapped; this is the only
+            // one. The kernel writes to it; nothing in this process holds references into guest
+            // memory.
+            (Operation::Read, [one]) if flags == 0 => unsafe {
+                libc::pread(descriptor, one.iov_base, one.iov_len, offset)
+            },
+            // SAFETY: as above, for all of them.
+            (Operation::Read, _) => unsafe {
+                libc::preadv2(descriptor, iovec, count, offset, flags)
+            },
             // SAFETY: as above, but the kernel only reads.
-            Operation::Write { durable } => unsafe {
+            (Operation::Write { durable }, _) => unsafe {
                 libc::pwritev2(descriptor, iovec, count, offset, flags | write_flags(durable))
             },
-            Operation::Flush => return file.sync_data().map(|()| 0),
+            (Operation::Flush, _) => return file.sync_data().map(|()| 0),
             // SAFETY: fallocate touches no memory of ours.
-            Operation::Allocate { mode } => unsafe {
+            (Operation::Allocate { mode }, _) => unsafe {
                 libc::fallocate(descriptor, mode, offset, len) as isize
             },
-            Operation::Discard => {
+            (Operation::Discard, _) => {
                 return image.discard(self.left.offset, self.left.len).map(|()| 0);
             }
         };
