@@ -5,6 +5,7 @@
 //! are no I/O BARs and no INTx. BARs come assigned, and a guest may move them: whoever accesses the
 //! window is led to the device whose BAR now lies there.
 
+mod bridges;
 mod config_space;
 mod msix;
 mod root;

@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::{ConfigSpace, Identity, PciDevice};
+use super::PciDevice;
+use super::bridges::Bridge;
 use crate::bus::BusDevice;
 use crate::legacy::{GuestEnd, OnEnd};
 
@@ -17,21 +18,8 @@ const FUNCTIONS: u64 = 8;
 /// No BAR: no access has this offset.
 const NOWHERE: u64 = u64::MAX;
 
-/// A bridge that Linux takes as it is, without chipset registers of its own: Cloud Hypervisor's.
-const HOST_BRIDGE: Identity =
-    Identity { vendor: 0x8086, device: 0x0d57, class: 0x06_00_00, revision: 0, subsystem: (0, 0) };
-
-/// The bridges of QEMU's q35 machine: OVMF knows by them where things are.
-const Q35_HOST_BRIDGE: Identity = Identity { device: 0x29c0, ..HOST_BRIDGE };
-const ICH9_LPC: Identity = Identity { device: 0x2918, class: 0x06_01_00, ..HOST_BRIDGE };
 /// The LPC bridge's place.
 const LPC_SLOT: usize = 31;
-/// Registers of the LPC bridge (Intel I/O Controller Hub 9 Family data sheet, sections 13.1.12 and
-/// 13.1.13): PMBASE, with the bit that says that it is a port, and ACPI_CNTL.
-const PMBASE: usize = 0x40;
-const IN_PORTS: u16 = 1;
-const ACPI_CNTL: usize = 0x44;
-const ACPI_ENABLE: u8 = 1 << 7;
 
 /// Why a device did not get a place on the bus.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,8 +68,7 @@ impl PciRoot {
     /// also describes that window to the guest (ACPI `_CRS`).
     pub fn new(window: Range<u32>) -> Self {
         let free = u64::from(window.start);
-        let bridge = Slot::bridge(ConfigSpace::new(HOST_BRIDGE, 0));
-        Self { window, free, slots: vec![bridge], lpc: None }
+        Self { window, free, slots: vec![Slot::bridge(Bridge::host())], lpc: None }
     }
 
     /// With the bridges of QEMU's q35 machine, for OVMF. `pmbase` is the first port of the power
@@ -89,11 +76,8 @@ impl PciRoot {
     /// effect: things are where it wants them.
     #[must_use]
     pub fn like_q35(mut self, pmbase: u16) -> Self {
-        let mut lpc = ConfigSpace::new(ICH9_LPC, 0);
-        lpc.set(PMBASE, &(pmbase | IN_PORTS).to_le_bytes());
-        lpc.set(ACPI_CNTL, &[ACPI_ENABLE]);
-        self.lpc = Some(Slot::bridge(lpc));
-        self.slots[0] = Slot::bridge(ConfigSpace::new(Q35_HOST_BRIDGE, 0));
+        self.lpc = Some(Slot::bridge(Bridge::ich9_lpc(pmbase)));
+        self.slots[0] = Slot::bridge(Bridge::q35_host());
         self
     }
 
@@ -169,35 +153,13 @@ impl PciRoot {
 }
 
 impl Slot {
-    fn bridge(config: ConfigSpace) -> Self {
-        Self {
-            device: Mutex::new(Box::new(Bridge(config))),
-            bar_size: 0,
-            bar: AtomicU64::new(NOWHERE),
-        }
+    fn bridge(bridge: Bridge) -> Self {
+        Self { device: Mutex::new(Box::new(bridge)), bar_size: 0, bar: AtomicU64::new(NOWHERE) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Box<dyn PciDevice>> {
         self.device.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-struct Bridge(ConfigSpace);
-
-impl PciDevice for Bridge {
-    fn config(&self) -> &ConfigSpace {
-        &self.0
-    }
-
-    fn place(&mut self, _: u32) {}
-
-    fn write_config(&mut self, offset: usize, data: &[u8]) {
-        self.0.write(offset, data);
-    }
-
-    fn read_bar(&mut self, _: u32, _: &mut [u8]) {}
-
-    fn write_bar(&mut self, _: u32, _: &[u8]) {}
 }
 
 /// The memory-mapped configuration space, [`PciRoot::ecam_size`] bytes.
