@@ -4,8 +4,8 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use vm_memory::iommu::{Error, Iommu, IommuMemory, Iotlb, IotlbIterator, IovaRange};
 use vm_memory::{
-    Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryError, GuestMemoryMmap,
-    GuestMemoryRegion, Permissions, VolatileSlice,
+    ByteValued, Bytes, GuestAddress, GuestMemory, GuestMemoryBackend, GuestMemoryError,
+    GuestMemoryMmap, GuestMemoryRegion, Permissions, VolatileMemory, VolatileSlice,
 };
 
 /// Guest memory for devices. Every access is checked against [`SharedPages`]; for guests whose
@@ -52,6 +52,9 @@ pub(crate) trait Quick {
     /// Fills `data` from `address` on.
     fn read_quick(&self, data: &mut [u8], address: GuestAddress) -> Result<(), GuestMemoryError>;
 
+    /// Puts a value at `address`, as it is to lie there.
+    fn put<T: ByteValued>(&self, value: T, address: GuestAddress) -> Result<(), GuestMemoryError>;
+
     /// Writes `data` to `address`.
     fn write_quick(&self, data: &[u8], address: GuestAddress) -> Result<(), GuestMemoryError>;
 
@@ -73,6 +76,14 @@ impl Quick for DeviceMemory {
             Some(piece) => Ok(piece.read_slice(data, 0)?),
             None => self.read_slice(data, address),
         }
+    }
+
+    fn put<T: ByteValued>(&self, value: T, address: GuestAddress) -> Result<(), GuestMemoryError> {
+        match self.piece(address, size_of::<T>()) {
+            Some(piece) => piece.get_ref(0)?.store(value),
+            None => self.write_obj(value, address)?,
+        }
+        Ok(())
     }
 
     fn write_quick(&self, data: &[u8], address: GuestAddress) -> Result<(), GuestMemoryError> {

@@ -261,6 +261,7 @@ impl BusDevice for ConfigPorts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pci::{ConfigSpace, Identity};
 
     /// A device whose BAR is memory.
     struct Scratch(ConfigSpace, Vec<u8>);

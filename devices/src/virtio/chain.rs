@@ -1,7 +1,8 @@
 //! Descriptor chains, checked before a device sees them.
 
 use vm_memory::{
-    Bytes, GuestAddress, GuestMemory, Permissions, VolatileMemoryError, VolatileSlice,
+    Bytes, GuestAddress, GuestMemory, Permissions, VolatileMemory, VolatileMemoryError,
+    VolatileSlice,
 };
 
 use super::fault::{FaultReason, QueueFault};
@@ -266,7 +267,7 @@ impl Walk<'_> {
                 return Err(self.fault(address, FaultReason::Index { index, size }));
             }
             let read = match &whole {
-                Some(whole) => whole.read_obj(offset).ok(),
+                Some(whole) => whole.get_ref(offset).ok().map(|descriptor| descriptor.load()),
                 None => self.memory.read_obj(GuestAddress(address)).ok(),
             };
             let bits: u128 = read.ok_or_else(|| self.fault(address, FaultReason::Descriptor))?;

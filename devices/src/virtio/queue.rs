@@ -142,7 +142,7 @@ impl Virtqueue {
             let entry = ring.wrapping_add(4 + 8 * u64::from(next % self.queue.size()));
             let used = u64::from(written) << 32 | u64::from(head);
             self.memory
-                .write_quick(&used.to_le_bytes(), GuestAddress(entry))
+                .put(used.to_le(), GuestAddress(entry))
                 .map_err(|_| self.fault(entry, FaultReason::Ring))?;
             next = next.wrapping_add(1);
             self.in_flight = self.in_flight.saturating_sub(1);
