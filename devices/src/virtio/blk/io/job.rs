@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use io_uring::{opcode, squeue, types};
+use smallvec::SmallVec;
 
 use super::{Finished, Image};
 use crate::memory::DeviceMemory;
@@ -34,6 +35,9 @@ enum Operation {
     Discard,
 }
 
+/// Nearly always one; then there is nothing to allocate.
+type Buffers = SmallVec<[libc::iovec; 1]>;
+
 /// A request, what is left of it, and the guest memory that it uses.
 #[derive(Debug)]
 pub(in super::super) struct Job {
@@ -42,7 +46,7 @@ pub(in super::super) struct Job {
     /// What is left, in bytes of the image.
     left: Extent,
     /// What is left, in this process's view of guest memory.
-    iovecs: Vec<libc::iovec>,
+    iovecs: Buffers,
     /// Buffers at the start of `iovecs` that are done.
     done: usize,
     /// Whether it goes past the page cache.
@@ -238,8 +242,8 @@ fn iovecs(
     operation: Operation,
     extent: Extent,
     memory: &DeviceMemory,
-) -> Result<Vec<libc::iovec>, QueueFault> {
-    let mut iovecs = Vec::with_capacity(chain.readable().len() + chain.writable().len());
+) -> Result<Buffers, QueueFault> {
+    let mut iovecs = Buffers::new();
     let add = |slice: vm_memory::VolatileSlice<'_>| {
         let iov_base = slice.ptr_guard_mut().as_ptr().cast();
         iovecs.push(libc::iovec { iov_base, iov_len: slice.len() });

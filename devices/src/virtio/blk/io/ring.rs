@@ -59,10 +59,10 @@ impl Ring {
     fn push(&mut self, index: usize, job: Job) -> io::Result<()> {
         let slot = self.jobs.get_mut(index).ok_or(io::ErrorKind::QuotaExceeded)?;
         let entry = slot.insert(job).entry().user_data(index as u64);
-        // SAFETY: the entry points to the job's list of buffers, which is on the heap and untouched
-        // while the job is in `jobs`, and to the guest memory that the job keeps mapped. The job
-        // leaves `jobs` when the kernel has answered the entry (`reap`), never before: `Drop` waits
-        // for all answers, and if it cannot, it leaks the jobs.
+        // SAFETY: the entry points to guest memory, which the job keeps mapped; where there are several
+        // buffers, also to the job's list of them, which is on the heap then and untouched while the
+        // job is in `jobs`. The job leaves `jobs` when the kernel has answered the entry (`reap`),
+        // never before: `Drop` waits for all answers, and if it cannot, it leaks the jobs.
         let result = unsafe { self.ring.submission().push(&entry) };
         // Cannot be full: it has as many entries as there are jobs.
         result.map_err(io::Error::other)?;
