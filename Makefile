@@ -23,6 +23,7 @@ test: setup
 bench: setup
 	cargo bench -q --locked -p casemate-attest --bench verify
 	cargo bench -q --locked -p casemate-firmware-emulate --bench instructions
+	cargo bench -q --locked -p casemate-firmware-image --bench hashing
 	cargo bench -q --locked -p casemate-launch --bench snp
 	cargo bench -q --locked -p casemate-launch --bench tdx_igvm
 	@tests/bench/measure-snp

@@ -4,6 +4,7 @@
 #![no_std]
 #![no_main]
 
+mod hash;
 mod mem;
 mod memory;
 mod snp;
@@ -22,7 +23,6 @@ use casemate_firmware::layout::{
     GRANULE, HANDOFF, HANDOFF_SIZE, IMAGE, KERNEL, MAILBOX, PAGE, WINDOW,
 };
 use casemate_firmware::memory_map::MemoryMap;
-use casemate_firmware::sha256;
 use casemate_firmware::window::{HEADER_SIZE, Header, Payload, Range};
 use memory::Memory;
 
@@ -59,7 +59,7 @@ fn boot(header: &mut [u8; HEADER_SIZE], c_bit: u32) -> Result<core::convert::Inf
         if header.vcpus != domain.vcpus {
             return Err(Fatal::Machine);
         }
-        tdx::extend(0, &sha256::digest(copy))?;
+        tdx::extend(0, &hash::digest(config.platform, copy))?;
     }
 
     let mut accepted = Accepted::at_start(config.platform);
@@ -192,7 +192,7 @@ fn check(
     if config.platform == Platform::Plain {
         return Ok(());
     }
-    let digest = sha256::digest(data);
+    let digest = hash::digest(config.platform, data);
     if config.platform == Platform::Tdx {
         tdx::extend(register, &digest)?;
     }
@@ -206,15 +206,12 @@ fn take(payload: Payload, target: u64) -> &'static [u8] {
     unsafe { core::slice::from_raw_parts(target as *const u8, payload.size as usize) }
 }
 
-/// Copies out of the window, which the host may be writing: one read of each byte, in one
-/// instruction, so that what is checked is what is used.
+/// Copies out of the window, which the host may be writing: each byte is read once, so that what is
+/// checked is what is used.
 fn copy_from_window(payload: Payload, target: *mut u8) {
-    let source = WINDOW + payload.offset;
+    let source = (WINDOW + payload.offset) as *const u8;
     // SAFETY: `Header` keeps payloads in the window, and callers give as much of their own memory.
-    unsafe {
-        asm!("rep movsb", inout("rcx") payload.size => _, inout("rdi") target => _,
-             inout("rsi") source => _, options(nostack, preserves_flags));
-    }
+    unsafe { mem::copy(target, source, payload.size as usize) };
 }
 
 /// The 64-bit entry (Linux, Documentation/arch/x86/boot.rst): RSI is where the boot parameters are.

@@ -23,9 +23,7 @@ const NEEDED: u64 = 0b11;
 /// Checks that the hypervisor speaks the protocol, and that all agree on the C-bit that the page
 /// tables have.
 pub fn start(c_bit: u32) -> Result<Encryption, Fatal> {
-    // SAFETY: the page is one of the launch pages: it is there, and nobody writes it.
-    let page = unsafe { &*(CPUID as *const [u8; 4096]) };
-    let encryption = Encryption::from_page(page)?;
+    let encryption = Encryption::from_page(cpuid_page())?;
     let info = request(SEV_INFO)?;
     let (most, least) = (info >> 48, info >> 32 & 0xffff);
     let features = request(FEATURES)? >> 12;
@@ -37,6 +35,12 @@ pub fn start(c_bit: u32) -> Result<Encryption, Fatal> {
         return Err(Fatal::Hypervisor);
     }
     Ok(encryption)
+}
+
+/// What CPUID says.
+pub fn cpuid_page() -> &'static [u8; 4096] {
+    // SAFETY: one of the launch pages: it is there, and nobody writes it.
+    unsafe { &*(CPUID as *const [u8; 4096]) }
 }
 
 /// Tells the host why, and does not come back.
