@@ -86,10 +86,22 @@ fn boot(header: &mut [u8; HEADER_SIZE], c_bit: u32) -> Result<core::convert::Inf
     if config.platform == Platform::Snp {
         handoff.snp_pages();
     }
-    if config.platform != Platform::Plain {
+    if config.flags.accept_all {
+        accept_all(&header, memory, &mut accepted)?;
+    } else if config.platform != Platform::Plain {
         handoff.unaccepted(&map, &accepted)?;
     }
     start_kernel()
+}
+
+/// Accepts what has not been yet. The kernel hears nothing of acceptance then.
+fn accept_all(header: &Header, memory: Memory, accepted: &mut Accepted) -> Result<(), Fatal> {
+    for range in header.ranges() {
+        while let Some(gap) = accepted.gap(range) {
+            memory.accept(accepted, gap)?;
+        }
+    }
+    Ok(())
 }
 
 /// INIT and SIPI do not reach the vCPUs of a trust domain: the first code has them wait.
@@ -196,7 +208,7 @@ fn check(
     if config.platform == Platform::Tdx {
         tdx::extend(register, &digest)?;
     }
-    if config.unmeasured_payload || digest == *expected { Ok(()) } else { Err(fatal) }
+    if config.flags.unmeasured_payload || digest == *expected { Ok(()) } else { Err(fatal) }
 }
 
 /// Copies a payload into accepted memory at `target`, where nothing else is.

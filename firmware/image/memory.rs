@@ -6,7 +6,7 @@ use casemate_firmware::accept::Accepted;
 use casemate_firmware::config::{Config, Platform};
 use casemate_firmware::cpuid::Encryption;
 use casemate_firmware::fatal::Fatal;
-use casemate_firmware::layout::{GRANULE, PAGE, WINDOW, WINDOW_END};
+use casemate_firmware::layout::{GRANULE, LOW_MEMORY_END, PAGE, WINDOW, WINDOW_END};
 use casemate_firmware::window::Range;
 
 use crate::tdx::Domain;
@@ -67,7 +67,9 @@ impl Memory {
     fn accept_page(self, address: u64, large: bool) -> Result<bool, Fatal> {
         match self {
             Self::Plain => Ok(true),
-            Self::Snp(encryption) => snp::accept(address, large, encryption),
+            Self::Snp(encryption) => {
+                snp::accept(mapped(address, encryption.c_bit), large, encryption)
+            }
             Self::Tdx(_) => tdx::accept(address, large),
         }
     }
@@ -82,17 +84,41 @@ impl Memory {
     }
 }
 
-/// Flips the bit that tells private from shared in the entries that map the loader window.
-fn change_window(bit: u64) {
+/// The entry of the page tables that maps the granule at `address`, below 4 GiB.
+fn entry(address: u64) -> *mut u64 {
     let tables: u64;
     // SAFETY: loads a constant.
     unsafe {
         asm!("movabs {}, offset page_tables", out(reg) tables, options(pure, nomem, nostack));
     }
+    // The page directories follow each other, behind the two tables above them.
+    (tables + 2 * PAGE + address / GRANULE * 8) as *mut u64
+}
+
+/// Where private memory is mapped: below 4 GiB at its address. What is above is mapped when it is
+/// asked for, a granule at a time, in the place of the one behind low memory, where never is any.
+fn mapped(address: u64, c_bit: u32) -> u64 {
+    if address < 4 << 30 {
+        return address;
+    }
+    // Present, writable, large.
+    let (entry, wanted) = (entry(LOW_MEMORY_END), address & !(GRANULE - 1) | 1 << c_bit | 0x83);
+    // SAFETY: only this function changes the entry, nothing that Rust knows of is mapped by it, and
+    // the old one is forgotten.
+    unsafe {
+        if entry.read_volatile() != wanted {
+            entry.write_volatile(wanted);
+            asm!("invlpg [{}]", in(reg) LOW_MEMORY_END, options(nostack, preserves_flags));
+        }
+    }
+    LOW_MEMORY_END + address % GRANULE
+}
+
+/// Flips the bit that tells private from shared in the entries that map the loader window.
+fn change_window(bit: u64) {
     let mut address = WINDOW;
     while address < WINDOW_END {
-        // The page directories follow each other, behind the two tables above them.
-        let entry = (tables + 2 * PAGE + address / GRANULE * 8) as *mut u64;
+        let entry = entry(address);
         // SAFETY: an entry of the page tables, which only this code changes; nothing that Rust
         // knows of is mapped by it.
         unsafe { entry.write_volatile(entry.read_volatile() ^ bit) };

@@ -5,7 +5,7 @@ use core::arch::asm;
 
 use casemate_firmware::cpuid::Encryption;
 use casemate_firmware::fatal::{Fatal, TERMINATION_SET};
-use casemate_firmware::layout::{CPUID, GRANULE, PAGE};
+use casemate_firmware::layout::{CPUID, GRANULE, PAGE, WORK};
 
 const MSR_GHCB: u32 = 0xc001_0130;
 
@@ -20,8 +20,8 @@ const VERSION: u64 = 2;
 /// Hypervisor features without which Linux does not run: SEV-SNP, and AP creation.
 const NEEDED: u64 = 0b11;
 
-/// Checks that the hypervisor speaks the protocol, and that all agree on the C-bit that the page
-/// tables have.
+/// Checks that nobody is above this guest in it, that the hypervisor speaks the protocol, and that
+/// all agree on the C-bit that the page tables have.
 pub fn start(c_bit: u32) -> Result<Encryption, Fatal> {
     let encryption = Encryption::from_page(cpuid_page())?;
     let info = request(SEV_INFO)?;
@@ -34,7 +34,23 @@ pub fn start(c_bit: u32) -> Result<Encryption, Fatal> {
     {
         return Err(Fatal::Hypervisor);
     }
+    if !at_vmpl0() {
+        return Err(Fatal::Vmpl);
+    }
     Ok(encryption)
+}
+
+/// Takes from VMPL1 the permissions on a page, of which it has none yet. Only VMPL0 can: a level
+/// changes what those below it may do (AMD64 APM volume 3, RMPADJUST).
+fn at_vmpl0() -> bool {
+    const NONE_OF_VMPL1: u64 = 1;
+    let result: u64;
+    // SAFETY: the page is one of ours that was accepted, and stays so; nobody runs at VMPL1.
+    unsafe {
+        asm!(".byte 0xf3, 0x0f, 0x01, 0xfe", inout("rax") WORK => result, in("rcx") 0,
+             in("rdx") NONE_OF_VMPL1, options(nostack));
+    }
+    result as u32 == 0
 }
 
 /// What CPUID says.

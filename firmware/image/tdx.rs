@@ -44,7 +44,7 @@ pub fn start(config: &Config) -> Result<Domain, Fatal> {
     if info.status != 0 {
         return Err(Fatal::Platform);
     }
-    let development = config.unmeasured_payload;
+    let development = config.flags.unmeasured_payload;
     if info.rdx & SEPT_VE_DISABLE == 0 || info.rdx & DEBUG != 0 && !development {
         return Err(Fatal::Attributes);
     }

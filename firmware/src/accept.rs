@@ -4,10 +4,11 @@
 use crate::config::Platform;
 use crate::fatal::Fatal;
 use crate::layout::{CPUID, GRANULE, HANDOFF, HOB, HOB_SIZE, PAGE, SECRETS, WORK, WORK_SIZE};
-use crate::window::Range;
+use crate::window::{MOST_RANGES, Range};
 
-/// Room for what is ever accepted.
-const MOST: usize = 12;
+/// Room for what is ever accepted: by the launch, at first, for the kernel (twice, as its size is read
+/// of its file) and the initrd, and what is between and behind them.
+const MOST: usize = 2 + 3 + 3 + 4 + MOST_RANGES;
 
 /// What has been accepted. Each page is accepted once: a second time is how a host would put a page
 /// of zeroes in the place of one that is in use.
@@ -62,15 +63,20 @@ impl Accepted {
         Ok(())
     }
 
-    /// Whether the granule at `start` has been accepted, which is the case for all of it or for
-    /// nothing of it once [`first`] has.
+    /// The first part of `range` that has not been accepted.
     #[must_use]
-    pub fn has_granule(&self, start: u64) -> bool {
-        let granule = Range { start, size: GRANULE };
-        self.ranges().any(|accepted| accepted.overlaps(granule))
+    pub fn gap(&self, range: Range) -> Option<Range> {
+        let mut start = range.start;
+        while let Some(accepted) = self.ranges().find(|accepted| accepted.has(start)) {
+            start = accepted.end();
+        }
+        let next = self.ranges().map(|accepted| accepted.start).filter(|next| *next > start);
+        let gap = Range::between(start, next.fold(range.end(), u64::min));
+        (gap.size > 0).then_some(gap)
     }
 
-    fn ranges(&self) -> impl Iterator<Item = Range> + '_ {
+    /// What has been accepted. Once [`first`] has, the granules that it touches are all accepted.
+    pub fn ranges(&self) -> impl Iterator<Item = Range> + '_ {
         self.ranges.iter().copied().take(self.count)
     }
 }
@@ -107,8 +113,28 @@ mod tests {
         for accepted in PLATFORMS.map(with_first) {
             let bytes: u64 = accepted.ranges().map(|range| range.size).sum();
             assert_eq!(bytes, 2 * GRANULE);
-            assert!(accepted.has_granule(0) && accepted.has_granule(SECRETS));
-            assert!(!accepted.has_granule(GRANULE) && !accepted.has_granule(KERNEL));
+            let touched = accepted.ranges().map(|range| range.granules().start);
+            assert!(touched.into_iter().all(|start| [0, SECRETS].contains(&start)));
+        }
+    }
+
+    /// With as many pieces as there can be, and each only once.
+    #[test]
+    fn gaps_are_all_that_is_left() {
+        for platform in PLATFORMS {
+            let mut accepted = with_first(platform);
+            let low = Range { start: 0, size: 300 * GRANULE + PAGE };
+            for (start, granules) in [(KERNEL, 5), (KERNEL + 5 * GRANULE, 2), (290 * GRANULE, 3)] {
+                accepted.claim(Range { start, size: granules * GRANULE }).unwrap();
+            }
+            let high = (4..11).map(|gib| Range { start: gib << 30, size: GRANULE });
+            for range in [low].into_iter().chain(high) {
+                while let Some(gap) = accepted.gap(range) {
+                    accepted.claim(gap).unwrap();
+                }
+            }
+            let bytes: u64 = accepted.ranges().map(|range| range.size).sum();
+            assert_eq!(bytes, low.size + 7 * GRANULE);
         }
     }
 }

@@ -6,7 +6,7 @@
 //! | 0x00 | 8 | magic, `CASEMATE` |
 //! | 0x08 | 4 | version, 1 |
 //! | 0x0c | 4 | [`Platform`] |
-//! | 0x10 | 8 | flags: bit 0, payload may be unmeasured |
+//! | 0x10 | 8 | [`Flags`] |
 //! | 0x18 | 8 | most memory, in bytes |
 //! | 0x20 | 4 | most vCPUs |
 //! | 0x24 | 28 | zero |
@@ -31,7 +31,6 @@ pub const CONFIG_GUID: [u8; 16] = [
 
 const MAGIC: [u8; 8] = *b"CASEMATE";
 const VERSION: u32 = 1;
-const UNMEASURED_PAYLOAD: u64 = 1;
 const END: usize = 0xa0;
 
 /// What the image was configured for. Nothing that the host can forge chooses: a host that says
@@ -60,14 +59,35 @@ impl Platform {
     }
 }
 
+/// What is to be otherwise than usual. All of it is measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// Bit 0. Payloads need not match the digests. For development: such a guest proves nothing about
+    /// what it runs.
+    pub unmeasured_payload: bool,
+    /// Bit 1. The firmware accepts all memory before the kernel starts, which then need not know how.
+    pub accept_all: bool,
+}
+
+impl Flags {
+    const fn to_bits(self) -> u64 {
+        self.unmeasured_payload as u64 | (self.accept_all as u64) << 1
+    }
+
+    /// `None` if there are others.
+    fn from_bits(bits: u64) -> Option<Self> {
+        let flags = Self { unmeasured_payload: bits & 1 != 0, accept_all: bits & 2 != 0 };
+        (flags.to_bits() == bits).then_some(flags)
+    }
+}
+
 /// The measured inputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// What the guest is launched on.
     pub platform: Platform,
-    /// Whether payloads need not match the digests. For development: such a guest proves nothing
-    /// about what it runs.
-    pub unmeasured_payload: bool,
+    /// What is to be otherwise than usual.
+    pub flags: Flags,
     /// The most memory that the loader window may name, in bytes.
     pub most_memory: u64,
     /// The most vCPUs that the loader window may name.
@@ -85,11 +105,10 @@ impl Config {
     #[must_use]
     pub fn to_page(&self) -> [u8; CONFIG_SIZE] {
         let mut page = [0; CONFIG_SIZE];
-        let flags = if self.unmeasured_payload { UNMEASURED_PAYLOAD } else { 0 };
         put(&mut page, 0, &MAGIC);
         put(&mut page, 0x08, &VERSION.to_le_bytes());
         put(&mut page, 0x0c, &(self.platform as u32).to_le_bytes());
-        put(&mut page, 0x10, &flags.to_le_bytes());
+        put(&mut page, 0x10, &self.flags.to_bits().to_le_bytes());
         put(&mut page, 0x18, &self.most_memory.to_le_bytes());
         put(&mut page, 0x20, &self.most_vcpus.to_le_bytes());
         put(&mut page, 0x40, &self.kernel);
@@ -102,15 +121,14 @@ impl Config {
     #[must_use]
     pub fn from_page(page: &[u8; CONFIG_SIZE]) -> Option<Self> {
         let platform = Platform::of_page(page)?;
-        let flags = u64_at(page, 0x10);
+        let flags = Flags::from_bits(u64_at(page, 0x10))?;
         let unused = page[0x24..0x40].iter().chain(&page[END..]);
         let known = page.starts_with(&MAGIC)
             && u32_at(page, 0x08) == VERSION
-            && flags & !UNMEASURED_PAYLOAD == 0
             && unused.fold(0, |seen, byte| seen | byte) == 0;
         known.then(|| Self {
             platform,
-            unmeasured_payload: flags & UNMEASURED_PAYLOAD != 0,
+            flags,
             most_memory: u64_at(page, 0x18),
             most_vcpus: u32_at(page, 0x20),
             kernel: digest_at(page, 0x40),
@@ -127,7 +145,7 @@ mod tests {
     fn config() -> Config {
         Config {
             platform: Platform::Snp,
-            unmeasured_payload: false,
+            flags: Flags::default(),
             most_memory: 1 << 40,
             most_vcpus: 255,
             kernel: [1; 32],
@@ -139,8 +157,10 @@ mod tests {
     #[test]
     fn a_config_survives_its_page() {
         assert_eq!(Config::from_page(&config().to_page()), Some(config()));
-        let development = Config { unmeasured_payload: true, ..config() };
-        assert_eq!(Config::from_page(&development.to_page()), Some(development));
+        for flags in (0..4).map(|bits| Flags::from_bits(bits).unwrap()) {
+            let other = Config { flags, ..config() };
+            assert_eq!(Config::from_page(&other.to_page()), Some(other));
+        }
     }
 
     #[test]

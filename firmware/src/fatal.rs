@@ -44,6 +44,8 @@ pub enum Fatal {
     Attributes = 16,
     /// A run-time measurement register could not be extended.
     Measure = 17,
+    /// Software with more privileges is in the guest: it does not run at VMPL0.
+    Vmpl = 18,
 }
 
 impl Fatal {
@@ -85,6 +87,7 @@ impl Fatal {
             Room,
             Attributes,
             Measure,
+            Vmpl,
         ];
         all.into_iter().find(|fatal| *fatal as u8 == code)
     }
@@ -110,6 +113,9 @@ impl fmt::Display for Fatal {
             Self::Room => "kernel and initrd do not fit into memory below 3 GiB",
             Self::Attributes => "the trust domain can be debugged, or lacks SEPT_VE_DISABLE",
             Self::Measure => "a run-time measurement register could not be extended",
+            Self::Vmpl => {
+                "the guest does not run at VMPL0, the level that the firmware is made for"
+            }
         })
     }
 }
@@ -121,7 +127,7 @@ mod tests {
     #[test]
     fn every_reason_has_a_code_of_its_own_on_each_platform() {
         let known = (0..=u8::MAX).filter_map(Fatal::from_code);
-        assert_eq!(known.clone().count(), Fatal::Measure as usize);
+        assert_eq!(known.clone().count(), Fatal::Vmpl as usize);
         for fatal in known {
             assert_eq!(Fatal::from_tdx_code(fatal.tdx_code()), Some(fatal));
         }

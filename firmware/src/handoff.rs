@@ -108,7 +108,8 @@ impl<'a> Handoff<'a> {
         self.put_u64(0x250, HANDOFF + SETUP_DATA as u64);
     }
 
-    /// Which memory is not accepted.
+    /// Which memory is not accepted: with a bit for each granule, a byte for eight, so that a guest with
+    /// much memory has little more to do than one with little.
     ///
     /// # Errors
     /// [`Fatal::Machine`] if there is more memory than the bitmap has bits for, 2 TiB.
@@ -119,13 +120,10 @@ impl<'a> Handoff<'a> {
             return Err(Fatal::Machine);
         }
         for entry in map.entries().filter(|entry| entry.kind == Kind::Ram) {
-            let mut start = entry.range.granules().start;
-            while start < entry.range.end() {
-                if !accepted.has_granule(start) {
-                    self.set_bit(start / GRANULE);
-                }
-                start += GRANULE;
-            }
+            self.mark(entry.range, true);
+        }
+        for range in accepted.ranges() {
+            self.mark(range, false);
         }
         // Version and unit size, first address, size of the bitmap.
         self.put_u32(UNACCEPTED, 1);
@@ -135,10 +133,17 @@ impl<'a> Handoff<'a> {
         Ok(())
     }
 
-    fn set_bit(&mut self, index: u64) {
-        let byte = usize::try_from(index / 8).unwrap_or(usize::MAX);
-        if let Some(byte) = self.area.get_mut(BITMAP..).and_then(|bitmap| bitmap.get_mut(byte)) {
-            *byte |= 1 << (index % 8);
+    /// Makes the bits of all granules that `range` touches say so.
+    fn mark(&mut self, range: Range, unaccepted: bool) {
+        let index = |address: u64| usize::try_from(address / GRANULE).unwrap_or(usize::MAX);
+        let (first, end) = (index(range.granules().start), index(range.granules().end()));
+        for byte in first / 8..end.div_ceil(8) {
+            // Of its eight bits, those from `first` on and below `end`.
+            let bits = 0xff_u8 << first.saturating_sub(8 * byte);
+            let bits = bits & 0xff >> (8 * byte + 8).saturating_sub(end);
+            if let Some(byte) = self.area.get_mut(BITMAP + byte) {
+                *byte = if unaccepted { *byte | bits } else { *byte & !bits };
+            }
         }
     }
 
@@ -201,6 +206,8 @@ mod tests {
     use std::vec;
     use std::vec::Vec;
 
+    use proptest::prelude::*;
+
     use super::*;
     use crate::accept::first;
     use crate::bytes::{u32_at, u64_at};
@@ -243,6 +250,23 @@ mod tests {
             [1, 1, 1, 1, 0]
         );
         assert_eq!(u64_at(&area, UNACCEPTED + 16), (5 << 30) / GRANULE / 8);
+    }
+
+    proptest! {
+        #[test]
+        fn marks_are_those_of_the_granules(ranges in prop::collection::vec((0..40_u64, 0..40_u64, any::<bool>()), 9)) {
+            let mut area = vec![0; usize::try_from(HANDOFF_SIZE).unwrap()];
+            let mut expected = [false; 80];
+            for (start, count, unaccepted) in ranges {
+                let range = Range { start: start * GRANULE, size: count * GRANULE };
+                Handoff::new(&mut area).mark(range, unaccepted);
+                let granules = usize::try_from(start).unwrap()..usize::try_from(start + count).unwrap();
+                expected[granules].fill(unaccepted);
+            }
+            for (index, expected) in expected.into_iter().enumerate() {
+                prop_assert_eq!(area[BITMAP + index / 8] >> (index % 8) & 1 == 1, expected);
+            }
+        }
     }
 
     #[test]

@@ -126,6 +126,9 @@ fn compress(state: &mut [u32; 8], blocks: &[[u8; 64]]) {
 
 /// The same by the instructions that processors have for it (Intel SDM volume 2, SHA256RNDS2,
 /// SHA256MSG1, SHA256MSG2). They have the state in two registers, the first word highest.
+///
+/// # Safety
+/// The processor has these instructions, and SSE4.1.
 #[target_feature(enable = "sha,sse4.1")]
 pub fn compress_by_instructions(state: &mut [u32; 8], blocks: &[[u8; 64]]) {
     let [a, b, c, d, e, f, g, h] = state.map(u32::cast_signed);

@@ -66,6 +66,12 @@ impl Range {
         Self::between(start, self.end().next_multiple_of(GRANULE))
     }
 
+    /// Whether `address` lies in it.
+    #[must_use]
+    pub const fn has(self, address: u64) -> bool {
+        self.start <= address && address < self.end()
+    }
+
     /// Whether all of `other` lies in it.
     #[must_use]
     pub const fn contains(self, other: Self) -> bool {
@@ -204,12 +210,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::Platform;
+    use crate::config::{Flags, Platform};
 
     fn config() -> Config {
         Config {
             platform: Platform::Snp,
-            unmeasured_payload: false,
+            flags: Flags::default(),
             most_memory: 8 << 30,
             most_vcpus: 4,
             kernel: [0; 32],

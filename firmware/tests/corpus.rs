@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use casemate_firmware::config::{Config, Platform};
+use casemate_firmware::config::{Config, Flags, Platform};
 use casemate_firmware::kernel::{HEADER, Kernel, setup_size};
 use casemate_firmware::layout::{LOW_MEMORY_END, WINDOW, WINDOW_END};
 use casemate_firmware::memory_map::MemoryMap;
@@ -27,7 +27,7 @@ fn replay(name: &str, target: impl Fn(&[u8]) -> bool) {
 fn headers_of_the_loader_window() {
     let config = Config {
         platform: Platform::Snp,
-        unmeasured_payload: false,
+        flags: Flags::default(),
         most_memory: 1 << 40,
         most_vcpus: 255,
         kernel: [0; 32],

@@ -1,6 +1,6 @@
 //! What must hold of the bytes that are measured, whatever the compiler made of the sources.
 
-use casemate_firmware::config::{Config, Platform};
+use casemate_firmware::config::{Config, Flags, Platform};
 use casemate_firmware::layout::{CPUID, IMAGE_SIZE, SECRETS};
 use casemate_firmware_image::IMAGE;
 use casemate_launch::kernel_hashes::KernelHashes;
@@ -24,7 +24,7 @@ fn options() -> SnpOptions {
 fn an_image_that_nobody_filled_in_boots_nothing() {
     assert_eq!(Config::from_page(IMAGE[..4096].try_into().unwrap()), None);
     let hashes = KernelHashes::new(b"kernel", b"", b"");
-    let config = firmware::config(Platform::Snp, &hashes);
+    let config = firmware::config(Platform::Snp, Flags::default(), &hashes);
     let filled = firmware::configure(IMAGE, &config).unwrap();
     assert_eq!(Config::from_page(filled[..4096].try_into().unwrap()), Some(config));
 }
@@ -32,7 +32,7 @@ fn an_image_that_nobody_filled_in_boots_nothing() {
 /// The promise in the specification: few measured pages, since each costs the AMD-SP about 1 ms.
 #[test]
 fn eighteen_pages_are_measured_beside_the_vmsas() {
-    let plan = firmware::snp_plan(IMAGE, &options()).unwrap();
+    let plan = firmware::snp_plan(IMAGE, Flags::default(), &options()).unwrap();
     let pages: u64 = plan.imports.iter().map(|import| import.range.pages().0).sum();
     assert_eq!(pages, IMAGE_SIZE / PAGE_SIZE + 2);
     let found: Vec<_> =
@@ -79,7 +79,7 @@ fn it_is_the_image_that_was_committed() {
 fn trust_domains_have_one_page_more_measured() {
     let hashes = KernelHashes::new(b"kernel", b"", b"");
     let policy = casemate_launch::TdxPolicy::new(1 << 28);
-    let plan = firmware::tdx_plan(IMAGE, &hashes, 2, policy).unwrap();
+    let plan = firmware::tdx_plan(IMAGE, Flags::default(), &hashes, 2, policy).unwrap();
     let measured = plan.imports.iter().filter(|import| import.kind == PageKind::Normal);
     let pages: u64 = measured.map(|import| import.range.pages().0).sum();
     assert_eq!(pages, IMAGE_SIZE / PAGE_SIZE + 1, "the mailbox");

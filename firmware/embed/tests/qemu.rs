@@ -13,8 +13,9 @@ use casemate_lab::guest::initramfs;
 use casemate_lab::kernel::{Flavour, Kernel};
 use casemate_lab::packages::Packages;
 use casemate_lab::{Host, qemu, require};
+use casemate_launch::firmware::{self, Flags};
 use casemate_launch::loader_window::Payloads;
-use casemate_launch::{Contents, LaunchPlan, firmware};
+use casemate_launch::{Contents, LaunchPlan};
 
 /// For a boot of Linux in software, with other tests beside it.
 const LIMIT: Duration = Duration::from_secs(240);
@@ -54,7 +55,7 @@ fn boots(series: &str) {
             memory: MEMORY,
             vcpus,
         };
-        let plan = firmware::plain_plan(FIRMWARE, &payloads).unwrap();
+        let plan = firmware::plain_plan(FIRMWARE, Flags::default(), &payloads).unwrap();
         let console = run(&packages, &plan, vcpus);
         assert!(console.contains(&format!("UP vcpus={vcpus} kernel={series}")), "{console}");
     }

@@ -1,7 +1,7 @@
 //! The header of the firmware's loader window: what an untrusted host says of the machine.
 #![no_main]
 
-use casemate_firmware::config::{Config, Platform};
+use casemate_firmware::config::{Config, Flags, Platform};
 use casemate_firmware::layout::{LOW_MEMORY_END, WINDOW, WINDOW_END};
 use casemate_firmware::memory_map::MemoryMap;
 use casemate_firmware::window::{HEADER_SIZE, Header};
@@ -9,7 +9,7 @@ use casemate_firmware::window::{HEADER_SIZE, Header};
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let config = Config {
         platform: Platform::Snp,
-        unmeasured_payload: false,
+        flags: Flags::default(),
         most_memory: 1 << 40,
         most_vcpus: 255,
         kernel: [0; 32],

@@ -34,11 +34,13 @@ fn a_guest_is_encrypted_and_measures_to_what_was_predicted() {
     let trace = guest.path("trace");
     let script = guest.other_line(&config)
         + &guest.line(&format!("--vcpus 4 --record {trace} --log casemate=info"))
-        + &guest.line("--vcpus 16");
+        + &guest.line("--vcpus 16")
+        + &guest.line("--accept-memory eager");
     let Some(output) = guest.in_lab(&script) else { return };
     let console = &output.console;
-    assert_eq!(console.matches("ENDED 0").count(), 3, "{console}");
-    for (place, vcpus) in [1, 4, 16].into_iter().enumerate() {
+    assert_eq!(console.matches("ENDED 0").count(), 4, "{console}");
+    for (place, (vcpus, left)) in [(1, 1), (4, 1), (16, 1), (1, 0)].into_iter().enumerate() {
+        assert_eq!(said(console, "LEFT ", place), left.to_string(), "{console}");
         assert!(console.contains(&format!("UP vcpus={vcpus} kernel=6.12")), "{console}");
         predicted(console, place);
     }

@@ -28,14 +28,16 @@ fn linux_is_started_by_our_firmware_and_has_the_predicted_registers() {
     if require(Host::Tdx).is_none() {
         return;
     }
-    let guests = [("7.2", 2, "[\"AVX\", \"PK\"]", 0x207_u64), ("6.12", 1, "[]", 3)];
-    for (series, vcpus, xfam, bits) in guests {
+    let guests =
+        [("7.2", 2, "[\"AVX\", \"PK\"]", 0x207_u64, "lazy"), ("6.12", 1, "[]", 3, "eager")];
+    for (series, vcpus, xfam, bits, accept_memory) in guests {
         let guest = Guest::new(Host::Tdx, series);
         let config = guest.write(
             "guest.toml",
             format!(
                 "platform = \"tdx\"\nkernel = \"vmlinuz\"\ninitrd = \"initrd\"\nmemory = \"192M\"\n\
-                 cmdline = \"{CMDLINE} quote\"\nvcpus = {vcpus}\n[tdx]\nxfam = {xfam}\n\
+                 cmdline = \"{CMDLINE} quote\"\nvcpus = {vcpus}\n\
+                 accept_memory = \"{accept_memory}\"\n[tdx]\nxfam = {xfam}\n\
                  mrowner = \"{}\"\nquote_service = \"unix:/tmp/quotes\"\n",
                 "5a".repeat(48)
             ),
@@ -49,6 +51,8 @@ fn linux_is_started_by_our_firmware_and_has_the_predicted_registers() {
         assert!(console.contains("ENDED 0"), "{console}");
         assert!(console.contains(&format!("UP vcpus={vcpus} kernel={series}")), "{console}");
         assert!(console.contains("active: Intel TDX"), "{console}");
+        let left = if accept_memory == "lazy" { "1" } else { "0" };
+        assert_eq!(said(console, "LEFT ", 0), left, "{console}");
         if vcpus > 1 {
             assert!(console.contains(&format!("AGAIN vcpus={vcpus}")), "{console}");
         }

@@ -8,7 +8,9 @@ use std::path::Path;
 
 use crate::error::ConfigError;
 use crate::reference::{Shape, quoted};
-use crate::schema::{DEFAULT_CMDLINE, Disk, GuestConfig, Net, PlatformChoice, Snp, Vsock};
+use crate::schema::{
+    Acceptance, DEFAULT_CMDLINE, Disk, GuestConfig, Net, PlatformChoice, Snp, Vsock,
+};
 
 const PAGE: u64 = 4096;
 const MIB: u64 = 1 << 20;
@@ -182,6 +184,13 @@ fn platform(config: &GuestConfig, origin: &Origin<'_>) -> Result<(), ConfigError
     }
     if config.tdx.is_some() && !matches!(config.platform, Auto | Tdx) {
         return refused("the file has a table [tdx]", "use platform = \"tdx\" or drop the table");
+    }
+    if config.accept_memory == Acceptance::Eager
+        && (config.platform == Plain || config.igvm.is_some())
+    {
+        let problem = "only Casemate's firmware does it, in confidential guests";
+        let remedy = "leave it out";
+        return Err(origin.value("accept_memory", "\"eager\"", problem, remedy));
     }
     if config.balloon && config.platform != Plain {
         let problem = "a confidential guest cannot give memory back through a balloon";

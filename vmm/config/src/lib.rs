@@ -21,7 +21,9 @@ use std::path::{Path, PathBuf};
 pub use error::ConfigError;
 pub use flags::FlagError;
 pub use quote_service::QuoteService;
-pub use schema::{Disk, Ending, GuestConfig, Net, PlatformChoice, Snp, Tdx, Vsock, reference};
+pub use schema::{
+    Acceptance, Disk, Ending, GuestConfig, Net, PlatformChoice, Snp, Tdx, Vsock, reference,
+};
 pub use size::{ByteSize, Hex, Mac, SizeError};
 pub use td_bits::{TdAttributes, Xfam};
 pub use vcpu_type::VcpuType;
@@ -38,6 +40,7 @@ pub struct Overrides {
     pub platform: Option<PlatformChoice>,
     pub firmware: Option<PathBuf>,
     pub igvm: Option<PathBuf>,
+    pub accept_memory: Option<Acceptance>,
     pub rng: Option<bool>,
     pub balloon: Option<bool>,
     pub console: Option<bool>,
@@ -91,7 +94,7 @@ impl GuestConfig {
         }
         take!(kernel: Some, initrd: Some, firmware: Some, igvm: Some, vsock: Some);
         take!(cmdline: From::from, memory: From::from, vcpus: From::from, platform: From::from);
-        take!(rng: From::from, balloon: From::from, console: From::from);
+        take!(accept_memory: From::from, rng: From::from, balloon: From::from, console: From::from);
         take!(on_reset: From::from, on_panic: From::from);
         if !overrides.disk.is_empty() {
             self.disk = overrides.disk;

@@ -37,6 +37,17 @@ choice! {
     default Exit
 }
 
+choice! {
+    /// Who makes memory the guest's own.
+    pub enum Acceptance {
+        /// The kernel, as it uses it.
+        Lazy = "lazy",
+        /// The firmware, all of it before the kernel starts.
+        Eager = "eager",
+    }
+    default Lazy
+}
+
 table! {
     /// The guest. These keys stand at the top of the file, before any table.
     pub struct GuestConfig {
@@ -56,6 +67,8 @@ table! {
         firmware: Option<PathBuf> = None,
         /// IGVM file; it brings its own firmware and kernel. For SEV-SNP it has the registers of one vCPU, and the guest has no more.
         igvm: Option<PathBuf> = None,
+        /// When a confidential guest of Casemate's firmware accepts its memory: `"lazy"`, the kernel as it uses it, so that much memory costs no time at the start; or `"eager"`, the firmware all of it before the kernel starts, which then need not know how to. It is part of the measurement.
+        accept_memory: Acceptance = Acceptance::Lazy,
         /// An entropy device.
         rng: bool = true,
         /// A balloon that gives free pages back to the host; plain guests only.

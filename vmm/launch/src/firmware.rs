@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use casemate_firmware::config::{CONFIG_GUID, CONFIG_SIZE};
-pub use casemate_firmware::config::{Config, Platform};
+pub use casemate_firmware::config::{Config, Flags, Platform};
 use casemate_firmware::layout::LOW_MEMORY_END;
 
 use crate::guid_table::{GuidTable, GuidTableError};
@@ -56,10 +56,10 @@ pub enum FirmwareError {
 
 /// What the config page of a guest with this kernel says.
 #[must_use]
-pub fn config(platform: Platform, kernel: &KernelHashes) -> Config {
+pub fn config(platform: Platform, flags: Flags, kernel: &KernelHashes) -> Config {
     Config {
         platform,
-        unmeasured_payload: false,
+        flags,
         most_memory: MOST_MEMORY,
         most_vcpus: MOST_VCPUS,
         kernel: kernel.kernel,
@@ -103,10 +103,14 @@ fn config_page(image: &[u8]) -> Result<Range<usize>, FirmwareError> {
 ///
 /// # Errors
 /// There is no kernel, or the image is not our firmware or cannot be measured.
-pub fn snp_plan(image: &[u8], options: &SnpOptions) -> Result<LaunchPlan, FirmwareError> {
+pub fn snp_plan(
+    image: &[u8],
+    flags: Flags,
+    options: &SnpOptions,
+) -> Result<LaunchPlan, FirmwareError> {
     config_page(image)?;
     let kernel = options.kernel.as_ref().ok_or(FirmwareError::NoKernel)?;
-    let image = configure(image, &config(Platform::Snp, kernel))?;
+    let image = configure(image, &config(Platform::Snp, flags, kernel))?;
     // The hashes are in the image; a section for them, which only QEMU fills, stays empty.
     let options = SnpOptions { kernel: None, ..options.clone() };
     Ok(ovmf::snp_plan(&image, &options)?)
@@ -119,6 +123,7 @@ pub fn snp_plan(image: &[u8], options: &SnpOptions) -> Result<LaunchPlan, Firmwa
 /// The image is not our firmware, or the payloads do not fit it.
 pub fn snp_guest(
     image: &[u8],
+    flags: Flags,
     payloads: &Payloads,
     policy: SnpPolicy,
     identity: SnpIdentity,
@@ -131,7 +136,7 @@ pub fn snp_guest(
         kernel: Some(KernelHashes::new(&payloads.kernel, &payloads.initrd, &payloads.cmdline)),
         identity,
     };
-    let mut plan = snp_plan(image, &options)?;
+    let mut plan = snp_plan(image, flags, &options)?;
     plan.imports.extend(loader_window::imports(payloads)?);
     Ok(plan)
 }
@@ -143,11 +148,12 @@ pub fn snp_guest(
 /// The image is not our firmware or cannot be measured.
 pub fn tdx_plan(
     image: &[u8],
+    flags: Flags,
     kernel: &KernelHashes,
     vcpus: u32,
     policy: TdxPolicy,
 ) -> Result<LaunchPlan, FirmwareError> {
-    let image = configure(image, &config(Platform::Tdx, kernel))?;
+    let image = configure(image, &config(Platform::Tdx, flags, kernel))?;
     // The firmware does not read the list of resources: any memory that its sections are in does.
     let memory = GpaRange::from_bytes(Gpa(0), LOW_MEMORY_END).map_err(SourceError::from)?;
     Ok(tdx::plan(&image, &[memory], vcpus, policy)?)
@@ -160,11 +166,12 @@ pub fn tdx_plan(
 /// The image is not our firmware, or the payloads do not fit it.
 pub fn tdx_guest(
     image: &[u8],
+    flags: Flags,
     payloads: &Payloads,
     policy: TdxPolicy,
 ) -> Result<LaunchPlan, FirmwareError> {
     let hashes = KernelHashes::new(&payloads.kernel, &payloads.initrd, &payloads.cmdline);
-    let mut plan = tdx_plan(image, &hashes, payloads.vcpus, policy)?;
+    let mut plan = tdx_plan(image, flags, &hashes, payloads.vcpus, policy)?;
     plan.imports.extend(loader_window::imports(payloads)?);
     Ok(plan)
 }
@@ -191,9 +198,13 @@ pub fn rtmrs(payloads: &Payloads) -> Result<[Digest384; 3], FirmwareError> {
 ///
 /// # Errors
 /// The image is not our firmware, or the payloads do not fit it.
-pub fn plain_plan(image: &[u8], payloads: &Payloads) -> Result<LaunchPlan, FirmwareError> {
+pub fn plain_plan(
+    image: &[u8],
+    flags: Flags,
+    payloads: &Payloads,
+) -> Result<LaunchPlan, FirmwareError> {
     let hashes = KernelHashes::new(&payloads.kernel, &payloads.initrd, &payloads.cmdline);
-    let image = configure(image, &config(Platform::Plain, &hashes))?;
+    let image = configure(image, &config(Platform::Plain, flags, &hashes))?;
     let mut plan = ovmf::plain_plan(&image)?;
     plan.imports.extend(loader_window::imports(payloads)?);
     Ok(plan)

@@ -148,7 +148,7 @@ mod tests {
     use casemate_firmware::config::{Config, Platform};
 
     use super::*;
-    use crate::firmware::config;
+    use crate::firmware::{Flags, config};
     use crate::kernel_hashes::KernelHashes;
 
     fn payloads() -> Payloads {
@@ -163,7 +163,7 @@ mod tests {
 
     fn measured(payloads: &Payloads) -> Config {
         let hashes = KernelHashes::new(&payloads.kernel, &payloads.initrd, &payloads.cmdline);
-        config(Platform::Snp, &hashes)
+        config(Platform::Snp, Flags::default(), &hashes)
     }
 
     #[test]

@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use casemate_launch::firmware::{self, FirmwareError, Platform};
+use casemate_launch::firmware::{self, FirmwareError, Flags, Platform};
 use casemate_launch::kernel_hashes::KernelHashes;
 use casemate_launch::ovmf::{self, SnpOptions};
 use casemate_launch::profile::Profile;
 use casemate_launch::snp::{self, CpuSignature};
-use casemate_launch::{Contents, Guid, SnpIdentity, SnpPolicy};
+use casemate_launch::{Contents, Guid, LaunchPlan, SnpIdentity, SnpPolicy};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use sev::measurement::snp::{SnpMeasurementArgs, snp_calc_launch_digest};
@@ -149,7 +149,7 @@ proptest! {
         let _ = ovmf::snp_plan(&image, &options);
         options.kernel = Some(KernelHashes::new(b"kernel", b"", b""));
         let _ = ovmf::snp_plan(&image, &options);
-        let _ = firmware::snp_plan(&image, &options);
+        let _ = firmware::snp_plan(&image, Flags::default(), &options);
     }
 }
 
@@ -163,27 +163,33 @@ fn our_image() -> Arc<[u8]> {
     image(&fill, &sections, &[reset, config])
 }
 
+fn planned(image: &[u8], options: &SnpOptions) -> Result<LaunchPlan, FirmwareError> {
+    firmware::snp_plan(image, Flags::default(), options)
+}
+
 #[test]
 fn the_config_page_of_our_firmware_is_measured() {
     let kernel = KernelHashes::new(b"kernel", b"initrd", b"console=hvc0");
     let mut options = options(Profile::Casemate, 2, 0, 1);
-    assert_eq!(firmware::snp_plan(&our_image(), &options).err(), Some(FirmwareError::NoKernel));
+    assert_eq!(planned(&our_image(), &options).err(), Some(FirmwareError::NoKernel));
     options.kernel = Some(kernel);
-    let plan = firmware::snp_plan(&our_image(), &options).unwrap();
+    let plan = planned(&our_image(), &options).unwrap();
     let Contents::Bytes(bytes) = &plan.imports[0].contents else { panic!("firmware has bytes") };
     let page = bytes[..4096].try_into().unwrap();
     let config = casemate_firmware::config::Config::from_page(page).unwrap();
-    assert_eq!(config, firmware::config(Platform::Snp, &kernel));
+    assert_eq!(config, firmware::config(Platform::Snp, Flags::default(), &kernel));
     assert_eq!((config.kernel, config.command_line), (kernel.kernel, kernel.cmdline));
 
     // The CPU model does not count, and everything of the payload does.
     let digest = |options: &SnpOptions| {
-        let plan = firmware::snp_plan(&our_image(), options).unwrap();
-        snp::measure(&plan).unwrap().launch_digest()
+        snp::measure(&planned(&our_image(), options).unwrap()).unwrap().launch_digest()
     };
     let first = digest(&options);
     options.cpu_signature = CpuSignature(0x00a0_0f11);
     assert_eq!(digest(&options), first);
+    let flags = Flags { accept_all: true, ..Flags::default() };
+    let flagged = firmware::snp_plan(&our_image(), flags, &options).unwrap();
+    assert_ne!(snp::measure(&flagged).unwrap().launch_digest(), first);
     for (kernel, initrd, cmdline) in [
         ("kernel2", "initrd", "console=hvc0"),
         ("kernel", "", "console=hvc0"),
@@ -199,7 +205,7 @@ fn the_config_page_of_our_firmware_is_measured() {
 fn what_is_not_our_firmware_is_refused() {
     let mut options = options(Profile::Casemate, 1, 0, 1);
     options.kernel = Some(KernelHashes::new(b"kernel", b"", b""));
-    let refused = |image: &[u8]| firmware::snp_plan(image, &options).err().unwrap();
+    let refused = |image: &[u8]| planned(image, &options).err().unwrap();
     assert_eq!(refused(&image(&[], &[], &[])), FirmwareError::NotOurs);
     let with = |from_end: u32| image(&[0; 4096], &[], &[(CONFIG, from_end.to_le_bytes().to_vec())]);
     for from_end in [0, 1, 0x1001, 0x3000, u32::MAX] {

@@ -4,10 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use casemate_config::{ByteSize, GuestConfig, Hex, Snp, Tdx};
+use casemate_config::{Acceptance, ByteSize, GuestConfig, Hex, Snp, Tdx};
 use casemate_devices::legacy::AcpiPower;
 use casemate_devices::legacy::fw_cfg::Items;
-use casemate_launch::firmware::{self, FirmwareError};
+use casemate_launch::firmware::{self, FirmwareError, Flags};
 use casemate_launch::linux::{BzImage, DirectBoot, DirectBootError, Kernel, KernelError};
 use casemate_launch::loader_window::Payloads;
 use casemate_launch::ovmf::{self, OvmfError, SnpOptions};
@@ -136,7 +136,7 @@ impl Guest {
                 Self::like_q35(config, plan, boot.as_ref())
             }
             Some(Firmware::Ours { image, .. }) => {
-                let plan = firmware::plain_plan(&image, &payloads(&config)?)
+                let plan = firmware::plain_plan(&image, flags(&config), &payloads(&config)?)
                     .map_err(|source| Firmware::refused(&config, source))?;
                 Self::ours(config, plan)
             }
@@ -181,7 +181,8 @@ impl Guest {
                 Self::like_q35(config, plan, boot.as_ref())
             }
             Firmware::Ours { image, .. } => {
-                let plan = firmware::snp_guest(&image, &payloads(&config)?, policy, identity)
+                let (flags, payloads) = (flags(&config), payloads(&config)?);
+                let plan = firmware::snp_guest(&image, flags, &payloads, policy, identity)
                     .map_err(|source| Firmware::refused(&config, source))?;
                 Self::ours(config, plan)
             }
@@ -210,7 +211,7 @@ impl Guest {
                 Self::like_q35(config, plan, boot.as_ref())
             }
             Firmware::Ours { image, .. } => {
-                let plan = firmware::tdx_guest(&image, &payloads(&config)?, policy)
+                let plan = firmware::tdx_guest(&image, flags(&config), &payloads(&config)?, policy)
                     .map_err(|source| Firmware::refused(&config, source))?;
                 Self::ours(config, plan)
             }
@@ -280,6 +281,11 @@ impl Firmware {
         let Some(file) = config.firmware.clone() else { return Ok(None) };
         let image: Arc<[u8]> = Arc::from(&*read(&file)?);
         let ours = firmware::is_ours(&image);
+        if !ours && flags(config) != Flags::default() {
+            return Err(PrepareError::Unsupported(
+                "accept_memory is for Casemate's firmware: leave it out, or firmware",
+            ));
+        }
         Ok(Some(if ours { Self::Ours { image } } else { Self::Ovmf { file, image } }))
     }
 
@@ -295,6 +301,12 @@ impl Default for Firmware {
     fn default() -> Self {
         Self::Ours { image: Arc::from(&casemate_firmware_image::IMAGE[..]) }
     }
+}
+
+/// What our firmware does otherwise than usual.
+#[must_use]
+pub fn flags(config: &GuestConfig) -> Flags {
+    Flags { accept_all: config.accept_memory == Acceptance::Eager, ..Flags::default() }
 }
 
 fn board(config: &GuestConfig) -> Result<Board, PrepareError> {

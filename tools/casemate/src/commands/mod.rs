@@ -9,7 +9,9 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 pub(crate) use output::output;
+pub(crate) use own_firmware::OwnFirmware;
 
 pub(crate) mod audit;
 pub(crate) mod broker;
@@ -23,6 +25,7 @@ pub(crate) mod lab;
 pub(crate) mod man;
 pub(crate) mod measure;
 mod output;
+mod own_firmware;
 pub(crate) mod run;
 pub(crate) mod verify;
 
@@ -56,6 +59,17 @@ pub(crate) fn read_optional(
     limit: usize,
 ) -> anyhow::Result<Option<Vec<u8>>> {
     path.map(|path| read(what, path, limit)).transpose()
+}
+
+/// A parser for a choice between words, which help and completions then list.
+pub(crate) fn words<T>(
+    words: &'static [&'static str],
+) -> impl clap::builder::TypedValueParser<Value = T>
+where
+    T: std::str::FromStr + Clone + Send + Sync + 'static,
+    T::Err: std::error::Error + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(words.iter().copied()).try_map(|word| word.parse())
 }
 
 /// A number, in hexadecimal after `0x`.

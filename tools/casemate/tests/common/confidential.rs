@@ -24,6 +24,8 @@ const SCRIPT: &str = r"
 dmesg -n 1
 echo UP vcpus=$(nproc) kernel=$(uname -r)
 dmesg | grep -o 'active: .*'
+# Whether there is memory that the firmware has left to the kernel to accept.
+echo LEFT $(dmesg | grep -c 'efi: .*Unaccepted=')
 mount -t configfs none /sys/kernel/config
 report=/sys/kernel/config/tsm/report/r
 hex() { dd if=$report/outblob bs=1 skip=$1 count=$2 2>/dev/null | od -An -v -tx1 | tr -d ' \n'; }

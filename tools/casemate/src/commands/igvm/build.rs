@@ -24,7 +24,7 @@ use serde::Serialize;
 
 use super::{Format, name};
 use crate::commands::measure::tdx::firmware_plan;
-use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, number, read, read_optional};
+use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, OwnFirmware, number, read, read_optional};
 
 /// Make an IGVM file of a firmware image
 ///
@@ -50,6 +50,8 @@ pub(super) struct Args {
     /// Command line of the kernel
     #[arg(long, value_name = "STRING", requires = "kernel", allow_hyphen_values = true)]
     append: Option<OsString>,
+    #[command(flatten)]
+    own: OwnFirmware,
     /// The platforms that the file is for
     #[arg(
         long = "platform",
@@ -142,7 +144,9 @@ impl Source {
             Some(path) => read("firmware", path, MAX_FIRMWARE)?.into(),
             None => Arc::from(&casemate_firmware_image::IMAGE[..]),
         };
-        if !firmware::is_ours(&image) {
+        let ours = firmware::is_ours(&image);
+        args.own.is_for(ours)?;
+        if !ours {
             if args.kernel.is_some() {
                 bail!("OVMF finds its kernel elsewhere; leave --kernel out, or --firmware");
             }
@@ -165,17 +169,20 @@ impl Source {
 
     fn plan(&self, args: &Args, target: Target) -> anyhow::Result<LaunchPlan> {
         let policy = SnpPolicy { guest_policy: args.policy, vmsa_features: args.guest_features };
+        let flags = args.own.flags();
         Ok(match (self, target) {
             (Self::Own(image, payloads), Target::Snp) => {
                 if args.vmm.as_deref() == Some("qemu") {
                     bail!("it starts with the registers of casemate; leave --vmm out");
                 }
-                firmware::snp_guest(image, payloads, policy, SnpIdentity::default())?
+                firmware::snp_guest(image, flags, payloads, policy, SnpIdentity::default())?
             }
-            (Self::Own(image, payloads), Target::Plain) => firmware::plain_plan(image, payloads)?,
+            (Self::Own(image, payloads), Target::Plain) => {
+                firmware::plain_plan(image, flags, payloads)?
+            }
             (Self::Own(image, payloads), Target::Tdx) => {
                 let policy = TdxPolicy::new(ATTRIBUTE_SEPT_VE_DISABLE);
-                firmware::tdx_guest(image, payloads, policy)?
+                firmware::tdx_guest(image, flags, payloads, policy)?
             }
             (Self::Ovmf(image), Target::Plain) => ovmf::plain_plan(image)?,
             (Self::Ovmf(image), Target::Tdx) => firmware_plan(image, Some(args.memory.0))?,

@@ -13,7 +13,7 @@ use super::output::Measured;
 use super::snp::Cpu;
 use super::snp_guest::SnpGuest;
 use super::tdx;
-use crate::commands::{MAX_FIRMWARE, read};
+use crate::commands::{MAX_FIRMWARE, OwnFirmware, read};
 
 /// What a configuration leaves open.
 #[derive(clap::Args)]
@@ -109,6 +109,7 @@ fn measured_snp(config: &GuestConfig, open: &Open) -> anyhow::Result<Measured> {
         kernel: config.kernel.clone(),
         initrd: config.initrd.clone(),
         append: Some(config.cmdline.clone().into()),
+        own: OwnFirmware::of(config),
     };
     guest.measured()
 }

@@ -12,7 +12,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use super::igvm_snp;
 use super::output::Output;
 use super::snp_guest::SnpGuest;
-use crate::commands::number;
+use crate::commands::{OwnFirmware, number};
 
 /// Compute an SEV-SNP launch digest
 ///
@@ -51,6 +51,8 @@ pub(crate) struct Args {
     /// Command line of the kernel, exactly as the VMM gets it
     #[arg(long, value_name = "STRING", requires = "kernel", allow_hyphen_values = true)]
     append: Option<OsString>,
+    #[command(flatten)]
+    own: OwnFirmware,
     #[command(flatten)]
     output: Output,
 }
@@ -97,6 +99,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         kernel: args.kernel.clone(),
         initrd: args.initrd.clone(),
         append: args.append.clone(),
+        own: args.own,
     };
     args.output.print(guest.measured()?)
 }

@@ -14,7 +14,7 @@ use casemate_launch::{Digest384, LaunchPlan, PlatformKind, SnpIdentity, SnpPolic
 use serde::Serialize;
 
 use super::output::{Measured, Report, Row};
-use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, read, read_optional};
+use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, OwnFirmware, read, read_optional};
 
 /// Everything that the launch digest depends on.
 pub(super) struct SnpGuest {
@@ -28,6 +28,7 @@ pub(super) struct SnpGuest {
     pub(super) kernel: Option<PathBuf>,
     pub(super) initrd: Option<PathBuf>,
     pub(super) append: Option<OsString>,
+    pub(super) own: OwnFirmware,
 }
 
 #[derive(Serialize)]
@@ -44,6 +45,8 @@ struct Assumptions {
     vcpu_signature: Option<String>,
     guest_features: String,
     firmware: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    firmware_notes: Vec<&'static str>,
     kernel: Option<String>,
     initrd: Option<String>,
     append: Option<String>,
@@ -93,8 +96,9 @@ impl SnpGuest {
             identity: SnpIdentity::default(),
         };
         let failed = || format!("{} cannot be measured", self.firmware_name());
+        self.own.is_for(self.profile == Profile::Casemate)?;
         if self.profile == Profile::Casemate {
-            firmware::snp_plan(&image, &options).with_context(failed)
+            firmware::snp_plan(&image, self.own.flags(), &options).with_context(failed)
         } else {
             ovmf::snp_plan(&image, &options).with_context(failed)
         }
@@ -149,6 +153,7 @@ impl SnpGuest {
             vcpu_signature: self.signature()?.map(|signature| signature.to_string()),
             guest_features: format!("{:#x}", self.features),
             firmware: self.firmware_name(),
+            firmware_notes: self.own.notes(),
             kernel: self.kernel.as_ref().map(name),
             initrd: self.initrd.as_ref().map(name),
             append: self.append.as_ref().map(|append| append.to_string_lossy().into_owned()),
@@ -173,6 +178,7 @@ fn rows(report: &Report<Details, Assumptions>) -> Vec<Row> {
         ("guest features", assumptions.guest_features.clone()),
         ("firmware", assumptions.firmware.clone()),
     ]);
+    rows.extend(assumptions.firmware_notes.iter().map(|note| ("firmware", (*note).to_owned())));
     let optional = [
         ("kernel", &assumptions.kernel),
         ("initrd", &assumptions.initrd),

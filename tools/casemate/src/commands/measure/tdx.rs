@@ -15,7 +15,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::output::{Measured, Output, Report, Row};
-use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, igvm, number, read, read_optional};
+use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, OwnFirmware, igvm, number, read, read_optional};
 
 /// Compute the MRTD of a TDX guest, and the RTMRs that can be known
 ///
@@ -59,6 +59,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1)]
     vcpus: u32,
     #[command(flatten)]
+    own: OwnFirmware,
+    #[command(flatten)]
     output: Output,
 }
 
@@ -97,6 +99,8 @@ struct Events {
 #[derive(Serialize)]
 struct Assumptions {
     firmware: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    firmware_notes: Vec<&'static str>,
     igvm: Option<String>,
     compatibility_mask: Option<String>,
     memory: Option<u64>,
@@ -125,6 +129,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 pub(super) fn measured(args: &Args) -> anyhow::Result<Measured> {
     if let Some(igvm) = &args.igvm {
+        args.own.is_for(false)?;
         return measured_igvm(args, igvm);
     }
     let Some(path) = &args.firmware else {
@@ -134,6 +139,7 @@ pub(super) fn measured(args: &Args) -> anyhow::Result<Measured> {
     if firmware::is_ours(&image) {
         measured_ours(args, &image)
     } else {
+        args.own.is_for(false)?;
         measured_tdvf(args, path, &image)
     }
 }
@@ -151,6 +157,7 @@ impl Args {
             initrd: config.initrd.clone(),
             append: Some(config.cmdline.clone()),
             vcpus: config.vcpus,
+            own: OwnFirmware::of(config),
             output: Output::default(),
         }
     }
@@ -172,7 +179,7 @@ fn measured_ours(args: &Args, image: &[u8]) -> anyhow::Result<Measured> {
         vcpus: args.vcpus,
     };
     let policy = TdxPolicy::new(ATTRIBUTE_SEPT_VE_DISABLE);
-    let plan = firmware::tdx_guest(image, &payloads, policy).context(failed)?;
+    let plan = firmware::tdx_guest(image, args.own.flags(), &payloads, policy).context(failed)?;
     let order = args.page_order.into();
     let mrtd = tdx::mrtd(&plan, order).context(failed)?;
     let [rtmr0, rtmr1, rtmr2] = firmware::rtmrs(&payloads).context(failed)?;
@@ -276,6 +283,7 @@ fn report(
         details: Details { mrtd, page_order, rtmr, events },
         assumptions: Assumptions {
             firmware: name(&args.firmware),
+            firmware_notes: args.own.notes(),
             igvm: name(&args.igvm),
             compatibility_mask: args.compatibility_mask.map(|mask| format!("{mask:#x}")),
             memory: args.memory.map(|memory| memory.0),
@@ -308,6 +316,7 @@ fn rows(report: &Report<Details, Assumptions>) -> Vec<Row> {
         ("command line", assumptions.append.clone()),
     ];
     rows.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
+    rows.extend(assumptions.firmware_notes.iter().map(|note| ("firmware", (*note).to_owned())));
     rows.extend(assumptions.host_rules.iter().map(|rule| ("assuming that", (*rule).to_owned())));
     rows
 }

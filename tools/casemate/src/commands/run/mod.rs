@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use casemate_config::{
-    ByteSize, Disk, Ending, GuestConfig, Net, Overrides, PlatformChoice, Vsock, from_flags, load,
+    Acceptance, ByteSize, Disk, Ending, GuestConfig, Net, Overrides, PlatformChoice, Vsock,
+    from_flags, load,
 };
 use casemate_kvm::trace::Interposer;
 use casemate_kvm::vm::VmType;
@@ -23,10 +24,11 @@ use casemate_launch::PlatformKind;
 use casemate_vmm::platform::{Plain, Platform, Snp, Tdx};
 use casemate_vmm::{ConsolePorts, Guest, Machine, Outcome, SharedMemory};
 use check::Waiting;
-use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use report::Reporter;
 use signals::Signals;
 use terminal::{RawMode, Terminal};
+
+use super::words;
 
 /// Run a guest, with its serial port on this terminal
 ///
@@ -76,6 +78,10 @@ pub(crate) struct Args {
     /// IGVM file; it brings its own firmware and kernel
     #[arg(long, value_name = "FILE")]
     igvm: Option<PathBuf>,
+    /// When a confidential guest of Casemate's firmware accepts memory: the kernel as it uses it, or the
+    /// firmware all of it before [default: lazy]
+    #[arg(long, value_name = "WHEN", value_parser = words::<Acceptance>(Acceptance::WORDS))]
+    accept_memory: Option<Acceptance>,
     /// A disk; may be repeated. Keys are those of `[[disk]]` in the configuration reference
     #[arg(long, value_name = "PATH[,KEY=VALUE...]")]
     disk: Vec<Disk>,
@@ -122,15 +128,6 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// A parser for a choice between words, which help and completions then list.
-fn words<T>(words: &'static [&'static str]) -> impl clap::builder::TypedValueParser<Value = T>
-where
-    T: std::str::FromStr + Clone + Send + Sync + 'static,
-    T::Err: std::error::Error + Send + Sync + 'static,
-{
-    PossibleValuesParser::new(words.iter().copied()).try_map(|word| word.parse())
-}
-
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     report::log(args.log.as_deref(), args.json)?;
     let config = config(args)?;
@@ -158,6 +155,7 @@ fn config(args: &Args) -> anyhow::Result<GuestConfig> {
         platform: args.platform,
         firmware: args.firmware.clone(),
         igvm: args.igvm.clone(),
+        accept_memory: args.accept_memory,
         rng: args.rng,
         balloon: args.balloon,
         console: args.console,
