@@ -45,24 +45,31 @@ const LINK: &[&str] = &[
 const STATE_SIZE: u64 = 0x4000;
 const STACK_SIZE: u64 = 0xc000;
 
-/// Builds the sources in `root`, the workspace's root, into `out`: `firmware.bin`, and the ELF file
-/// that it is cut from.
+/// Builds the sources in `root`, the workspace's root, into `out`: `firmware.bin` and `firmware-log.bin`,
+/// the image for development, and the ELF files that they are cut from.
 pub(crate) fn build(root: &Path, out: &Path) {
     let library = out.join("libcasemate_firmware.rlib");
     let mut rustc = rustc(root, "firmware/src/lib.rs", &library);
     run(rustc.args(["--crate-name=casemate_firmware", "--crate-type=rlib"]));
 
-    let elf = out.join("firmware.elf");
+    link(root, out, &library, "firmware", &[]);
+    link(root, out, &library, "firmware-log", &["--cfg=firmware_log"]);
+}
+
+/// One image.
+fn link(root: &Path, out: &Path, library: &Path, name: &str, flags: &[&str]) {
+    let elf = out.join(name).with_extension("elf");
     let script = format!("-Clink-arg=-T{}", root.join("firmware/image/link.ld").display());
     let mut rustc = self::rustc(root, "firmware/image/main.rs", &elf);
     rustc.args(["--crate-name=firmware_image", "--crate-type=bin"]);
     rustc.arg(format!("--extern=casemate_firmware={}", library.display()));
+    rustc.arg("--check-cfg=cfg(firmware_log)").args(flags);
     rustc.args(LINK).arg(script).args(symbols());
-    rustc.arg(format!("-Clink-arg=-Map={}", out.join("firmware.map").display()));
+    rustc.arg(format!("-Clink-arg=-Map={}", elf.with_extension("map").display()));
     run(&mut rustc);
 
-    let elf = fs::read(&elf).expect("rustc has written it");
-    fs::write(out.join("firmware.bin"), flatten(&elf)).expect("OUT_DIR can be written");
+    let bytes = fs::read(&elf).expect("rustc has written it");
+    fs::write(elf.with_extension("bin"), flatten(&bytes)).expect("OUT_DIR can be written");
 }
 
 fn rustc(root: &Path, source: &str, output: &Path) -> Command {

@@ -5,6 +5,7 @@
 #![no_main]
 
 mod hash;
+mod log;
 mod mem;
 mod memory;
 mod snp;
@@ -24,6 +25,7 @@ use casemate_firmware::layout::{
 };
 use casemate_firmware::memory_map::MemoryMap;
 use casemate_firmware::window::{HEADER_SIZE, Header, Payload, Range};
+use log::log;
 use memory::Memory;
 
 global_asm!(include_str!("entry.s"), options(att_syntax, raw));
@@ -50,30 +52,38 @@ extern "C" fn main(_platform: u32, c_bit: u32, state: &'static mut State) -> ! {
 }
 
 fn boot(header: &mut [u8; HEADER_SIZE], c_bit: u32) -> Result<core::convert::Infallible, Fatal> {
-    let config = Config::from_page(config_page()).ok_or(Fatal::Config)?;
+    let config = Config::from_page(config_page());
+    let config = config.filter(|config| config.flags.log == cfg!(firmware_log));
+    let config = config.ok_or(Fatal::Config)?;
+    let platform = config.platform;
     let memory = Memory::start(&config, c_bit)?;
     copy_from_window(Payload { offset: 0, size: HEADER_SIZE as u64 }, header.as_mut_ptr());
     let copy = &*header;
+    // The page that the header was in is free now: the development image makes it its GHCB.
+    log!(platform, "an image for development, of a guest that nobody should trust");
     let header = Header::from_copy(copy, &config, memory.address_bits())?;
+    log!(platform, "vCPUs: {}", header.vcpus);
+    header.ranges().for_each(|range| log!(platform, "memory: {range}"));
     if let Memory::Tdx(domain) = memory {
         if header.vcpus != domain.vcpus {
             return Err(Fatal::Machine);
         }
-        tdx::extend(0, &hash::digest(config.platform, copy))?;
+        tdx::extend(0, &hash::digest(platform, copy))?;
     }
 
-    let mut accepted = Accepted::at_start(config.platform);
-    for range in first(config.platform) {
+    let mut accepted = Accepted::at_start(platform);
+    for range in first(platform) {
         memory.accept(&mut accepted, range)?;
     }
     let (file, kernel, used) = load_kernel(&config, &header, memory, &mut accepted)?;
+    log!(platform, "kernel: {used}");
     let initrd = load_initrd(&config, &header, &kernel, used, memory, &mut accepted)?;
+    log!(platform, "initrd: {initrd}");
 
     // SAFETY: the area has been accepted, is zero, and nobody else uses it.
-    let area = unsafe {
-        core::slice::from_raw_parts_mut(HANDOFF as *mut u8, HANDOFF_SIZE as usize)
-    };
-    if config.platform == Platform::Plain {
+    let area =
+        unsafe { core::slice::from_raw_parts_mut(HANDOFF as *mut u8, HANDOFF_SIZE as usize) };
+    if platform == Platform::Plain {
         area.fill(0);
     }
     let map = MemoryMap::new(&header);
@@ -83,14 +93,16 @@ fn boot(header: &mut [u8; HEADER_SIZE], c_bit: u32) -> Result<core::convert::Inf
     let mut line = [0; casemate_firmware::window::MOST_COMMAND_LINE as usize];
     handoff.command_line(command_line(&config, &header, &mut line)?);
     acpi::write(handoff.acpi(), header.vcpus, wakeup(memory))?;
-    if config.platform == Platform::Snp {
+    if platform == Platform::Snp {
         handoff.snp_pages();
     }
     if config.flags.accept_all {
         accept_all(&header, memory, &mut accepted)?;
-    } else if config.platform != Platform::Plain {
+    } else if platform != Platform::Plain {
         handoff.unaccepted(&map, &accepted)?;
     }
+    accepted.ranges().for_each(|range| log!(platform, "accepted: {range}"));
+    log!(platform, "starting the kernel");
     start_kernel()
 }
 
@@ -240,7 +252,11 @@ pub fn stop(fatal: Fatal) -> ! {
     let empty = [0_u16; 5];
     // SAFETY: an empty table of interrupts makes the next exception the last.
     unsafe { asm!("lidt [{}]", in(reg) &empty, options(readonly, nostack, preserves_flags)) };
-    match Platform::of_page(config_page()) {
+    let platform = Platform::of_page(config_page());
+    if let Some(platform) = platform {
+        log!(platform, "stopped: {fatal}");
+    }
+    match platform {
         Some(Platform::Snp) => snp::terminate(fatal),
         Some(Platform::Tdx) => tdx::terminate(fatal),
         // SAFETY: an exception.

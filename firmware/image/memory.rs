@@ -114,6 +114,13 @@ fn mapped(address: u64, c_bit: u32) -> u64 {
     LOW_MEMORY_END + address % GRANULE
 }
 
+/// Whether [`change_window`] has made the window shared. The C-bit is above all addresses there.
+pub fn window_is_shared() -> bool {
+    // SAFETY: an entry of the page tables.
+    let entry = unsafe { entry(WINDOW).read_volatile() };
+    entry >> 32 == 0
+}
+
 /// Flips the bit that tells private from shared in the entries that map the loader window.
 fn change_window(bit: u64) {
     let mut address = WINDOW;

@@ -5,7 +5,9 @@ use core::arch::asm;
 
 use casemate_firmware::cpuid::Encryption;
 use casemate_firmware::fatal::{Fatal, TERMINATION_SET};
-use casemate_firmware::layout::{CPUID, GRANULE, PAGE, WORK};
+use casemate_firmware::layout::{CPUID, GRANULE, PAGE, WINDOW, WORK};
+
+use crate::memory;
 
 const MSR_GHCB: u32 = 0xc001_0130;
 
@@ -13,6 +15,7 @@ const MSR_GHCB: u32 = 0xc001_0130;
 const SEV_INFO: (u64, u64) = (0x002, 0x001);
 const FEATURES: (u64, u64) = (0x080, 0x081);
 const TERMINATE: u64 = 0x100;
+const REGISTER_GHCB: (u64, u64) = (0x012, 0x013);
 
 /// The protocol versions that the host speaks must include this one.
 const VERSION: u64 = 2;
@@ -64,6 +67,35 @@ pub fn terminate(reason: Fatal) -> ! {
     loop {
         call(TERMINATE | u64::from(TERMINATION_SET) << 12 | (reason as u64) << 16);
     }
+}
+
+/// Makes the loader window's first page a GHCB (GHCB specification, section 2.6), for the log of the
+/// development image; `false` if there is none yet: the page is not shared, or not accepted.
+pub fn open_ghcb() -> bool {
+    memory::window_is_shared() && request((REGISTER_GHCB.0 | WINDOW, REGISTER_GHCB.1)).is_ok()
+}
+
+/// Writes to a port by way of the GHCB (the same, sections 2.6 and 4.1.2). What the host makes of it
+/// is not looked at.
+pub fn write_port(port: u16, byte: u8) {
+    const IOIO: u64 = 0x7b;
+    const OUT_OF_A_BYTE: u64 = 1 << 4;
+    // RAX; the exit code, and two words of information; a bit for each word that is valid; the
+    // protocol's version, and a format of 0.
+    let fields = [
+        (0x1f8, u64::from(byte)),
+        (0x390, IOIO),
+        (0x398, u64::from(port) << 16 | OUT_OF_A_BYTE),
+        (0x3a0, 0),
+        (0x3f0, 1 << (0x1f8 / 8)),
+        (0x3f8, 0b111 << (0x390 / 8 - 64)),
+        (0xff8, VERSION << 16),
+    ];
+    for (offset, value) in fields {
+        // SAFETY: the window's first page, which nobody else uses once the header has been copied.
+        unsafe { ((WINDOW + offset) as *mut u64).write_volatile(value) };
+    }
+    call(WINDOW);
 }
 
 /// Accepts one page; `false` if the host has no large page there.

@@ -94,6 +94,22 @@ fn tdcall(leaf: u64, rcx: u64, rdx: u64) -> Answer {
     Answer { status, rcx: out_rcx, rdx: out_rdx, r8 }
 }
 
+/// Writes to a port (GHCI, TDG.VP.VMCALL<Instruction.IO>), for the log of the development image. What
+/// the host makes of it is not looked at.
+pub fn write_port(port: u16, byte: u8) {
+    const IO: u64 = 30;
+    const WRITE: u64 = 1;
+    /// R10 to R15.
+    const EXPOSED: u64 = 0xfc00;
+    // SAFETY: a device's port; the registers that the host sees and may change are those named.
+    unsafe {
+        asm!(".byte 0x66, 0x0f, 0x01, 0xcc", inout("rax") 0_u64 => _, inout("rcx") EXPOSED => _,
+             inout("r10") 0_u64 => _, inout("r11") IO => _, inout("r12") 1_u64 => _,
+             inout("r13") WRITE => _, inout("r14") u64::from(port) => _,
+             inout("r15") u64::from(byte) => _, options(nostack));
+    }
+}
+
 /// Tells the host why, and does not come back. All registers that the host sees are written here:
 /// the code in R12, and 16 bytes of text in R14 and R15.
 pub fn terminate(reason: Fatal) -> ! {

@@ -51,11 +51,8 @@ impl Tables {
         ];
         let entry = trap as *const () as u64;
         // An interrupt gate to CODE64, on IST 1 (AMD64 APM volume 2, 4.8.4).
-        let gate = entry & 0xffff
-            | 0x10 << 16
-            | 1 << 32
-            | 0x8e << 40
-            | (entry >> 16 & 0xffff) << 48;
+        let gate =
+            entry & 0xffff | 0x10 << 16 | 1 << 32 | 0x8e << 40 | (entry >> 16 & 0xffff) << 48;
         self.idt = [[gate, entry >> 32]; VECTORS];
         let gdt = Pointer { limit: 47, base: &raw const self.gdt as u64 };
         let idt = Pointer { limit: 16 * VECTORS as u16 - 1, base: &raw const self.idt as u64 };

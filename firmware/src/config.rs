@@ -67,16 +67,20 @@ pub struct Flags {
     pub unmeasured_payload: bool,
     /// Bit 1. The firmware accepts all memory before the kernel starts, which then need not know how.
     pub accept_all: bool,
+    /// Bit 2. The image is the one for development, which logs its steps to the serial port. Each image
+    /// ends the guest if this is not so.
+    pub log: bool,
 }
 
 impl Flags {
     const fn to_bits(self) -> u64 {
-        self.unmeasured_payload as u64 | (self.accept_all as u64) << 1
+        self.unmeasured_payload as u64 | (self.accept_all as u64) << 1 | (self.log as u64) << 2
     }
 
     /// `None` if there are others.
     fn from_bits(bits: u64) -> Option<Self> {
-        let flags = Self { unmeasured_payload: bits & 1 != 0, accept_all: bits & 2 != 0 };
+        let [unmeasured_payload, accept_all, log] = [1, 2, 4].map(|bit| bits & bit != 0);
+        let flags = Self { unmeasured_payload, accept_all, log };
         (flags.to_bits() == bits).then_some(flags)
     }
 }
@@ -157,7 +161,7 @@ mod tests {
     #[test]
     fn a_config_survives_its_page() {
         assert_eq!(Config::from_page(&config().to_page()), Some(config()));
-        for flags in (0..4).map(|bits| Flags::from_bits(bits).unwrap()) {
+        for flags in (0..8).map(|bits| Flags::from_bits(bits).unwrap()) {
             let other = Config { flags, ..config() };
             assert_eq!(Config::from_page(&other.to_page()), Some(other));
         }

@@ -12,6 +12,8 @@
 //! | 0x38 | 16 | command line with its NUL: offset, size |
 //! | 0x48 | 16 each | memory ranges: start, size |
 
+use core::fmt;
+
 use crate::bytes::{put, u32_at, u64_at};
 use crate::config::Config;
 use crate::fatal::Fatal;
@@ -38,6 +40,12 @@ pub struct Range {
     pub start: u64,
     /// Length.
     pub size: u64,
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x} to {:#x}", self.start, self.end())
+    }
 }
 
 impl Range {

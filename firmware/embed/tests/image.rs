@@ -2,7 +2,7 @@
 
 use casemate_firmware::config::{Config, Flags, Platform};
 use casemate_firmware::layout::{CPUID, IMAGE_SIZE, SECRETS};
-use casemate_firmware_image::IMAGE;
+use casemate_firmware_image::{IMAGE, LOGGING_IMAGE};
 use casemate_launch::kernel_hashes::KernelHashes;
 use casemate_launch::ovmf::SnpOptions;
 use casemate_launch::profile::Profile;
@@ -66,12 +66,25 @@ fn no_path_of_the_build_is_in_it() {
 
 /// Whoever builds these sources with the pinned toolchain gets these bytes, wherever and in whichever
 /// profile. A change of the firmware changes every guest's measurement: it is made knowingly, with
-/// `casemate firmware fw.bin && sha256sum <fw.bin | cut -d' ' -f1 >firmware/embed/image.sha256`.
+/// `casemate firmware fw.bin && sha256sum <fw.bin | cut -d' ' -f1 >firmware/embed/image.sha256`, and the
+/// same with `--log` for `image-log.sha256`.
 #[test]
-fn it_is_the_image_that_was_committed() {
-    let digest = casemate_firmware::sha256::digest(IMAGE);
-    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(digest, include_str!("../image.sha256").trim());
+fn they_are_the_images_that_were_committed() {
+    for (image, committed) in [
+        (IMAGE, include_str!("../image.sha256")),
+        (LOGGING_IMAGE, include_str!("../image-log.sha256")),
+    ] {
+        let digest = casemate_firmware::sha256::digest(image);
+        let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(digest, committed.trim());
+    }
+}
+
+#[test]
+fn what_the_image_for_development_says_is_not_in_the_other() {
+    let word = b"for development";
+    let says = |image: &[u8; 64 << 10]| image.windows(word.len()).any(|bytes| bytes == word);
+    assert_eq!([says(IMAGE), says(LOGGING_IMAGE)], [false, true]);
 }
 
 /// One of the three launch ways of the same image: what a TDX launcher reads and measures.

@@ -4,7 +4,7 @@
 
 mod common;
 
-use casemate_firmware_image::ELF;
+use casemate_firmware_image::{ELF, LOGGING_ELF};
 use common::Elf;
 use iced_x86::{
     CpuidFeature, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
@@ -15,7 +15,11 @@ const IMAGE: Elf = Elf(ELF);
 
 /// All of the 64-bit code that Rust made; what is by hand is in `entry.s`.
 fn text() -> Vec<Instruction> {
-    let text = IMAGE.section(".text").unwrap();
+    decoded(&IMAGE)
+}
+
+fn decoded(image: &Elf) -> Vec<Instruction> {
+    let text = image.section(".text").unwrap();
     let code = Decoder::with_ip(64, text.bytes, text.address, DecoderOptions::NONE);
     let code: Vec<_> = code.into_iter().collect();
     assert!(code.len() > 1000, "{} instructions", code.len());
@@ -84,6 +88,9 @@ fn no_port_is_read_or_written() {
     let ports = [In, Insb, Insw, Insd, Out, Outsb, Outsw, Outsd];
     // in (%dx), %al.
     none("an access of a port", &[0xec], |instruction| ports.contains(&instruction.mnemonic()));
+    // The image for development does, in plain guests.
+    let logging = decoded(&Elf(LOGGING_ELF));
+    assert_eq!(logging.iter().filter(|one| ports.contains(&one.mnemonic())).count(), 1);
 }
 
 /// Addresses that instructions name, without a register to add, are those of the image and of the
@@ -112,7 +119,7 @@ fn there_are_no_mutable_statics() {
     }
 }
 
-/// Something above 15 KiB today. A change that makes the image grow by a third is worth a look.
+/// Something above 17 KiB today. A change that makes the image grow by a sixth is worth a look.
 #[test]
 fn code_and_constants_keep_to_their_budget() {
     let sizes = [".text", ".rodata", ".got", ".boot16"]

@@ -8,12 +8,12 @@ mod recipe;
 use std::fs;
 use std::path::Path;
 
-use casemate_firmware_image::IMAGE;
+use casemate_firmware_image::{IMAGE, LOGGING_IMAGE};
 
 /// Another directory, and another environment: a build script's has the profile and its flags, a
 /// test's has not.
 #[test]
-fn another_directory_and_environment_make_the_same_image() {
+fn another_directory_and_environment_make_the_same_images() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let other = tempfile::tempdir().unwrap();
     for folder in ["firmware/src", "firmware/image"] {
@@ -26,5 +26,7 @@ fn another_directory_and_environment_make_the_same_image() {
     }
     let out = tempfile::tempdir().unwrap();
     recipe::build(other.path(), out.path());
-    assert!(fs::read(out.path().join("firmware.bin")).unwrap() == IMAGE, "another image");
+    for (name, image) in [("firmware.bin", IMAGE), ("firmware-log.bin", LOGGING_IMAGE)] {
+        assert!(fs::read(out.path().join(name)).unwrap() == image, "{name}: another image");
+    }
 }

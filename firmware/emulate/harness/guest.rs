@@ -1,8 +1,9 @@
 //! The guest of these tests: a small kernel, initrd and command line.
 
 use casemate_firmware_image::IMAGE;
+use casemate_launch::firmware::{self, Flags};
 use casemate_launch::loader_window::Payloads;
-use casemate_launch::{LaunchPlan, PlatformKind, SnpIdentity, SnpPolicy, TdxPolicy, firmware};
+use casemate_launch::{LaunchPlan, PlatformKind, SnpIdentity, SnpPolicy, TdxPolicy};
 
 /// Where its memory ends, which starts at 0.
 pub(crate) const MEMORY: u64 = 64 << 20;
@@ -41,13 +42,17 @@ pub(crate) fn payloads() -> Payloads {
 
 /// The plan by which `casemate run` launches it.
 pub(crate) fn plan(platform: PlatformKind, payloads: &Payloads) -> LaunchPlan {
+    plan_with(platform, Flags::default(), payloads)
+}
+
+pub(crate) fn plan_with(platform: PlatformKind, flags: Flags, payloads: &Payloads) -> LaunchPlan {
     match platform {
-        PlatformKind::Plain => firmware::plain_plan(IMAGE, payloads),
+        PlatformKind::Plain => firmware::plain_plan(IMAGE, flags, payloads),
         PlatformKind::Snp => {
             let policy = SnpPolicy { guest_policy: 0x3_0000, vmsa_features: 1 };
-            firmware::snp_guest(IMAGE, payloads, policy, SnpIdentity::default())
+            firmware::snp_guest(IMAGE, flags, payloads, policy, SnpIdentity::default())
         }
-        PlatformKind::Tdx => firmware::tdx_guest(IMAGE, payloads, TdxPolicy::new(1 << 28)),
+        PlatformKind::Tdx => firmware::tdx_guest(IMAGE, flags, payloads, TdxPolicy::new(1 << 28)),
     }
     .unwrap()
 }

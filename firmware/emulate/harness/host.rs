@@ -1,7 +1,7 @@
 //! What a host does. Each field is something that a host of a confidential guest can choose; the
 //! default is what it should choose.
 
-use super::machine::Machine;
+use super::machine::{MOST_MEMORY, Machine};
 
 /// Answer to PVALIDATE: EAX, and the carry flag, which says that nothing changed.
 pub(crate) type Validation = (u32, bool);
@@ -30,6 +30,8 @@ pub(crate) struct Host {
     pub(crate) large: bool,
     /// Where memory that starts at 0 ends.
     pub(crate) memory: u64,
+    /// Where memory that starts at 4 GiB ends.
+    pub(crate) high_memory: u64,
     /// `SEV_STATUS` of what was launched.
     pub(crate) sev_status: u64,
     /// The CPUID page that was launched.
@@ -58,6 +60,7 @@ impl Default for Host {
             resumes: 0,
             large: false,
             memory: 3 << 30,
+            high_memory: MOST_MEMORY,
             sev_status: 0b111,
             cpuid: cpuid(&[(0x8000_001f, [1 << 4 | 0b1011, Machine::C_BIT, 0, 0])]),
             vmpl: 0,

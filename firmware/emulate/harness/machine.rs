@@ -7,6 +7,9 @@ use casemate_launch::{Digest384, LaunchPlan, PageKind, PlatformKind};
 use super::End;
 use super::host::Host;
 
+/// Where the memory of these guests ends at most.
+pub(crate) const MOST_MEMORY: u64 = 8 << 30;
+
 /// What an instruction wants of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
@@ -54,7 +57,7 @@ pub(crate) struct Machine {
     /// Bytes of the window that were read more than once, as offsets.
     pub(crate) read_again: Vec<u64>,
     read: Vec<bool>,
-    /// Whether each page below 4 GiB is the guest's own.
+    /// Whether each page below [`MOST_MEMORY`] is the guest's own.
     accepted: Vec<bool>,
     /// Whether each was read.
     touched: Vec<bool>,
@@ -78,8 +81,8 @@ impl Machine {
             rtmrs: [Digest384::ZERO; 4],
             read_again: Vec::new(),
             read: vec![false; index(WINDOW_END - WINDOW)],
-            accepted: vec![plain; index((4 << 30) / PAGE)],
-            touched: vec![false; index((4 << 30) / PAGE)],
+            accepted: vec![plain; index(MOST_MEMORY / PAGE)],
+            touched: vec![false; index(MOST_MEMORY / PAGE)],
         };
         let private = plan.imports.iter().filter(|import| import.kind != PageKind::Shared);
         for page in private.flat_map(|import| import.range.page_addresses()) {
@@ -124,7 +127,8 @@ impl Machine {
 
     /// Whether the host has memory at `address` that can become the guest's own.
     pub(crate) fn is_memory(&self, address: u64) -> bool {
-        address < self.host.memory
+        let (low, high) = (self.host.memory, 4 << 30..self.host.high_memory);
+        address < low || high.contains(&address)
     }
 
     /// Whether an access through a private or shared mapping is one that the image may make.

@@ -198,6 +198,40 @@ fn a_guest_is_measured_on_every_platform_that_it_allows() {
     assert_eq!(flags["assumptions"]["vcpu_signature"], Value::Null);
 }
 
+/// Whoever reads a measurement can tell that the firmware does something else than usual, and so does
+/// the measurement.
+#[test]
+fn what_our_firmware_does_otherwise_is_measured() {
+    let (folder, kernel) = (tempfile::tempdir().unwrap(), input("kernel-tiny.bin"));
+    let mut digests = Vec::new();
+    for (key, flags) in [
+        ("", &[][..]),
+        ("accept_memory = \"eager\"", &["--accept-memory", "eager"]),
+        ("firmware_log = true", &["--firmware-log"]),
+    ] {
+        let text = format!("kernel = \"{kernel}\"\ncmdline = \"\"\nmemory = \"1G\"\n{key}\n");
+        let config = write(folder.path(), "guest.toml", text.as_bytes());
+        let by_file = json(&["measure", &config]);
+        let snp = ["measure", "snp", "--vmm", "casemate", "--vcpus", "1", "--kernel", &kernel];
+        let tdx = ["measure", "tdx", "--memory", "1G", "--kernel", &kernel];
+        for (at, command) in [&snp[..], &tdx].into_iter().enumerate() {
+            let by_flags = json(&[command, flags].concat());
+            assert_eq!(by_file[at]["measurement"], by_flags["measurement"], "{key}");
+            let notes = &by_flags["assumptions"]["firmware_notes"];
+            assert_eq!(notes.is_null(), flags.is_empty(), "{by_flags}");
+            digests.push(by_flags["measurement"].as_str().unwrap().to_owned());
+        }
+        let explained = stdout(0, &["explain", &config]);
+        assert_eq!(explained.contains("the one for development"), key.contains("log"));
+    }
+    digests.sort();
+    digests.dedup();
+    assert_eq!(digests.len(), 6, "{digests:?}");
+    let (firmware, signature) = (input("tiny-std.fd"), ["--vcpus", "1", "--vcpu-type", "EPYC"]);
+    let ovmf = ["measure", "snp", "--firmware", &firmware, "--firmware-log"];
+    refused(&[&ovmf[..], &signature].concat(), "for Casemate's own firmware");
+}
+
 #[test]
 fn differences_are_said_in_words() {
     let folder = tempfile::tempdir().unwrap();

@@ -64,11 +64,14 @@ fn our_firmware_starts_kernels() {
     let image = guest.path("firmware");
     fs::write(&image, casemate_firmware_image::IMAGE).unwrap();
     let flags = format!("--vcpus 2 --firmware {}", image.display());
-    let script = line(&guest, "vmlinuz", "power-off", &flags);
+    let script = line(&guest, "vmlinuz", "power-off", &flags)
+        + &line(&guest, "vmlinuz", "power-off", "--vcpus 2 --firmware-log true");
     let Some(output) = guest.in_lab(&script) else { return };
     let console = &output.console;
-    assert!(console.contains("UP vcpus=2 kernel=7.2"), "{console}");
-    assert!(console.contains("ENDED power-off 0"), "{console}");
+    assert_eq!(console.matches("UP vcpus=2 kernel=7.2").count(), 2, "{console}");
+    assert_eq!(console.matches("ENDED power-off 0").count(), 2, "{console}");
+    // The second is the image for development, which need not be named.
+    assert_eq!(console.matches("firmware: starting the kernel").count(), 1, "{console}");
 }
 
 #[test]

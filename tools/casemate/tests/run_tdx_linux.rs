@@ -37,8 +37,9 @@ fn linux_is_started_by_our_firmware_and_has_the_predicted_registers() {
             format!(
                 "platform = \"tdx\"\nkernel = \"vmlinuz\"\ninitrd = \"initrd\"\nmemory = \"192M\"\n\
                  cmdline = \"{CMDLINE} quote\"\nvcpus = {vcpus}\n\
-                 accept_memory = \"{accept_memory}\"\n[tdx]\nxfam = {xfam}\n\
+                 accept_memory = \"{accept_memory}\"\nfirmware_log = {}\n[tdx]\nxfam = {xfam}\n\
                  mrowner = \"{}\"\nquote_service = \"unix:/tmp/quotes\"\n",
+                accept_memory == "eager",
                 "5a".repeat(48)
             ),
         );
@@ -51,8 +52,9 @@ fn linux_is_started_by_our_firmware_and_has_the_predicted_registers() {
         assert!(console.contains("ENDED 0"), "{console}");
         assert!(console.contains(&format!("UP vcpus={vcpus} kernel={series}")), "{console}");
         assert!(console.contains("active: Intel TDX"), "{console}");
-        let left = if accept_memory == "lazy" { "1" } else { "0" };
-        assert_eq!(said(console, "LEFT ", 0), left, "{console}");
+        let lazy = accept_memory == "lazy";
+        assert_eq!(said(console, "LEFT ", 0), if lazy { "1" } else { "0" }, "{console}");
+        assert_eq!(console.contains("firmware: starting the kernel"), !lazy, "{console}");
         if vcpus > 1 {
             assert!(console.contains(&format!("AGAIN vcpus={vcpus}")), "{console}");
         }

@@ -192,6 +192,10 @@ fn platform(config: &GuestConfig, origin: &Origin<'_>) -> Result<(), ConfigError
         let remedy = "leave it out";
         return Err(origin.value("accept_memory", "\"eager\"", problem, remedy));
     }
+    if config.firmware_log && config.igvm.is_some() {
+        let problem = "an IGVM file brings its own firmware";
+        return Err(origin.value("firmware_log", "true", problem, "leave it out"));
+    }
     if config.balloon && config.platform != Plain {
         let problem = "a confidential guest cannot give memory back through a balloon";
         let remedy = "use balloon = false or platform = \"plain\"";

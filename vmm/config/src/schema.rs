@@ -69,6 +69,8 @@ table! {
         igvm: Option<PathBuf> = None,
         /// When a confidential guest of Casemate's firmware accepts its memory: `"lazy"`, the kernel as it uses it, so that much memory costs no time at the start; or `"eager"`, the firmware all of it before the kernel starts, which then need not know how to. It is part of the measurement.
         accept_memory: Acceptance = Acceptance::Lazy,
+        /// Casemate's firmware says on the serial port what it does: for development. It is another image, with another measurement; a plain guest has it then, too. A `firmware` that is named has to be such an edition.
+        firmware_log: bool = false,
         /// An entropy device.
         rng: bool = true,
         /// A balloon that gives free pages back to the host; plain guests only.

@@ -128,23 +128,24 @@ impl Guest {
                  \"snp\" or \"tdx\"",
             ));
         }
+        // Only who wants to see our firmware at work has it in a plain guest.
+        if config.firmware.is_none() && !config.firmware_log {
+            let file = config.kernel.clone().ok_or(PrepareError::Unsupported(
+                "plain guests boot a kernel: give one with --kernel or in the configuration",
+            ))?;
+            let plan = booted_directly(&config, &board(&config)?, file)?;
+            return Self::ours(config, plan);
+        }
         match Firmware::of(&config)? {
-            Some(Firmware::Ovmf { file, image }) => {
+            Firmware::Ovmf { file, image } => {
                 let failed = |source| PrepareError::Ovmf { file, source };
                 let plan = ovmf::plain_plan(&image).map_err(failed)?;
                 let boot = boot_files(&config)?;
                 Self::like_q35(config, plan, boot.as_ref())
             }
-            Some(Firmware::Ours { image, .. }) => {
+            Firmware::Ours { image } => {
                 let plan = firmware::plain_plan(&image, flags(&config), &payloads(&config)?)
                     .map_err(|source| Firmware::refused(&config, source))?;
-                Self::ours(config, plan)
-            }
-            None => {
-                let file = config.kernel.clone().ok_or(PrepareError::Unsupported(
-                    "plain guests boot a kernel: give one with --kernel or in the configuration",
-                ))?;
-                let plan = booted_directly(&config, &board(&config)?, file)?;
                 Self::ours(config, plan)
             }
         }
@@ -164,7 +165,7 @@ impl Guest {
             return Self::like_q35(config, plan, None);
         }
         let policy = SnpPolicy { guest_policy: snp.guest_policy(), vmsa_features: SNP_ACTIVE };
-        match Firmware::of(&config)?.unwrap_or_default() {
+        match Firmware::of(&config)? {
             Firmware::Ovmf { file, image } => {
                 let boot = boot_files(&config)?;
                 let signature = snp.vcpu_type.as_ref().map(|model| model.signature);
@@ -180,7 +181,7 @@ impl Guest {
                 let plan = ovmf::snp_plan(&image, &options).map_err(failed)?;
                 Self::like_q35(config, plan, boot.as_ref())
             }
-            Firmware::Ours { image, .. } => {
+            Firmware::Ours { image } => {
                 let (flags, payloads) = (flags(&config), payloads(&config)?);
                 let plan = firmware::snp_guest(&image, flags, &payloads, policy, identity)
                     .map_err(|source| Firmware::refused(&config, source))?;
@@ -202,7 +203,7 @@ impl Guest {
                 .map_err(|source| PrepareError::Igvm { file: file.clone(), source })?;
             return Self::like_q35(config, plan, None);
         }
-        match Firmware::of(&config)?.unwrap_or_default() {
+        match Firmware::of(&config)? {
             Firmware::Ovmf { file, image } => {
                 let ram: Vec<_> = q35_board(&config)?.ram().collect();
                 let plan = casemate_launch::tdx::plan(&image, &ram, config.vcpus, policy)
@@ -210,7 +211,7 @@ impl Guest {
                 let boot = boot_files(&config)?.map(|boot| boot.patched(&config)).transpose()?;
                 Self::like_q35(config, plan, boot.as_ref())
             }
-            Firmware::Ours { image, .. } => {
+            Firmware::Ours { image } => {
                 let plan = firmware::tdx_guest(&image, flags(&config), &payloads(&config)?, policy)
                     .map_err(|source| Firmware::refused(&config, source))?;
                 Self::ours(config, plan)
@@ -268,7 +269,7 @@ fn booted_directly(
     boot.plan().map_err(|source| PrepareError::Boot { file, memory, source })
 }
 
-/// The firmware that a configuration names.
+/// The firmware of a guest.
 enum Firmware {
     /// An edition of our own.
     Ours { image: Arc<[u8]> },
@@ -277,16 +278,21 @@ enum Firmware {
 }
 
 impl Firmware {
-    fn of(config: &GuestConfig) -> Result<Option<Self>, PrepareError> {
-        let Some(file) = config.firmware.clone() else { return Ok(None) };
+    /// The one that is named, or the one that comes with this program.
+    fn of(config: &GuestConfig) -> Result<Self, PrepareError> {
+        let flags = flags(config);
+        let Some(file) = config.firmware.clone() else {
+            return Ok(Self::Ours { image: Arc::from(casemate_firmware_image::image(flags.log)) });
+        };
         let image: Arc<[u8]> = Arc::from(&*read(&file)?);
         let ours = firmware::is_ours(&image);
-        if !ours && flags(config) != Flags::default() {
+        if !ours && flags != Flags::default() {
             return Err(PrepareError::Unsupported(
-                "accept_memory is for Casemate's firmware: leave it out, or firmware",
+                "accept_memory and firmware_log are for Casemate's firmware: leave them out, or \
+                 firmware",
             ));
         }
-        Ok(Some(if ours { Self::Ours { image } } else { Self::Ovmf { file, image } }))
+        Ok(if ours { Self::Ours { image } } else { Self::Ovmf { file, image } })
     }
 
     /// The error of a firmware of ours.
@@ -296,17 +302,13 @@ impl Firmware {
     }
 }
 
-impl Default for Firmware {
-    /// What comes with this program.
-    fn default() -> Self {
-        Self::Ours { image: Arc::from(&casemate_firmware_image::IMAGE[..]) }
-    }
-}
-
 /// What our firmware does otherwise than usual.
-#[must_use]
-pub fn flags(config: &GuestConfig) -> Flags {
-    Flags { accept_all: config.accept_memory == Acceptance::Eager, ..Flags::default() }
+fn flags(config: &GuestConfig) -> Flags {
+    Flags {
+        accept_all: config.accept_memory == Acceptance::Eager,
+        log: config.firmware_log,
+        ..Flags::default()
+    }
 }
 
 fn board(config: &GuestConfig) -> Result<Board, PrepareError> {

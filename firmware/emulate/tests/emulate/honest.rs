@@ -2,10 +2,11 @@
 
 use casemate_firmware::layout::{GRANULE, PAGE};
 use casemate_launch::PlatformKind::{Plain, Snp, Tdx};
-use casemate_launch::firmware;
+use casemate_launch::firmware::{self, Flags};
+use casemate_launch::loader_window::Payloads;
 
 use crate::given;
-use crate::harness::guest::{payloads, plan};
+use crate::harness::guest::{payloads, plan, plan_with};
 use crate::harness::host::{Host, cpuid};
 use crate::harness::machine::Machine;
 use crate::harness::{End, run};
@@ -14,7 +15,7 @@ use crate::harness::{End, run};
 fn the_kernel_starts_with_all_that_it_needs() {
     for platform in [Plain, Snp, Tdx] {
         for (memory, vcpus) in [(64 << 20, 1), (6 << 30, 4)] {
-            let payloads = casemate_launch::loader_window::Payloads { memory, vcpus, ..payloads() };
+            let payloads = Payloads { memory, vcpus, ..payloads() };
             let run = run(&plan(platform, &payloads), Host { vcpus, ..Host::default() });
             assert_eq!(run.end, End::Kernel, "{platform:?}");
             given::check(&run, &payloads);
@@ -45,6 +46,26 @@ fn addresses_of_trust_domains_have_two_widths() {
     let run = run(&plan(Tdx, &payloads()), Host { address_bits: 48, ..Host::default() });
     assert_eq!(run.end, End::Kernel);
     given::check(&run, &payloads());
+}
+
+/// All of it, also above 4 GiB, where no page tables lead at first; and nothing twice.
+#[test]
+fn all_memory_is_accepted_where_the_config_page_says_so() {
+    let flags = Flags { accept_all: true, ..Flags::default() };
+    let payloads = Payloads { memory: 5 << 30, ..payloads() };
+    for platform in [Snp, Tdx] {
+        // Caches that keep up: nothing has to be read.
+        let encryption = [1 << 4 | 0b1011, Machine::C_BIT | 1 << 31, 0, 0];
+        let cpuid = cpuid(&[(0x8000_001f, encryption)]);
+        let host = Host { large: true, cpuid, ..Host::default() };
+        let run = run(&plan_with(platform, flags, &payloads), host);
+        assert_eq!(run.end, End::Kernel, "{platform:?}");
+        let pages =
+            [0..3 << 30, 4 << 30..6 << 30].into_iter().flat_map(|range| range.step_by(4096));
+        let missing = pages.filter(|page| !run.machine().is_accepted(*page)).count();
+        assert_eq!(missing, 0, "{platform:?}");
+        assert!(!run.machine().is_accepted(3 << 30) && !run.machine().is_accepted(6 << 30));
+    }
 }
 
 /// Where the host has memory in large pages, one instruction accepts 512 small ones.

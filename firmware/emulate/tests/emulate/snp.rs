@@ -3,8 +3,9 @@
 use casemate_firmware::fatal::Fatal;
 use casemate_firmware::layout::{GRANULE, HANDOFF, KERNEL, WORK};
 use casemate_launch::PlatformKind::Snp;
+use casemate_launch::firmware::Flags;
 
-use crate::harness::guest::{MEMORY, payloads, plan};
+use crate::harness::guest::{MEMORY, payloads, plan, plan_with};
 use crate::harness::host::{Host, cpuid};
 use crate::harness::machine::Machine;
 use crate::harness::{End, run};
@@ -37,6 +38,20 @@ fn a_host_that_breaks_the_protocol() {
         |host| answer(host, FEATURES, |honest| honest ^ 2 << 12), // vCPUs cannot be created
     ];
     attack(Snp, attacks.map(|change| (Fatal::Hypervisor, change)));
+}
+
+/// Somebody else's code is at VMPL0.
+#[test]
+fn another_privilege_level() {
+    let attacks: [fn(&mut Host); 2] = [|host| host.vmpl = 1, |host| host.vmpl = 3];
+    attack(Snp, attacks.map(|change| (Fatal::Vmpl, change)));
+}
+
+/// Measured to be the image that logs what it does, which this one is not.
+#[test]
+fn the_other_image() {
+    let plan = plan_with(Snp, Flags { log: true, ..Flags::default() }, &payloads());
+    assert_eq!(run(&plan, Host::default()).end, End::Stopped(Fatal::Config));
 }
 
 /// A page is taken away, and another put in its place, before the guest accepts it.

@@ -15,10 +15,13 @@ pub(crate) struct Args {
     /// The file; an existing one is replaced
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// The image for development, which says on the serial port what it does
+    #[arg(long)]
+    log: bool,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    fs::write(&args.file, casemate_firmware_image::IMAGE)
+    fs::write(&args.file, casemate_firmware_image::image(args.log))
         .with_context(|| format!("could not write the firmware to {}", args.file.display()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -84,6 +84,12 @@ fn measured(platform: PlatformKind, boot: Boot, config: &GuestConfig) -> Vec<Fac
             list.push(fact("the firmware", "each page of the image and its address"));
         }
     }
+    if config.firmware_log {
+        list.push(fact(
+            "that the firmware is the one for development",
+            "another image, which writes what it does to the serial port, and a flag that says so",
+        ));
+    }
     let kernel = config.kernel.is_some();
     match (platform, boot) {
         (_, Boot::Casemate) if kernel => list.push(fact(

@@ -142,7 +142,7 @@ impl Source {
     fn new(args: &Args) -> anyhow::Result<Self> {
         let image: Arc<[u8]> = match &args.firmware {
             Some(path) => read("firmware", path, MAX_FIRMWARE)?.into(),
-            None => Arc::from(&casemate_firmware_image::IMAGE[..]),
+            None => Arc::from(args.own.image()),
         };
         let ours = firmware::is_ours(&image);
         args.own.is_for(ours)?;

@@ -85,7 +85,7 @@ impl SnpGuest {
     fn plan(&self) -> anyhow::Result<LaunchPlan> {
         let image: Arc<[u8]> = match &self.firmware {
             Some(path) => read("firmware", path, MAX_FIRMWARE)?.into(),
-            None => Arc::from(&casemate_firmware_image::IMAGE[..]),
+            None => Arc::from(self.own.image()),
         };
         let options = SnpOptions {
             profile: self.profile,

@@ -133,7 +133,7 @@ pub(super) fn measured(args: &Args) -> anyhow::Result<Measured> {
         return measured_igvm(args, igvm);
     }
     let Some(path) = &args.firmware else {
-        return measured_ours(args, casemate_firmware_image::IMAGE);
+        return measured_ours(args, args.own.image());
     };
     let image = read("firmware", path, MAX_FIRMWARE)?;
     if firmware::is_ours(&image) {

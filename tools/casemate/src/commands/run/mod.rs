@@ -82,6 +82,9 @@ pub(crate) struct Args {
     /// firmware all of it before [default: lazy]
     #[arg(long, value_name = "WHEN", value_parser = words::<Acceptance>(Acceptance::WORDS))]
     accept_memory: Option<Acceptance>,
+    /// Casemate's firmware says on the serial port what it does; for development [default: false]
+    #[arg(long, value_name = "BOOL")]
+    firmware_log: Option<bool>,
     /// A disk; may be repeated. Keys are those of `[[disk]]` in the configuration reference
     #[arg(long, value_name = "PATH[,KEY=VALUE...]")]
     disk: Vec<Disk>,
@@ -156,6 +159,7 @@ fn config(args: &Args) -> anyhow::Result<GuestConfig> {
         firmware: args.firmware.clone(),
         igvm: args.igvm.clone(),
         accept_memory: args.accept_memory,
+        firmware_log: args.firmware_log,
         rng: args.rng,
         balloon: args.balloon,
         console: args.console,
