@@ -4,6 +4,7 @@ use casemate_firmware::fatal::Fatal;
 use casemate_firmware::layout::{GRANULE, HANDOFF, KERNEL, WORK};
 use casemate_launch::PlatformKind::Snp;
 use casemate_launch::firmware::Flags;
+use proptest::prelude::*;
 
 use crate::harness::guest::{MEMORY, payloads, plan, plan_with};
 use crate::harness::host::{Host, cpuid};
@@ -133,6 +134,18 @@ fn a_cpuid_page_with_another_c_bit() {
     assert!(wrong.starts_with("the page table at 0x8000"), "{wrong}");
 }
 
+/// Instructions that the page promises and the processor has not.
+#[test]
+fn a_cpuid_page_that_promises_too_much() {
+    const SHA: u32 = 1 << 29;
+    let encryption = (0x8000_001f, [1 << 4, Machine::C_BIT, 0, 0]);
+    let mut cpuid = cpuid(&[encryption]);
+    // EBX of leaf 7, the third entry.
+    cpuid[16 + 2 * 48 + 28..][..4].copy_from_slice(&SHA.to_le_bytes());
+    let end = run(&plan(Snp, &payloads()), Host { cpuid, ..Host::default() }).end;
+    assert_eq!(end, End::Stopped(Fatal::Trap));
+}
+
 #[test]
 fn a_guest_that_is_not_what_was_measured() {
     let attacks: [Attack; 3] = [
@@ -179,4 +192,46 @@ fn pages_of_both_sizes() {
     let run = run(&plan(Snp, &payloads()), host);
     assert_eq!(run.end, End::Kernel);
     crate::given::check(&run, &payloads());
+}
+
+/// Answers that are almost right, or anything.
+fn answer(honest: u64) -> impl Strategy<Value = u64> {
+    prop_oneof![
+        2 => Just(honest),
+        2 => (0..64_u32).prop_map(move |bit| honest ^ 1_u64 << bit),
+        1 => any::<u64>(),
+        1 => any::<u64>().prop_map(move |value| value & !0xfff | honest & 0xfff),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever a host answers, and to whichever page.
+    #[test]
+    fn any_answer_ends_in_the_kernel_or_with_a_reason(
+        info in answer(2 << 48 | 1 << 32 | u64::from(Machine::C_BIT) << 24 | 0x001),
+        features in answer(0b11 << 12 | 0x081),
+        page in prop::option::of((0..MEMORY / 0x1000, 0..8_u32, any::<bool>())),
+        large: bool,
+    ) {
+        let host = Host {
+            large,
+            msr: Box::new(move |request, _| if request == INFO { info } else { features }),
+            validate: Box::new(move |address, _, honest| match page {
+                Some((page, result, unchanged)) if page == address / 0x1000 => (result, unchanged),
+                _ => honest,
+            }),
+            ..Host::default()
+        };
+        let run = run(&plan(Snp, &payloads()), host);
+        match run.end {
+            End::Kernel => crate::given::check(&run, &payloads()),
+            End::Stopped(fatal) => prop_assert!(
+                [Fatal::Hypervisor, Fatal::Accept, Fatal::AcceptedTwice].contains(&fatal),
+                "{fatal:?}"
+            ),
+            other => prop_assert!(false, "{other:?}"),
+        }
+    }
 }
