@@ -92,8 +92,13 @@ const VIEW: u64 = SHARED_VIEW + BUFFER;
 /// A private page of the guest's image.
 const REPORT: u64 = 0x1_3000;
 
+/// Where the guest counts interrupts of [`VECTOR`].
+const COUNT: u64 = 0x1_2800;
+const VECTOR: u64 = 0x40;
+
 /// A report, and then a quote: how the request is taken, how it ends, the lengths, and of the report in
-/// the quote MRTD (6 words) and a word each of MRCONFIGID, MROWNER and MROWNERCONFIG.
+/// the quote MRTD (6 words), a word each of MRCONFIGID, MROWNER and MROWNERCONFIG, and how many
+/// interrupts came.
 fn quote() -> Vec<Request> {
     const IN_FLIGHT: u64 = u64::MAX;
     // TDINFO of a TDREPORT (Intel TDX module ABI, "TDREPORT_STRUCT"), behind the test's own header.
@@ -104,7 +109,8 @@ fn quote() -> Vec<Request> {
         Request::Write(VIEW, 1),
         Request::Write(VIEW + 16, 1024),
         Request::Copy(REPORT, VIEW + 24, 1024),
-        Request::Host([0x1_0004, 0x40, 0, 0, 0]),
+        // SetupEventNotifyInterrupt
+        Request::Host([0x1_0004, VECTOR, 0, 0, 0]),
         Request::quote(BUFFER | SHARED, 0x2000),
         Request::Wait(VIEW + 8, IN_FLIGHT),
         Request::Read(VIEW + 8),
@@ -112,6 +118,7 @@ fn quote() -> Vec<Request> {
     ];
     requests.extend((0..6).map(|word| Request::Read(mrtd + 8 * word)));
     requests.extend([48, 96, 144].map(|identity| Request::Read(mrtd + identity)));
+    requests.extend([Request::Wait(COUNT, 0), Request::Read(COUNT)]);
     requests
 }
 
@@ -230,7 +237,8 @@ fn tds_measure_to_what_was_predicted_and_ask_in_vain_for_what_cannot_be() {
     let expected = predicted(&output);
     assert_eq!(expected[4], mrtd, "{quotes}");
     let identity = identities.map(|byte| u64::from_le_bytes([byte; 8]));
-    assert_eq!(quoted[12..], identity, "{quotes}");
+    assert_eq!(quoted[12..15], identity, "{quotes}");
+    assert_eq!((said(alone)[15], quoted[15]), (1, 1), "{alone}{quotes}");
     assert!(debug.contains("the host does not offer the TD attributes 0x1"), "{debug}");
     assert!(end.starts_with("2\n"), "{end}");
 }

@@ -14,6 +14,9 @@
 .set TABLE, 0x63                    # present, writable, accessed, dirty
 .set LARGE, TABLE | 1 << 7
 
+.set IDT, 0x12000
+.set COUNT, 0x12800                 # interrupts of vector 0x40
+
 .intel_syntax noprefix
 .globl _start
 _start:
@@ -56,7 +59,13 @@ gdt:    .quad 0, 0x00af9b000000ffff, 0x00cf93000000ffff
 gdtr:   .word gdtr - gdt - 1
         .long BASE + 0x7000 + gdt - start
 
+idtr:   .word 0x41 * 16 - 1
+        .quad IDT
+
 .code64
+counted:
+        inc qword ptr [COUNT]
+        iretq
 .macro  tdcall
         .byte 0x66, 0x0f, 0x01, 0xcc
 .endm
@@ -64,7 +73,19 @@ long:   mov eax, 16
         mov ss, eax
         mov ds, eax
         mov es, eax
-        mov esp, 0x12000            # in TEMP_MEM
+        mov esp, IDT                # in TEMP_MEM
+        lea rax, [rip + counted]    # a gate for interrupts of vector 0x40
+        mov word ptr [IDT + 0x400], ax
+        shr rax, 16
+        mov word ptr [IDT + 0x406], ax
+        mov word ptr [IDT + 0x402], 8
+        mov word ptr [IDT + 0x404], 0x8e00
+        lidt [rip + idtr]
+        mov ecx, 0x80f              # SVR: the local APIC is on
+        mov eax, 0x1ff
+        xor edx, edx
+        wrmsr
+        sti
         lea rbx, [rip + requests]
 next:   mov rax, [rbx]
         mov rsi, [rbx + 8]
