@@ -185,7 +185,7 @@ impl GuestRam {
 
     /// Makes `size` bytes at `gpa`, both of whole pages, private or shared, and gives the memory of
     /// the other half back to the host. What the guest had there is gone. The one way in which
-    /// memory changes hands, whoever asks for it.
+    /// memory changes hands, whoever asks for it. What is private already stays as it is.
     ///
     /// A range without memory can be shared, which it is anyway, but not made private.
     ///
@@ -215,6 +215,10 @@ impl GuestRam {
         }
         for (part, start, half) in parts {
             let (gpa, size) = (part.start().0, part.len());
+            // Kernels of SEV-SNP guests ask for each page that they accept, though it is private.
+            if private && ledger.within(part) == 0 {
+                continue;
+            }
             let address = GuestAddress(gpa);
             let length = usize::try_from(size).unwrap_or(usize::MAX);
             let pages = self.memory.iommu();
@@ -222,9 +226,9 @@ impl GuestRam {
                 // Devices lose it first; what they still do then meets zeroes, as the guest asked.
                 pages.withdraw(address, length).map_err(RamError::Devices)?;
                 set_private(vm, gpa, size, true)?;
-                ledger.withdraw(part);
                 self.discard(address, size)
                     .map_err(|source| RamError::Discard { range, source })?;
+                ledger.withdraw(part);
             } else {
                 set_private(vm, gpa, size, false)?;
                 ledger.share(part);

@@ -51,7 +51,7 @@ impl Ledger {
     }
 
     /// Bytes of `range` that are shared.
-    fn within(&self, range: GpaRange) -> u64 {
+    pub(crate) fn within(&self, range: GpaRange) -> u64 {
         let (start, end) = (range.start().0, range.end().0);
         let touching = self.ranges.range(..end).rev().take_while(|(_, to)| **to > start);
         touching.map(|(from, to)| end.min(*to) - start.max(*from)).sum()
