@@ -204,11 +204,14 @@ fn tds_measure_to_what_was_predicted_and_ask_in_vain_for_what_cannot_be() {
         + "until [ -S /tmp/quotes ]; do sleep 0.1; done\n"
         + &selftest
         + &line(&path("quotes"), "60", &file.display().to_string())
-        + &line(&path("quotes"), "60", &debug.display().to_string());
+        + &line(&path("quotes"), "60", &debug.display().to_string())
+        // The emulated host has two processors.
+        + &line(&path("asks"), "60", "--vcpus 3");
     let Some(output) = in_lab(&script, folder.path()) else { return };
     let console = &output.console;
     let guests: Vec<_> = console.split("ENDED ").collect();
-    let [asks, gives_up, resets, ovmf, alone, selftest, quotes, debug, end] = guests[..] else {
+    let [asks, gives_up, resets, ovmf, alone, selftest, quotes, debug, many, end] = guests[..]
+    else {
         panic!("{console}")
     };
 
@@ -240,5 +243,6 @@ fn tds_measure_to_what_was_predicted_and_ask_in_vain_for_what_cannot_be() {
     assert_eq!(quoted[12..15], identity, "{quotes}");
     assert_eq!((said(alone)[15], quoted[15]), (1, 1), "{alone}{quotes}");
     assert!(debug.contains("the host does not offer the TD attributes 0x1"), "{debug}");
+    assert!(many.contains("gives such a guest at most 2 vCPUs"), "{many}");
     assert!(end.starts_with("2\n"), "{end}");
 }

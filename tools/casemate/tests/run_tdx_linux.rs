@@ -82,6 +82,21 @@ fn linux_is_started_by_our_firmware_and_has_the_predicted_registers() {
     }
 }
 
+/// A trust domain has no more vCPUs than its host has processors, and so many are slow in software.
+#[test]
+#[ignore = "takes up to ten minutes"]
+fn sixteen_processors_start() {
+    if require(Host::Tdx).is_none() {
+        return;
+    }
+    let guest = Guest::new(Host::Tdx, "7.2");
+    let script = guest.line("--vcpus 16").replace("timeout 200", "timeout 580");
+    let Some(output) = guest.in_lab_of(16, &script) else { return };
+    let console = &output.console;
+    assert!(console.contains("UP vcpus=16 kernel=7.2"), "{console}");
+    assert!(console.contains("ENDED 0"), "{console}");
+}
+
 /// What a quote claims that `casemate verify` finds genuine under the TEST root, and of this guest.
 fn claims(quote: &str, expect: &str) -> Value {
     let verify = |more: &[&str]| {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use casemate_kvm::KernelError;
 use casemate_launch::{GpaRange, LaunchPlan, PageKind, PlatformKind};
 use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
 
 use crate::board::gsi;
 use crate::platform::{Made, Platform};
@@ -54,6 +54,15 @@ pub enum StepError {
         what: &'static str,
         /// Those that are missing.
         bits: u64,
+    },
+    /// The kernel has no more vCPUs for such a guest.
+    #[error(
+        "the host gives such a guest at most {most} vCPUs (a TDX guest as many as the host has \
+         processors): let it have fewer, with --vcpus"
+    )]
+    Vcpus {
+        /// KVM_CAP_MAX_VCPUS.
+        most: u32,
     },
     /// The kernel cannot ask for certificates.
     #[error(
@@ -229,7 +238,11 @@ fn create_vm(kvm: &Kvm, vm_type: u64) -> Result<VmFd, StepError> {
 }
 
 fn create_vcpu(vm: &VmFd, cpuid: &Cpuid, index: u32) -> Result<VcpuFd, StepError> {
-    let vcpu = vm.create_vcpu(index.into()).map_err(StepError::ioctl("KVM_CREATE_VCPU"))?;
+    let refused = |error| match vm.check_extension_int(Cap::MaxVcpus).try_into() {
+        Ok(most) if index >= most => StepError::Vcpus { most },
+        _ => StepError::ioctl("KVM_CREATE_VCPU")(error),
+    };
+    let vcpu = vm.create_vcpu(index.into()).map_err(refused)?;
     vcpu.set_cpuid2(&cpuid.of(index)).map_err(StepError::ioctl("KVM_SET_CPUID2"))?;
     Ok(vcpu)
 }

@@ -187,6 +187,12 @@ impl Guest {
         Some(self.lab()?.kernel(kernel).run(&["sh", "-c", script]).unwrap())
     }
 
+    /// In a host with so many processors.
+    pub(crate) fn in_lab_of(&self, processors: u8, script: &str) -> Option<Output> {
+        let lab = self.lab()?.vcpus(processors).timeout(Duration::from_secs(600));
+        Some(lab.run(&["sh", "-c", script]).unwrap())
+    }
+
     fn lab(&self) -> Option<Lab> {
         Some(require(self.host)?.timeout(Duration::from_secs(500)).share(self.folder.path()))
     }

@@ -81,10 +81,10 @@ long:   mov eax, 16
         mov word ptr [IDT + 0x402], 8
         mov word ptr [IDT + 0x404], 0x8e00
         lidt [rip + idtr]
-        mov ecx, 0x80f              # SVR: the local APIC is on
-        mov eax, 0x1ff
-        xor edx, edx
-        wrmsr
+        mov r11d, 32                # WRMSR of SVR, which is the host's: the local APIC is on
+        mov r12d, 0x80f
+        mov r13d, 0x1ff
+        call ask
         sti
         lea rbx, [rip + requests]
 next:   mov rax, [rbx]
