@@ -164,9 +164,11 @@ impl<'a> Handoff<'a> {
         let mut size = 0;
         for entry in map.entries() {
             let at = EFI_MAP + size;
-            // EfiConventionalMemory, EfiReservedMemoryType, EfiACPIReclaimMemory.
+            // EfiLoaderData, EfiReservedMemoryType, EfiACPIReclaimMemory. Linux takes the e820 table for
+            // what is free, but where to unpack itself from here: nowhere else than where it is, which
+            // has been accepted. Elsewhere it would ask the host for each page of itself.
             let (kind, attributes) = match entry.kind {
-                Kind::Ram => (7, 8),
+                Kind::Ram => (2, 8),
                 Kind::Reserved => (0, 0),
                 Kind::Acpi => (9, 8),
             };
@@ -285,5 +287,8 @@ mod tests {
         assert_eq!(u32_at(&area, table + 4), 2 << 20);
         let count = u32_at(&area, 0x1d4) / u32_at(&area, 0x1c8);
         assert_eq!(count, area[0x1e8].into(), "as many entries as the e820 table has");
+        let map = follow(u32_at(&area, 0x1d0).into());
+        let kinds = area[map..].chunks_exact(DESCRIPTOR).take(count as usize);
+        assert!(kinds.map(|entry| u32_at(entry, 0)).all(|kind| ![7, 15].contains(&kind)));
     }
 }
