@@ -34,12 +34,11 @@ fn a_guest_is_encrypted_and_measures_to_what_was_predicted() {
     let trace = guest.path("trace");
     let script = guest.other_line(&config)
         + &guest.line(&format!("--vcpus 4 --record {trace} --log casemate=info"))
-        + &guest.line("--vcpus 16")
         + &guest.line("--accept-memory eager");
     let Some(output) = guest.in_lab(&script) else { return };
     let console = &output.console;
-    assert_eq!(console.matches("ENDED 0").count(), 4, "{console}");
-    for (place, (vcpus, left)) in [(1, 1), (4, 1), (16, 1), (1, 0)].into_iter().enumerate() {
+    assert_eq!(console.matches("ENDED 0").count(), 3, "{console}");
+    for (place, (vcpus, left)) in [(1, 1), (4, 1), (1, 0)].into_iter().enumerate() {
         assert_eq!(said(console, "LEFT ", place), left.to_string(), "{console}");
         assert!(console.contains(&format!("UP vcpus={vcpus} kernel=6.12")), "{console}");
         predicted(console, place);
@@ -57,6 +56,20 @@ fn a_guest_is_encrypted_and_measures_to_what_was_predicted() {
     // Through shared bounce buffers, both ways.
     assert_eq!(said(console, "DISK ", 0), sha256(&contents));
     assert!(fs::read(&disk).unwrap().starts_with(b"written by the guest"));
+}
+
+/// So many are slow in software.
+#[test]
+#[ignore = "takes minutes"]
+fn sixteen_processors_start() {
+    if require(Host::Snp).is_none() {
+        return;
+    }
+    let guest = Guest::new(Host::Snp, "7.2");
+    let Some(output) = guest.in_lab(&guest.line("--vcpus 16")) else { return };
+    let console = &output.console;
+    assert!(console.contains("UP vcpus=16 kernel=7.2") && console.contains("ENDED 0"), "{console}");
+    predicted(console, 0);
 }
 
 /// What `casemate verify` makes of a report of the emulated chip: its exit status, and the checks that

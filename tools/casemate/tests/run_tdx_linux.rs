@@ -90,7 +90,7 @@ fn sixteen_processors_start() {
         return;
     }
     let guest = Guest::new(Host::Tdx, "7.2");
-    let script = guest.line("--vcpus 16").replace("timeout 200", "timeout 580");
+    let script = guest.line("--vcpus 16").replace("timeout 500", "timeout 900");
     let Some(output) = guest.in_lab_of(16, &script) else { return };
     let console = &output.console;
     assert!(console.contains("UP vcpus=16 kernel=7.2"), "{console}");

@@ -165,7 +165,7 @@ impl Guest {
     pub(crate) fn run(&self, flags: &str) -> String {
         let platform = if self.host == Host::Snp { "snp" } else { "tdx" };
         let casemate = env!("CARGO_BIN_EXE_casemate");
-        format!("timeout 200 {casemate} run --platform {platform} --memory 192M {flags} </dev/null")
+        format!("timeout 500 {casemate} run --platform {platform} --memory 192M {flags} </dev/null")
     }
 
     /// A line of shell that runs it with its kernel, and says its exit status.
@@ -189,12 +189,11 @@ impl Guest {
 
     /// In a host with so many processors.
     pub(crate) fn in_lab_of(&self, processors: u8, script: &str) -> Option<Output> {
-        let lab = self.lab()?.vcpus(processors).timeout(Duration::from_secs(600));
-        Some(lab.run(&["sh", "-c", script]).unwrap())
+        Some(self.lab()?.vcpus(processors).run(&["sh", "-c", script]).unwrap())
     }
 
     fn lab(&self) -> Option<Lab> {
-        Some(require(self.host)?.timeout(Duration::from_secs(500)).share(self.folder.path()))
+        Some(require(self.host)?.timeout(Duration::from_secs(1200)).share(self.folder.path()))
     }
 }
 
