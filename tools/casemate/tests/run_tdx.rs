@@ -206,7 +206,7 @@ fn tds_measure_to_what_was_predicted_and_ask_in_vain_for_what_cannot_be() {
         + &line(&path("quotes"), "60", &file.display().to_string())
         + &line(&path("quotes"), "60", &debug.display().to_string())
         // The emulated host has two processors.
-        + &line(&path("asks"), "60", "--vcpus 3");
+        + &line(&path("quotes"), "60", "--vcpus 3");
     let Some(output) = in_lab(&script, folder.path()) else { return };
     let console = &output.console;
     let guests: Vec<_> = console.split("ENDED ").collect();
