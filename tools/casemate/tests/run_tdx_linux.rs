@@ -7,6 +7,7 @@ mod confidential;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -52,6 +53,9 @@ fn linux_is_started_by_our_firmware_and_has_the_predicted_registers() {
         assert!(console.contains("ENDED 0"), "{console}");
         assert!(console.contains(&format!("UP vcpus={vcpus} kernel={series}")), "{console}");
         assert!(console.contains("active: Intel TDX"), "{console}");
+        let time = Duration::from_secs(said(console, "TIME ", 0).parse().unwrap());
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        assert!(time.abs_diff(now) < Duration::from_hours(1), "{time:?}: {console}");
         let lazy = accept_memory == "lazy";
         assert_eq!(said(console, "LEFT ", 0), if lazy { "1" } else { "0" }, "{console}");
         assert_eq!(console.contains("firmware: starting the kernel"), !lazy, "{console}");

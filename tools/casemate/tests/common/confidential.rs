@@ -23,6 +23,7 @@ const SCRIPT: &str = r"
 # No words of the kernel's in the middle of ours.
 dmesg -n 1
 echo UP vcpus=$(nproc) kernel=$(uname -r)
+echo TIME $(date +%s)
 dmesg | grep -o 'active: .*'
 # Whether there is memory that the firmware has left to the kernel to accept.
 echo LEFT $(dmesg | grep -c 'efi: .*Unaccepted=')
