@@ -94,8 +94,8 @@ impl Host {
     pub(crate) fn kernel_arguments(self) -> &'static str {
         match self {
             Self::Kvm => "nokaslr no_timer_check audit=0",
-            Self::Snp => "no_timer_check",
-            Self::Tdx => "no_timer_check kvm_intel.tdx=1",
+            Self::Snp => "no_timer_check init_on_alloc=0",
+            Self::Tdx => "no_timer_check init_on_alloc=0 kvm_intel.tdx=1",
         }
     }
 
