@@ -15,6 +15,7 @@ mod launch;
 mod machine;
 mod outcome;
 pub mod platform;
+mod prefault;
 mod quiet;
 pub mod quote_service;
 mod ram;

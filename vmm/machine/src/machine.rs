@@ -15,6 +15,7 @@ use casemate_devices::pci::{ConfigPorts, Ecam, MmioWindow, PciRoot};
 use casemate_devices::virtio::balloon::BalloonHandle;
 use casemate_devices::virtio::console::ConsoleHandle;
 use casemate_devices::virtio::pci::Host;
+use casemate_launch::{GpaRange, PageKind};
 use event_manager::{
     EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps as _,
 };
@@ -43,6 +44,7 @@ pub struct Machine {
     launched: Finished,
     ports: Bus,
     memory: Bus,
+    prefault: Vec<GpaRange>,
     control: Control,
 }
 
@@ -153,7 +155,13 @@ impl Machine {
         let exits = Arc::default();
         let ledger = launched.platform.confidential().then(|| launched.ram.ledger().clone());
         let control = Control { end, power_button, serial, balloon, console, exits, ledger };
-        Ok(Self { launched, ports: buses.ports, memory: buses.memory, control })
+        let mut prefault = launched.ram.lowest_private(guest.config.prefaulted());
+        if launched.platform.confidential() {
+            // What the firmware reads of the host.
+            let shared = guest.plan.imports.iter().filter(|import| import.kind == PageKind::Shared);
+            prefault.extend(shared.map(|import| import.range));
+        }
+        Ok(Self { launched, ports: buses.ports, memory: buses.memory, prefault, control })
     }
 
     /// The handle by which the host speaks to the guest.
@@ -183,6 +191,7 @@ impl Machine {
             vm,
             ram,
             end: end.clone(),
+            prefault: self.prefault,
             exits: self.control.exits,
         });
         let threads =

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use casemate_devices::memory::{DeviceMemory, SharedPages};
 use casemate_devices::virtio::balloon::Discard;
 use casemate_kvm::KernelError;
-use casemate_kvm::memory::{GuestMemfd, MemorySlot, set_memory_slot, set_private};
+use casemate_kvm::memory::{GuestMemfd, MemorySlot, PAGE_SIZE, set_memory_slot, set_private};
 use casemate_launch::{Contents, Gpa, GpaError, GpaRange, Import, LaunchPlan, PageKind};
 use kvm_ioctls::VmFd;
 use vm_memory::guest_memory::GuestMemoryBackend as _;
@@ -257,6 +257,19 @@ impl GuestRam {
         self.convert(vm, gpa, size, private)
     }
 
+    /// Private memory from the lowest address on, `bytes` of it or what there is.
+    pub(crate) fn lowest_private(&self, bytes: u64) -> Vec<GpaRange> {
+        let mut left = bytes;
+        let halves = self.regions.iter().filter(|region| region.has_private_half);
+        halves
+            .map_while(|Region { range, .. }| {
+                let size = range.len().min(left / PAGE_SIZE * PAGE_SIZE);
+                left -= size;
+                GpaRange::from_bytes(range.start(), size).ok().filter(|range| !range.is_empty())
+            })
+            .collect()
+    }
+
     /// Writes an import. Zeroes are there already: memory starts with nothing else.
     ///
     /// # Errors
@@ -339,6 +352,20 @@ mod tests {
         let halves: Vec<_> =
             regions.iter().map(|region| (region.range, region.has_private_half)).collect();
         assert_eq!(halves, [(ram, true), (firmware, false)]);
+    }
+
+    #[test]
+    fn the_lowest_private_memory_is_ram_from_the_start() {
+        let board = Board::new(4 << 30).unwrap();
+        let plan = plan(Vec::new());
+        let lowest = |confidential, bytes| -> Vec<u64> {
+            let ram = GuestRam::new(&board, &plan, confidential).unwrap();
+            ram.lowest_private(bytes).into_iter().map(GpaRange::len).collect()
+        };
+        assert_eq!(lowest(true, 0x5fff), [0x5000]);
+        assert_eq!(lowest(true, (3 << 30) + 0x1000), [3 << 30, 0x1000]);
+        assert_eq!(lowest(true, u64::MAX), [3 << 30, 1 << 30]);
+        assert!(lowest(true, 0).is_empty() && lowest(false, u64::MAX).is_empty());
     }
 
     #[test]

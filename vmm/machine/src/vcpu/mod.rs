@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use casemate_devices::bus::Bus;
 use casemate_kvm::exit::{HypercallReply, MapGpaRange};
+use casemate_launch::{Gpa, GpaRange};
 use kvm_ioctls::{VcpuFd, VmFd};
 
 pub(crate) use cpuid::Cpuid;
@@ -22,6 +23,7 @@ pub(crate) use registers::{regs, sregs};
 
 use crate::outcome::{End, Outcome};
 use crate::platform::{Answer, Caller, Platform};
+use crate::prefault;
 use crate::ram::GuestRam;
 
 /// What vCPUs need of the machine while they run.
@@ -32,6 +34,8 @@ pub(crate) struct Surroundings {
     pub(crate) vm: Arc<VmFd>,
     pub(crate) ram: GuestRam,
     pub(crate) end: End,
+    /// What the guest has before it asks for it; vCPUs share the work.
+    pub(crate) prefault: Vec<GpaRange>,
     /// Exits of all vCPUs so far.
     pub(crate) exits: Arc<AtomicU64>,
 }
@@ -47,10 +51,11 @@ impl Threads {
     pub(crate) fn start(vcpus: Vec<VcpuFd>, around: &Arc<Surroundings>) -> io::Result<Self> {
         kick::allow()?;
         let mut threads = Self(Vec::with_capacity(vcpus.len()));
+        let count = u32::try_from(vcpus.len()).unwrap_or(u32::MAX);
         for (index, vcpu) in (0..).zip(vcpus) {
             let name = format!("vcpu{index}");
             let own = around.clone();
-            match thread::Builder::new().name(name).spawn(move || life(index, vcpu, &own)) {
+            match thread::Builder::new().name(name).spawn(move || life(index, count, vcpu, &own)) {
                 Ok(thread) => threads.0.push(thread),
                 Err(error) => {
                     around.end.declare(Outcome::Failed(error.to_string()));
@@ -74,22 +79,23 @@ impl Threads {
     }
 }
 
-/// A vCPU from its first instruction to the end of the run.
-fn life(index: u32, mut vcpu: VcpuFd, around: &Surroundings) {
+/// vCPU `index` of `count`, from before its first instruction to the end of the run.
+fn life(index: u32, count: u32, mut vcpu: VcpuFd, around: &Surroundings) {
     let page = RunPage::of(&mut vcpu);
     let _kickable = Kickable::new(page);
     let _last = DeclareEnd(&around.end);
+    around.prefault(&vcpu, index, count);
     while around.end.outcome().is_none() {
         match exit::run(&mut vcpu, page) {
             Ok(Exit::Unexpected(reason)) => {
                 around.exits.fetch_add(1, Ordering::Relaxed);
                 let caller = Caller { vcpu: index, vm: &around.vm, ram: &around.ram };
                 match around.platform.answer(vcpu.get_kvm_run(), caller) {
-                    Answer::Unknown => around.handle(Exit::Unexpected(reason)),
+                    Answer::Unknown => _ = around.handle(Exit::Unexpected(reason)),
                     Answer::Done => {}
                     Answer::Holding(held) => {
                         match exit::take_answer(&mut vcpu, page) {
-                            Ok(exit) => around.handle(exit),
+                            Ok(exit) => _ = around.handle(exit),
                             Err(error) => around.end.declare(run_failed(error)),
                         }
                         drop(held);
@@ -98,7 +104,9 @@ fn life(index: u32, mut vcpu: VcpuFd, around: &Surroundings) {
             }
             Ok(exit) => {
                 around.exits.fetch_add(1, Ordering::Relaxed);
-                around.handle(exit);
+                if let Some(range) = around.handle(exit) {
+                    prefault::give(&vcpu, range, &around.end);
+                }
             }
             Err(error) => around.end.declare(run_failed(error)),
         }
@@ -119,7 +127,15 @@ impl Drop for DeclareEnd<'_> {
 }
 
 impl Surroundings {
-    fn handle(&self, exit: Exit<'_>) {
+    /// The part of vCPU `index` of `count`, before it runs.
+    fn prefault(&self, vcpu: &VcpuFd, index: u32, count: u32) {
+        for range in self.prefault.iter().filter_map(|range| prefault::part(*range, index, count)) {
+            prefault::give(vcpu, range, &self.end);
+        }
+    }
+
+    /// Answers an exit. Memory that the guest has made private is returned: it is about to accept it.
+    fn handle(&self, exit: Exit<'_>) -> Option<GpaRange> {
         tracing::trace!(?exit);
         match exit {
             Exit::PortWrite { port, size, data } => {
@@ -135,7 +151,9 @@ impl Surroundings {
             Exit::MemoryWrite { address, data } => self.memory.write(address, data),
             Exit::MemoryRead { address, data } => self.memory.read(address, data),
             Exit::MapGpaRange { arguments, reply } => {
-                *reply = self.map_gpa_range(&arguments) as u64;
+                let (said, private) = self.map_gpa_range(&arguments);
+                *reply = said as u64;
+                return private;
             }
             Exit::MemoryFault { gpa, size, private } => {
                 if let Err(error) = self.ram.convert_for_access(&self.vm, gpa, size, private) {
@@ -146,23 +164,27 @@ impl Surroundings {
             Exit::TripleFault => self.end.declare(Outcome::TripleFault),
             exit => self.end.declare(self.platform.last_words(&exit)),
         }
+        None
     }
 
-    /// The guest's own request. What it gets wrong is its own problem: it is told, and goes on.
-    fn map_gpa_range(&self, arguments: &[u64; 6]) -> HypercallReply {
+    /// The guest's own request, and what is private by it. What it gets wrong is its own problem: it
+    /// is told, and goes on.
+    fn map_gpa_range(&self, arguments: &[u64; 6]) -> (HypercallReply, Option<GpaRange>) {
         /// Bits of guest-physical addresses that any platform has.
         const WIDTH: u32 = 52;
         let done = match MapGpaRange::decode(arguments, WIDTH) {
             Ok(MapGpaRange { gpa, size, private, .. }) => {
-                self.ram.convert(&self.vm, gpa, size, private).map_err(|error| chain(&error))
+                let done = self.ram.convert(&self.vm, gpa, size, private);
+                let range = GpaRange::from_bytes(Gpa(gpa), size).ok().filter(|_| private);
+                done.map(|()| range).map_err(|error| chain(&error))
             }
             Err(error) => Err(error.to_string()),
         };
         match done {
-            Ok(()) => HypercallReply::Done,
+            Ok(private) => (HypercallReply::Done, private),
             Err(error) => {
                 tracing::warn!(error, "a conversion that the guest asked for is refused");
-                HypercallReply::Invalid
+                (HypercallReply::Invalid, None)
             }
         }
     }

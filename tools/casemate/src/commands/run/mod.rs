@@ -100,6 +100,9 @@ pub(crate) struct Args {
     /// A balloon that gives free pages back to the host; plain guests only [default: false]
     #[arg(long, value_name = "BOOL")]
     balloon: Option<bool>,
+    /// Memory that a confidential guest has before it accepts it, like 1G or 0 [default: 512M]
+    #[arg(long, value_name = "SIZE")]
+    prefault: Option<ByteSize>,
     /// A virtio console beside the serial port [default: false]
     #[arg(long, value_name = "BOOL")]
     console: Option<bool>,
@@ -162,6 +165,7 @@ fn config(args: &Args) -> anyhow::Result<GuestConfig> {
         firmware_log: args.firmware_log,
         rng: args.rng,
         balloon: args.balloon,
+        prefault: args.prefault,
         console: args.console,
         on_reset: args.on_reset,
         on_panic: args.on_panic,
