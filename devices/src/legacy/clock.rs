@@ -20,8 +20,8 @@ const CENTURY: u8 = 0x32;
 
 /// A base of 32 kHz; no update is in progress.
 const DIVIDER: u8 = 0x20;
-/// Binary numbers, 24 hours.
-const BINARY_24_HOURS: u8 = 1 << 2 | 1 << 1;
+/// 24 hours, and binary-coded decimals: Linux reads no other, whatever this says.
+const DECIMAL_24_HOURS: u8 = 1 << 1;
 /// The time is valid.
 const VALID: u8 = 1 << 7;
 
@@ -52,11 +52,11 @@ impl Clock {
             YEAR => year % 100,
             CENTURY => year / 100,
             REGISTER_A => return DIVIDER,
-            REGISTER_B => return BINARY_24_HOURS,
+            REGISTER_B => return DECIMAL_24_HOURS,
             REGISTER_D => return VALID,
             _ => 0,
         };
-        u8::try_from(value).unwrap_or(u8::MAX)
+        u8::try_from(value / 10 * 16 + value % 10).unwrap_or(u8::MAX)
     }
 }
 
@@ -101,12 +101,12 @@ mod tests {
     #[test]
     fn the_registers_say_the_time() {
         let date = [CENTURY, YEAR, MONTH, DAY, HOURS, MINUTES, SECONDS, WEEKDAY];
-        assert_eq!(at(0, &date), [19, 70, 1, 1, 0, 0, 0, 5]);
-        assert_eq!(at(951_782_399, &date), [20, 0, 2, 28, 23, 59, 59, 2]);
-        assert_eq!(at(951_782_400, &date), [20, 0, 2, 29, 0, 0, 0, 3]);
-        assert_eq!(at(1_735_689_599, &date), [20, 24, 12, 31, 23, 59, 59, 3]);
-        assert_eq!(at(4_107_542_400, &date), [21, 0, 3, 1, 0, 0, 0, 2]);
-        assert_eq!(at(0, &[REGISTER_A, REGISTER_B, REGISTER_D, 0x34]), [0x20, 6, 0x80, 0]);
+        assert_eq!(at(0, &date), [0x19, 0x70, 1, 1, 0, 0, 0, 5]);
+        assert_eq!(at(951_782_399, &date), [0x20, 0, 2, 0x28, 0x23, 0x59, 0x59, 2]);
+        assert_eq!(at(951_782_400, &date), [0x20, 0, 2, 0x29, 0, 0, 0, 3]);
+        assert_eq!(at(1_735_689_599, &date), [0x20, 0x24, 0x12, 0x31, 0x23, 0x59, 0x59, 3]);
+        assert_eq!(at(4_107_542_400, &date), [0x21, 0, 3, 1, 0, 0, 0, 2]);
+        assert_eq!(at(0, &[REGISTER_A, REGISTER_B, REGISTER_D, 0x34]), [0x20, 2, 0x80, 0]);
     }
 
     #[test]
