@@ -49,12 +49,6 @@ impl Host {
         }
     }
 
-    /// Whether the machine's state can be saved and resumed. The IOMMU that SNP needs cannot be
-    /// saved, nor the state of the TDX module, which is not in the machine's memory.
-    pub(crate) fn resumes(self) -> bool {
-        self == Self::Kvm
-    }
-
     pub(crate) fn machine(self) -> &'static str {
         match self {
             Self::Kvm => "q35",

@@ -193,7 +193,7 @@ impl Lab {
     /// Something cannot be had; the text says what to do.
     pub fn prepare(&self) -> Result<(), LabError> {
         let machine = self.machine(Building::Allowed)?;
-        if self.resumes() {
+        if !self.cold {
             machine.saved_state()?;
         }
         Ok(())
@@ -237,7 +237,7 @@ impl Lab {
         building: Building,
     ) -> Result<Output, LabError> {
         let machine = self.machine(building)?;
-        let state = if self.resumes() { Some(machine.saved_state()?) } else { None };
+        let state = if self.cold { None } else { Some(machine.saved_state()?) };
         let command: Vec<_> = command.iter().map(AsRef::as_ref).collect();
         let start = Instant::now();
         let job = machine::Job {
@@ -250,10 +250,6 @@ impl Lab {
         let mut output = machine.run(&job, state.as_deref())?;
         output.time = start.elapsed();
         Ok(output)
-    }
-
-    fn resumes(&self) -> bool {
-        self.host.resumes() && !self.cold
     }
 
     fn shared(&self) -> Result<Option<PathBuf>, LabError> {

@@ -23,12 +23,15 @@ fn inside_kvm_says_what_it_can_run() {
 
 /// This very program runs there: this machine's files, its libraries, a real `/dev/kvm`.
 fn inside(host: Host) -> Option<String> {
-    let lab = require(host)?.timeout(Duration::from_secs(240));
+    let logs = tempfile::tempdir().unwrap();
+    let lab = require(host)?.timeout(Duration::from_secs(240)).log(logs.path());
     let own = std::env::current_exe().unwrap().display().to_string();
     let test = "inside_kvm_says_what_it_can_run";
     let output = lab.run(&[&own, "--ignored", "--exact", "--nocapture", test]).unwrap();
     assert_eq!(output.status, 0, "{}\n{}", output.console, output.kernel_log);
     assert!(output.console.contains("api 12"), "{}", output.console);
+    let console = fs::read_to_string(logs.path().join("console")).unwrap();
+    assert!(console.contains("lab: resumed"), "{console}");
     Some(output.console + &output.kernel_log)
 }
 

@@ -77,7 +77,7 @@ pub(super) fn emulator(packages: &Packages, part: &Path) -> Result<(), EmulatorE
             ])
             .env("PYTHONPATH", &python_path),
     )?;
-    build.say("compiling, some 15 minutes on two cores");
+    build.say("compiling, 2 to 15 minutes on two cores");
     build.step(
         Command::new("ninja")
             .arg("qemu-system-x86_64")
@@ -117,7 +117,7 @@ pub(super) fn tdx_kernel(packages: &Packages, part: &Path) -> Result<(), Emulato
             .current_dir(&source),
     )?;
     build.step(make().arg("olddefconfig"))?;
-    build.say("compiling, some 25 minutes on two cores");
+    build.say("compiling, 5 to 25 minutes on two cores");
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     build.step(make().arg(format!("-j{jobs}")).arg("bzImage"))?;
     build.finish(Path::new("source/arch/x86/boot/bzImage"), part)
