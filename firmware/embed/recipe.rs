@@ -103,6 +103,7 @@ fn symbols() -> impl Iterator<Item = String> {
         ("HOB", layout::HOB),
         ("HOB_SIZE", layout::HOB_SIZE),
         ("MAILBOX", layout::MAILBOX),
+        ("WAIT_PORT", layout::WAIT_PORT.into()),
         ("KEPT_SIZE", layout::KEPT_SIZE),
         ("WORK", layout::WORK),
         ("WORK_SIZE", layout::WORK_SIZE),

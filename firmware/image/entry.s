@@ -24,6 +24,7 @@
 .set READY,   MAILBOX + 0x800
 .set WAKEUP,  1
 .set TEST,    2
+.set LOOKS,   256                # at the mailbox, before the host is asked to take its time
 
 # ---- 4 GiB - 16. The first three instructions are the same in both modes; the jump behind them is
 # reached in protected mode, the last one in real mode.
@@ -285,19 +286,33 @@ wait_again:
 wait_first:
     movl $1, %eax                   # TDG.VP.INFO: r9d is the index, which the APIC identifiers are
     .byte 0x66, 0x0f, 0x01, 0xcc    # tdcall
+look:
+    movl $LOOKS, %r8d
 1:  pause
     cmpl %r9d, APIC_ID
-    jne  1b
+    jne  2f
     movzwl COMMAND, %eax
     cmpl $TEST, %eax
-    je   2f
+    je   3f
     cmpl $WAKEUP, %eax
-    jne  1b
-    movq VECTOR, %rax
+    je   4f
+2:  decl %r8d
+    jnz  1b
+    xorl %eax, %eax                 # TDG.VP.VMCALL: the host takes its time, and has the processor
+    movl $0xfc00, %ecx              # r10 to r15 are the host's to see
+    xorl %r10d, %r10d
+    movl $30, %r11d                 # I/O (GHCI, TDG.VP.VMCALL<Instruction.IO>)
+    movl $1, %r12d                  # a byte
+    xorl %r13d, %r13d               # is read
+    movl $WAIT_PORT, %r14d
+    xorl %r15d, %r15d
+    .byte 0x66, 0x0f, 0x01, 0xcc    # tdcall
+    jmp  look                       # whatever it answers
+3:  movw $0, COMMAND
+    jmp  look
+4:  movq VECTOR, %rax
     movw $0, COMMAND                # heard
     jmpq *%rax
-2:  movw $0, COMMAND
-    jmp  1b
 
 .section .kept, "aw", @nobits
 .balign 4096

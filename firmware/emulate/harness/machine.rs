@@ -29,6 +29,8 @@ pub(crate) struct Counts {
     pub(crate) exits: u64,
     /// Requests of another vCPU to be held.
     pub(crate) holds: u64,
+    /// Reads of the port that takes a while.
+    pub(crate) waits: u64,
     /// Requests to end.
     pub(crate) stops: u32,
     /// Calls of the TDX module.

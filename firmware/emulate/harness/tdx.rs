@@ -2,7 +2,7 @@
 //! Functions").
 
 use casemate_firmware::fatal::Fatal;
-use casemate_firmware::layout::{GRANULE, PAGE};
+use casemate_firmware::layout::{GRANULE, PAGE, WAIT_PORT};
 use casemate_launch::Digest384;
 use unicorn_engine::RegisterX86;
 
@@ -12,6 +12,8 @@ use super::host::Answer;
 use super::machine::Machine;
 use super::processor::{skip, walk};
 
+/// TDG.VP.VMCALL<Instruction.IO>.
+const READ_PORT: u64 = 30;
 const SIZE_MISMATCH: u64 = 0xc000_0b0b << 32;
 const OPERAND_INVALID: u64 = 0xc000_0100 << 32;
 
@@ -25,6 +27,9 @@ pub(super) fn tdcall(engine: &mut Engine<'_>) -> Result<(), String> {
         0 => {
             let machine = engine.get_data_mut();
             machine.counts.exits += 1;
+            if r11 == READ_PORT {
+                return waits(engine);
+            }
             return stopped(machine, r11, r12);
         }
         1 => info(engine.get_data()),
@@ -95,7 +100,22 @@ fn accept(machine: &mut Machine, page: u64) -> Result<(), String> {
     machine.accept(page & !0xfff, pages)
 }
 
-/// TDG.VP.VMCALL: nothing but ReportFatalError (GHCI).
+/// TDG.VP.VMCALL of a port: a byte of [`WAIT_PORT`], and nothing else. What is read means nothing.
+fn waits(engine: &mut Engine<'_>) -> Result<(), String> {
+    let asked =
+        [RegisterX86::RCX, RegisterX86::R10, RegisterX86::R12, RegisterX86::R13, RegisterX86::R14]
+            .map(|register| engine.reg_read(register).unwrap());
+    if asked != [0xfc00, 0, 1, 0, WAIT_PORT.into()] {
+        return Err(format!("TDG.VP.VMCALL of a port: {asked:x?}"));
+    }
+    engine.get_data_mut().counts.waits += 1;
+    for (register, value) in [(RegisterX86::R10, 0), (RegisterX86::R11, u64::MAX)] {
+        engine.reg_write(register, value).unwrap();
+    }
+    Ok(())
+}
+
+/// TDG.VP.VMCALL: else nothing but ReportFatalError (GHCI).
 fn stopped(machine: &mut Machine, function: u64, code: u64) -> Result<(), String> {
     let (0x1_0003, Some(fatal)) = (function, Fatal::from_tdx_code(code)) else {
         return Err(format!("TDG.VP.VMCALL {function:#x} with {code:#x}"));

@@ -4,6 +4,8 @@
 //! is not there yet. Many pages at once are one ioctl. Nothing depends on it: what could not be
 //! given, the guest gets when it touches it, or its end then says why not.
 
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
 use casemate_kvm::memory::{PAGE_SIZE, prefault};
 use casemate_launch::{Gpa, GpaRange};
 use kvm_ioctls::VcpuFd;
@@ -26,8 +28,60 @@ pub(crate) fn give(vcpu: &VcpuFd, range: GpaRange, end: &End) {
     }
 }
 
-/// What vCPU `index` of `count` gives of `range`: parts of the same size, side by side.
-pub(crate) fn part(range: GpaRange, index: u32, count: u32) -> Option<GpaRange> {
+/// vCPUs that give at the same time before the guest runs. More would only wait for each other, at the
+/// locks of the host's kernel.
+const GIVERS: u32 = 4;
+
+/// Where vCPUs wait until the guest has what it gets before it runs: it would not get far without,
+/// and its other vCPUs would keep processors busy that the first ones need.
+#[derive(Default)]
+pub(crate) struct Gate {
+    givers: Mutex<u32>,
+    open: Condvar,
+}
+
+impl Gate {
+    /// A gate for `vcpus` vCPUs, and those that are to give.
+    pub(crate) fn new(vcpus: u32) -> (Arc<Self>, Vec<Giver>) {
+        let gate = Arc::new(Self::default());
+        let count = vcpus.min(GIVERS);
+        *gate.givers.lock().unwrap_or_else(PoisonError::into_inner) = count;
+        let givers = (0..count).map(|index| Giver { gate: gate.clone(), index, count }).collect();
+        (gate, givers)
+    }
+
+    /// Waits until no giver is left.
+    pub(crate) fn pass(&self) {
+        let givers = self.givers.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.open.wait_while(givers, |givers| *givers > 0));
+    }
+}
+
+/// Who gives a part before the guest runs. The gate opens when the last one is dropped.
+pub(crate) struct Giver {
+    gate: Arc<Gate>,
+    index: u32,
+    count: u32,
+}
+
+impl Giver {
+    /// Gives this one's part of each of `ranges`.
+    pub(crate) fn give(self, vcpu: &VcpuFd, ranges: &[GpaRange], end: &End) {
+        for range in ranges.iter().filter_map(|range| part(*range, self.index, self.count)) {
+            give(vcpu, range, end);
+        }
+    }
+}
+
+impl Drop for Giver {
+    fn drop(&mut self) {
+        *self.gate.givers.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        self.gate.open.notify_all();
+    }
+}
+
+/// What number `index` of `count` gives of `range`: parts of the same size, side by side.
+fn part(range: GpaRange, index: u32, count: u32) -> Option<GpaRange> {
     let pages = range.pages().0;
     let most = pages.div_ceil(count.max(1).into());
     let first = most.saturating_mul(index.into()).min(pages);
@@ -41,7 +95,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_vcpus_together_give_all_of_it_once() {
+    fn the_gate_opens_when_the_last_giver_is_gone() {
+        for vcpus in [1, 3, 255] {
+            let (gate, givers) = Gate::new(vcpus);
+            assert_eq!(givers.len(), vcpus.min(GIVERS) as usize);
+            let waiting = std::thread::spawn(move || gate.pass());
+            for giver in givers {
+                assert!(!waiting.is_finished());
+                drop(giver);
+            }
+            waiting.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn all_together_give_all_of_it_once() {
         for (pages, count) in [(1, 1), (7, 3), (2, 255), (65536, 16), (5, 4)] {
             let range = GpaRange::from_bytes(Gpa(0x10_0000), pages * PAGE_SIZE).unwrap();
             let parts: Vec<_> = (0..count).filter_map(|index| part(range, index, count)).collect();

@@ -40,6 +40,9 @@ fn a_vcpu_of_a_trust_domain_waits_for_page_tables_and_then_for_the_kernel() {
 
     run.start(&plan, 1);
     assert_eq!(run.go(SOME), End::Running);
+    assert_eq!(run.machine().counts.waits, 0, "the mailbox is looked at often");
+    assert_eq!(run.go(10 * SOME), End::Running);
+    assert_ne!(run.machine().counts.waits, 0, "but not all the time");
     let vector = KERNEL + 0x200;
     for (other, id) in [(WAKEUP, 0), (WAKEUP, 2), (3, 1), (u16::MAX, 1)] {
         command(&mut run, other, id, vector);

@@ -9,6 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use casemate_devices::bus::Bus;
 use casemate_kvm::exit::{HypercallReply, MapGpaRange};
@@ -21,10 +22,15 @@ use exit::RunPage;
 use kick::Kickable;
 pub(crate) use registers::{regs, sregs};
 
+use crate::board::port;
 use crate::outcome::{End, Outcome};
 use crate::platform::{Answer, Caller, Platform};
-use crate::prefault;
+use crate::prefault::{self, Gate};
 use crate::ram::GuestRam;
+
+/// How long a vCPU waits that reads [`port::WAIT`]: short beside what a kernel takes to start another
+/// processor, long beside an exit.
+const WAIT: Duration = Duration::from_millis(4);
 
 /// What vCPUs need of the machine while they run.
 pub(crate) struct Surroundings {
@@ -34,7 +40,7 @@ pub(crate) struct Surroundings {
     pub(crate) vm: Arc<VmFd>,
     pub(crate) ram: GuestRam,
     pub(crate) end: End,
-    /// What the guest has before it asks for it; vCPUs share the work.
+    /// What the guest has before it asks for it.
     pub(crate) prefault: Vec<GpaRange>,
     /// Exits of all vCPUs so far.
     pub(crate) exits: Arc<AtomicU64>,
@@ -52,12 +58,22 @@ impl Threads {
         kick::allow()?;
         let mut threads = Self(Vec::with_capacity(vcpus.len()));
         let count = u32::try_from(vcpus.len()).unwrap_or(u32::MAX);
+        let (gate, mut givers) = Gate::new(count);
         for (index, vcpu) in (0..).zip(vcpus) {
             let name = format!("vcpu{index}");
-            let own = around.clone();
-            match thread::Builder::new().name(name).spawn(move || life(index, count, vcpu, &own)) {
+            let (own, gate, giver) = (around.clone(), gate.clone(), givers.pop());
+            let life = move || {
+                let _last = DeclareEnd(&own.end);
+                if let Some(giver) = giver {
+                    giver.give(&vcpu, &own.prefault, &own.end);
+                }
+                gate.pass();
+                live(index, vcpu, &own);
+            };
+            match thread::Builder::new().name(name).spawn(life) {
                 Ok(thread) => threads.0.push(thread),
                 Err(error) => {
+                    drop(givers);
                     around.end.declare(Outcome::Failed(error.to_string()));
                     threads.join();
                     return Err(error);
@@ -79,12 +95,10 @@ impl Threads {
     }
 }
 
-/// vCPU `index` of `count`, from before its first instruction to the end of the run.
-fn life(index: u32, count: u32, mut vcpu: VcpuFd, around: &Surroundings) {
+/// vCPU `index`, from its first instruction to the end of the run.
+fn live(index: u32, mut vcpu: VcpuFd, around: &Surroundings) {
     let page = RunPage::of(&mut vcpu);
     let _kickable = Kickable::new(page);
-    let _last = DeclareEnd(&around.end);
-    around.prefault(&vcpu, index, count);
     while around.end.outcome().is_none() {
         match exit::run(&mut vcpu, page) {
             Ok(Exit::Unexpected(reason)) => {
@@ -127,13 +141,6 @@ impl Drop for DeclareEnd<'_> {
 }
 
 impl Surroundings {
-    /// The part of vCPU `index` of `count`, before it runs.
-    fn prefault(&self, vcpu: &VcpuFd, index: u32, count: u32) {
-        for range in self.prefault.iter().filter_map(|range| prefault::part(*range, index, count)) {
-            prefault::give(vcpu, range, &self.end);
-        }
-    }
-
     /// Answers an exit. Memory that the guest has made private is returned: it is about to accept it.
     fn handle(&self, exit: Exit<'_>) -> Option<GpaRange> {
         tracing::trace!(?exit);
@@ -142,6 +149,10 @@ impl Surroundings {
                 for value in data.chunks(size) {
                     self.ports.write(port.into(), value);
                 }
+            }
+            Exit::PortRead { port: port::WAIT, data, .. } => {
+                thread::sleep(WAIT);
+                data.fill(0);
             }
             Exit::PortRead { port, size, data } => {
                 for value in data.chunks_mut(size) {
