@@ -38,10 +38,11 @@ impl Host {
 
     /// Processors where nothing is said.
     ///
-    /// Where guests run by VMRUN it is one: with more, QEMU can deliver an injected interrupt twice.
-    /// Its VMRUN leaves the vector behind as a pending exception, and another processor's request to
-    /// stop for a moment, as at each flush of its TLB, makes it one, whatever the guest's RFLAGS.IF
-    /// (`helper_vmrun`, case `SVM_EVTINJ_TYPE_INTR`). A guest of several vCPUs runs on one as well.
+    /// Where guests run by VMRUN it is one: in software a second makes nothing faster, and QEMU without
+    /// our patch can deliver an injected interrupt twice. Its VMRUN leaves the vector behind as a
+    /// pending exception, and another processor's request to stop for a moment, as at each flush of
+    /// its TLB, makes it one, whatever the guest's RFLAGS.IF (`helper_vmrun`, case
+    /// `SVM_EVTINJ_TYPE_INTR`). A guest of several vCPUs runs on one as well.
     pub fn default_vcpus(self) -> u8 {
         match self {
             Self::Kvm | Self::Snp => 1,

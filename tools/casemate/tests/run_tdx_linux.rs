@@ -86,16 +86,14 @@ fn linux_is_started_by_our_firmware_and_has_the_predicted_registers() {
     }
 }
 
-/// A trust domain has no more vCPUs than its host has processors, and so many are slow in software.
+/// A trust domain has no more vCPUs than its host has processors.
 #[test]
-#[ignore = "takes up to ten minutes"]
 fn sixteen_processors_start() {
     if require(Host::Tdx).is_none() {
         return;
     }
     let guest = Guest::new(Host::Tdx, "7.2");
-    let script = guest.line("--vcpus 16").replace("timeout 500", "timeout 900");
-    let Some(output) = guest.in_lab_of(16, &script) else { return };
+    let Some(output) = guest.in_lab_of(16, &guest.line("--vcpus 16")) else { return };
     let console = &output.console;
     assert!(console.contains("UP vcpus=16 kernel=7.2"), "{console}");
     assert!(console.contains("ENDED 0"), "{console}");
