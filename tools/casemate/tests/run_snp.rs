@@ -12,7 +12,7 @@ use std::process::Command;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use casemate_lab::{Host, require};
-use confidential::{CMDLINE, Guest, casemate, predicted, said, sha256};
+use confidential::{CMDLINE, Guest, casemate, predicted, said, sha256, written};
 
 const HOST_DATA: &str = "00112233445566778899aabbccddeeff0123456789abcdef0123456789abcdef";
 
@@ -34,11 +34,13 @@ fn a_guest_is_encrypted_and_measures_to_what_was_predicted() {
     let trace = guest.path("trace");
     let script = guest.other_line(&config)
         + &guest.line(&format!("--vcpus 4 --record {trace} --log casemate=info"))
-        + &guest.line("--accept-memory eager");
+        + &guest.line("--accept-memory eager")
+        + &guest.other_line(&guest.kernel(&format!("{CMDLINE} panics")));
     // Of two processors, so that the guest's four have to get along.
     let Some(output) = guest.in_lab_of(2, &script) else { return };
     let console = &output.console;
     assert_eq!(console.matches("ENDED 0").count(), 3, "{console}");
+    assert!(console.contains("ENDED 121"), "{console}");
     for (place, (vcpus, left)) in [(1, 1), (4, 1), (1, 0)].into_iter().enumerate() {
         assert_eq!(said(console, "LEFT ", place), left.to_string(), "{console}");
         assert!(console.contains(&format!("UP vcpus={vcpus} kernel=6.12")), "{console}");
@@ -56,7 +58,7 @@ fn a_guest_is_encrypted_and_measures_to_what_was_predicted() {
     assert_eq!(verified(&report, &other), (1, vec!["measurement".to_owned()]));
     // Through shared bounce buffers, both ways.
     assert_eq!(said(console, "DISK ", 0), sha256(&contents));
-    assert!(fs::read(&disk).unwrap().starts_with(b"written by the guest"));
+    assert_eq!(fs::read(&disk).unwrap(), written(&contents));
 }
 
 #[test]
@@ -144,13 +146,14 @@ fn an_id_block_is_for_one_measurement() {
     }
     let guest = Guest::new(Host::Snp, "6.12");
     let path = |name: &str| guest.path(name);
-    let (kernel, initrd, key) = (path("vmlinuz"), path("initrd"), id_key());
+    let (kernel, initrd) = (path("vmlinuz"), path("initrd"));
+    let (id, author) = (key("id-0"), key("author-0"));
     let measure = ["measure", "snp", "--vmm", "casemate", "--vcpus", "1", "--kernel", &kernel];
     let more = ["--initrd", &initrd, "--append", CMDLINE, "--format", "hex"];
     let good = casemate(&[&measure[..], &more[..]].concat());
     let other = good.replace(&good[..8], "00000000");
     let mut script = String::new();
-    let mut id_key_digest = String::new();
+    let mut digests = [String::new(), String::new()];
     for (name, measurement) in [("good", &good), ("other", &other)] {
         let (block, page) = (path(&format!("{name}.block")), path(&format!("{name}.auth")));
         let said = casemate(&[
@@ -158,7 +161,9 @@ fn an_id_block_is_for_one_measurement() {
             "--measurement",
             measurement,
             "--id-key",
-            &key,
+            &id,
+            "--author-key",
+            &author,
             "--policy",
             "0x30000",
             "--out-block",
@@ -167,7 +172,8 @@ fn an_id_block_is_for_one_measurement() {
             &page,
         ]);
         let said: serde_json::Value = serde_json::from_str(&said).unwrap();
-        id_key_digest = said["id_key_digest"].as_str().unwrap().to_owned();
+        digests = ["id_key_digest", "author_key_digest"]
+            .map(|name| said[name].as_str().unwrap().to_owned());
         let table = format!("[snp]\nid_block = \"{block}\"\nid_authentication = \"{page}\"\n");
         script += &guest.line(&guest.write(&format!("{name}.toml"), table));
     }
@@ -175,12 +181,12 @@ fn an_id_block_is_for_one_measurement() {
     let console = &output.console;
     let (good, other) = console.split_once("ENDED 0").unwrap_or_else(|| panic!("{console}"));
     predicted(good, 0);
-    assert_eq!(said(good, "ID_KEY ", 0), id_key_digest);
+    assert_eq!(["ID_KEY ", "AUTHOR_KEY "].map(|name| said(good, name, 0)), digests);
     assert!(!other.contains("UP vcpus"), "{other}");
     assert!(other.contains("ENDED 2") && other.contains("BAD_MEASUREMENT"), "{other}");
 }
 
-fn id_key() -> String {
+fn key(name: &str) -> String {
     let inputs = casemate_tests::vectors::folder().join("inputs");
-    inputs.join("TEST-ONLY-id-0.key.pem").to_str().unwrap().to_owned()
+    inputs.join(format!("TEST-ONLY-{name}.key.pem")).to_str().unwrap().to_owned()
 }

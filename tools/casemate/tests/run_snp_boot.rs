@@ -29,7 +29,7 @@ fn ovmf_starts_a_kernel_that_it_has_measured() {
     let script = guest.line(&format!("--firmware {ovmf} --vcpus 4 --disk {disk}"))
         // Not waited for: what counts is what it measures to.
         + &guest.line(&format!("--firmware {ovmf} {model}")).replace("timeout 500", "timeout 30");
-    let Some(output) = guest.in_lab(&script) else { return };
+    let Some(output) = guest.in_lab_with("7.2", &script) else { return };
     let (console, model) =
         output.console.split_once("ENDED 0").unwrap_or_else(|| panic!("{}", output.console));
     assert!(console.contains("UP vcpus=4 kernel=7.2"), "{console}");

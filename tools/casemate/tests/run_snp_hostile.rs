@@ -38,9 +38,20 @@ fn asked() -> Vec<(Request, u64)> {
         (Request::change(HOLE, SHARED), CHANGED),
         (Request::change(HOLE, PRIVATE), FAILED),
         (Request::change(1 << 46, PRIVATE), FAILED),
+        // Registers: of a device, of PCI's configuration space, of the I/O APIC, of the local one.
+        (Request::change(0xc000_0000, PRIVATE), FAILED),
+        (Request::change(0xe000_0000, PRIVATE), FAILED),
+        (Request::change(0xfec0_0000, PRIVATE), FAILED),
+        (Request::change(0xfee0_0000, PRIVATE), FAILED),
         // By hypercall: fine, not aligned, nothing, far too much, across the end of memory, none.
         (Request::map(PAGE, 16, SHARED), DONE),
         (Request::map(PAGE, 16, PRIVATE), DONE),
+        // Of pages that are so in part; of a page of 2 MiB.
+        (Request::map(PAGE, 16, SHARED), DONE),
+        (Request::map(PAGE + 0x8000, 16, PRIVATE), DONE),
+        (Request::map(PAGE + 0x4000, 8, SHARED), DONE),
+        (Request::map(PAGE, 24, PRIVATE), DONE),
+        (Request::hypercall(12, 0x60_0000, 512, 1 << 4 | 1), DONE),
         (Request::map(PAGE | 1, 1, SHARED), EINVAL),
         (Request::map(PAGE, 0, SHARED), EINVAL),
         (Request::map(0, (1 << 52) - 1, PRIVATE), REFUSED),
@@ -129,19 +140,21 @@ fn what_cannot_be_is_refused() {
     let mut script = format!(
         "memory() {{ sync; echo 3 >/proc/sys/vm/drop_caches; grep MemAvailable /proc/meminfo; }}\n\
          echo BEFORE $(memory)\n{} >/tmp/beside 2>&1 & beside=$!\n{}\
-         mkfifo /tmp/input; (sleep 3; echo) >/tmp/input & {} </tmp/input 2>/tmp/log; echo \"ENDED $?\"\n",
+         mkfifo /tmp/input\n\
+         (until grep -q 0x12000 /tmp/private; do sleep 0.1; done; echo) >/tmp/input &\n\
+         {} </tmp/input 2>/tmp/private; echo \"ENDED $?\"; cat /tmp/private\n",
         guest.run(&format!("{} --disk {disk}", guest.kernel(confidential::CMDLINE))),
         guest.other_line(&format!("--firmware {hostile} 2>/tmp/log")),
         guest.run(&format!("--firmware {private}")).replace("</dev/null", ""),
     );
     let ends = [
-        (Request::Exit([0x8000_ffff, 0, 0, 0, 0, 0, 0, 0]), "KVM_RUN: "),
-        (Request::terminate(0, 0), "reason 0:0: a failure without a name"),
-        (Request::terminate(1, 2), "reason 1:2: PVALIDATE failed"),
-        (Request::terminate(5, 1), "the firmware ended the guest: "),
-        (Request::terminate(15, 255), "reason 15:255"),
+        (Request::Exit([0x8000_ffff, 0, 0, 0, 0, 0, 0, 0]), "KVM_RUN: ", 124),
+        (Request::terminate(0, 0), "reason 0:0: a failure without a name", 124),
+        (Request::terminate(1, 2), "reason 1:2: PVALIDATE failed", 124),
+        (Request::terminate(5, 1), "the firmware ended the guest: ", 124),
+        (Request::terminate(15, 255), "reason 15:255", 124),
     ];
-    for (at, (end, _)) in ends.iter().enumerate() {
+    for (at, (end, ..)) in ends.iter().enumerate() {
         let file = payload(&guest, &format!("end{at}"), &[*end], power_off);
         script += &guest.other_line(&format!("--firmware {file}"));
     }
@@ -160,14 +173,15 @@ fn what_cannot_be_is_refused() {
     for ((request, reply), said) in replies.into_iter().zip(said_so) {
         assert_eq!(said, reply, "{request:?}: {asks}");
     }
-    // DEVICE_NEEDS_RESET; the private page has what the guest wrote.
+    // DEVICE_NEEDS_RESET, said in the log; the private page has what the guest wrote.
+    assert!(ended[0].contains("address 0x12000"), "{console}");
     let private = words(private);
     assert_eq!(private[private.len() - 2..], [0x4f, 0x5ec2e7], "{console}");
     assert_eq!(ended.len(), ends.len() + 1, "{console}");
-    for (found, (end, sentence)) in ended.iter().zip(ends) {
-        assert!(found.contains(sentence), "{end:?}: {found}");
+    for (found, (end, sentence, status)) in ended.windows(2).zip(ends) {
+        assert!(found[0].contains(sentence), "{end:?}: {}", found[0]);
+        assert!(found[1].starts_with(&format!("{status}\n")), "{end:?}: {}", found[1]);
     }
-    assert!(ended[1..].iter().all(|after| after.starts_with("124\n")), "{console}");
     assert!(beside.starts_with("0\n") && beside.contains("UP vcpus=1"), "{console}");
     assert_eq!(said(beside, "DISK ", 0), sha256(&contents), "{console}");
     let available =

@@ -8,7 +8,9 @@ mod confidential;
 
 use casemate_lab::{Host, require};
 use casemate_tests::vectors::Inputs;
-use confidential::{CMDLINE, Guest, casemate, predicted_mrtds, said, sha256, with_another_kernel};
+use confidential::{
+    CMDLINE, Guest, casemate, predicted_mrtds, said, sha256, with_another_kernel, written,
+};
 
 /// OVMF from a package of Debian's, as a file of a guest's. `None` if it cannot be had.
 fn ovmf(guest: &Guest, package: &str) -> Option<String> {
@@ -24,26 +26,37 @@ fn ovmf_starts_a_kernel_with_the_predicted_registers() {
     if require(Host::Tdx).is_none() {
         return;
     }
-    let guest = Guest::new(Host::Tdx, "7.2");
-    let Some(ovmf) = ovmf(&guest, "ovmf-trixie") else { return };
-    let (disk, contents) = guest.disk();
-    let script = guest.line(&format!("--firmware {ovmf} --vcpus 2 --disk {disk}"));
-    let Some(output) = guest.in_lab(&script) else { return };
-    let console = &output.console;
-    assert!(console.contains("UP vcpus=2 kernel=7.2"), "{console}\n{}", output.platform_log);
-    assert!(console.contains("active: Intel TDX"), "{console}");
-    assert_eq!(said(console, "DISK ", 0), sha256(&contents), "{console}");
-    predicted_mrtds(&output);
-    let kernel = ["--kernel", &guest.path("vmlinuz"), "--initrd", &guest.path("initrd")];
-    let machine = ["--memory", "192M", "--append", CMDLINE, "--format", "json"];
-    let measured =
-        casemate(&[&["measure", "tdx", "--firmware", &ovmf], &kernel[..], &machine].concat());
-    let measured: serde_json::Value = serde_json::from_str(&measured).unwrap();
-    for register in [1, 2] {
-        let expected = measured["rtmr"][register].as_str().unwrap();
-        let name = format!("REGISTER rtmr{register}:sha384 ");
-        assert_eq!(said(console, &name, 0), expected, "{console}");
+    for series in ["7.2", "6.12"] {
+        let guest = Guest::new(Host::Tdx, series);
+        let Some(ovmf) = ovmf(&guest, "ovmf-trixie") else { return };
+        let (disk, contents) = guest.disk();
+        let script = guest.line(&format!("--firmware {ovmf} --vcpus 2 --disk {disk}"))
+            + &guest.line(&format!("--firmware {ovmf}"));
+        let Some(output) = guest.in_lab(&script) else { return };
+        let console = &output.console;
+        for vcpus in [2, 1] {
+            let up = format!("UP vcpus={vcpus} kernel={series}");
+            assert!(console.contains(&up), "{console}\n{}", output.platform_log);
+        }
+        assert_eq!(console.matches("active: Intel TDX").count(), 2, "{console}");
+        assert_eq!(said(console, "DISK ", 0), sha256(&contents), "{console}");
+        let kernel = ["--kernel", &guest.path("vmlinuz"), "--initrd", &guest.path("initrd")];
+        let machine = ["--memory", "192M", "--append", CMDLINE];
+        let measured = measured("--firmware", &ovmf, &[kernel, machine].concat());
+        assert_eq!(predicted_mrtds(&output), [measured["mrtd"].as_str().unwrap()]);
+        // Where the kernel shows them.
+        for register in if series == "7.2" { &[1, 2][..] } else { &[] } {
+            let expected = measured["rtmr"][register].as_str().unwrap();
+            let name = format!("REGISTER rtmr{register}:sha384 ");
+            assert_eq!(said(console, &name, 0), expected, "{console}");
+        }
     }
+}
+
+/// What `casemate measure` says of a firmware or an IGVM file.
+fn measured(what: &str, file: &str, more: &[&str]) -> serde_json::Value {
+    let measure = ["measure", "tdx", what, file, "--format", "json"];
+    serde_json::from_str(&casemate(&[&measure[..], more].concat())).unwrap()
 }
 
 /// From a disk, as a plain OVMF and as one in an IGVM file.
@@ -64,10 +77,12 @@ fn ovmf_with_secure_boot_starts_what_is_signed() {
     let Some(output) = guest.in_lab(&script) else { return };
     let console = &output.console;
     assert_eq!(console.matches("ENDED 0").count(), 2, "{console}");
-    assert!(console.contains("UP vcpus=1 kernel=6.12"), "{console}");
+    assert_eq!(console.matches("UP vcpus=1 kernel=6.12").count(), 2, "{console}");
     assert_eq!(said(console, "DISK ", 0), sha256(&contents), "{console}");
+    assert_eq!(said(console, "DISK ", 1), sha256(&written(&contents)), "{console}");
     // The file has the firmware's pages in the order of the firmware: it is the same guest.
-    assert_eq!(predicted_mrtds(&output).len(), 1);
+    let plain = measured("--firmware", &ovmf, &["--memory", "192M"]);
+    assert_eq!(predicted_mrtds(&output), [plain["mrtd"].as_str().unwrap()]);
 }
 
 /// Our firmware in an IGVM file brings its kernel. That one is not measured, but its hash is: with
@@ -77,18 +92,29 @@ fn an_igvm_file_brings_a_kernel_that_the_firmware_checks() {
     if require(Host::Tdx).is_none() {
         return;
     }
-    let guest = Guest::new(Host::Tdx, "6.12");
-    let (good, kernel) = (guest.path("good.igvm"), guest.path("vmlinuz"));
-    let payloads = ["--kernel", &kernel, "--initrd", &guest.path("initrd"), "--append", CMDLINE];
-    casemate(&[&["igvm", "build", "--platform", "tdx", "--out", &good], &payloads[..]].concat());
-    let other = guest.write("other.igvm", with_another_kernel(&good, &kernel));
-    let script = guest.other_line(&format!("--igvm {good} --vcpus 2"))
-        + &guest.other_line(&format!("--igvm {other}"));
-    let Some(output) = guest.in_lab(&script) else { return };
-    let console = &output.console;
-    let (good, other) = console.split_once("ENDED 0").unwrap_or_else(|| panic!("{console}"));
-    assert!(good.contains("UP vcpus=2 kernel=6.12"), "{good}");
-    assert_eq!(predicted_mrtds(&output).len(), 1);
-    assert!(!other.contains("UP vcpus"), "{other}");
-    assert!(other.contains("is not the measured one") && other.contains("ENDED 124"), "{other}");
+    for series in ["6.12", "7.2"] {
+        let guest = Guest::new(Host::Tdx, series);
+        let (good, kernel) = (guest.path("good.igvm"), guest.path("vmlinuz"));
+        let payloads =
+            ["--kernel", &kernel, "--initrd", &guest.path("initrd"), "--append", CMDLINE];
+        let build = ["igvm", "build", "--platform", "tdx", "--out", &good];
+        casemate(&[&build[..], &payloads].concat());
+        let other = guest.write("other.igvm", with_another_kernel(&good, &kernel));
+        let script = guest.other_line(&format!("--igvm {good} --vcpus 2"))
+            + &guest.other_line(&format!("--igvm {good}"))
+            + &guest.other_line(&format!("--igvm {other}"));
+        let Some(output) = guest.in_lab(&script) else { return };
+        let console = &output.console;
+        let (good_ones, other) =
+            console.rsplit_once("ENDED 0").unwrap_or_else(|| panic!("{console}"));
+        for vcpus in [2, 1] {
+            let up = format!("UP vcpus={vcpus} kernel={series}");
+            assert!(good_ones.contains(&up), "{console}");
+        }
+        let file = measured("--igvm", &good, &[]);
+        assert_eq!(predicted_mrtds(&output), [file["mrtd"].as_str().unwrap()]);
+        assert!(!other.contains("UP vcpus"), "{other}");
+        assert!(other.contains("is not the measured one"), "{other}");
+        assert!(other.contains("ENDED 124"), "{other}");
+    }
 }

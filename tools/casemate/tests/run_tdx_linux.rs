@@ -29,8 +29,11 @@ fn linux_is_started_by_our_firmware_and_has_the_predicted_registers() {
     if require(Host::Tdx).is_none() {
         return;
     }
-    let guests =
-        [("7.2", 2, "[\"AVX\", \"PK\"]", 0x207_u64, "lazy"), ("6.12", 1, "[]", 3, "eager")];
+    let guests = [
+        ("7.2", 2, "[\"AVX\", \"PK\"]", 0x207_u64, "lazy"),
+        ("6.12", 1, "[]", 3, "eager"),
+        ("6.12", 2, "[]", 3, "lazy"),
+    ];
     for (series, vcpus, xfam, bits, accept_memory) in guests {
         let guest = Guest::new(Host::Tdx, series);
         let config = guest.write(
@@ -86,6 +89,26 @@ fn linux_is_started_by_our_firmware_and_has_the_predicted_registers() {
     }
 }
 
+/// The trust domain that comes after is another one, of the same plan and with the same measurement.
+#[test]
+fn a_guest_of_two_processors_resets() {
+    if require(Host::Tdx).is_none() {
+        return;
+    }
+    let guest = Guest::new(Host::Tdx, "7.2");
+    let disk = guest.write("disk", [0; 4096]);
+    let again = guest.kernel(&format!("{CMDLINE} again"));
+    let script = format!("{again} --vcpus 2 --on-reset restart --disk {disk}");
+    let Some(output) = guest.in_lab(&guest.other_line(&script)) else { return };
+    let console = &output.console;
+    assert!(console.contains("ENDED 0"), "{console}");
+    assert_eq!(console.matches("UP vcpus=2 kernel=7.2").count(), 2, "{console}");
+    assert_eq!(output.platform_log.matches(" mrtd ").count(), 2, "{}", output.platform_log);
+    let mrtd = said(console, "REGISTER mrtd:sha384 ", 0);
+    assert_eq!(said(console, "REGISTER mrtd:sha384 ", 1), mrtd, "{console}");
+    assert_eq!(predicted_mrtds(&output), [mrtd]);
+}
+
 /// A trust domain has no more vCPUs than its host has processors.
 #[test]
 fn sixteen_processors_start() {
@@ -97,6 +120,7 @@ fn sixteen_processors_start() {
     let console = &output.console;
     assert!(console.contains("UP vcpus=16 kernel=7.2"), "{console}");
     assert!(console.contains("ENDED 0"), "{console}");
+    assert_eq!(predicted_mrtds(&output).len(), 1);
 }
 
 /// What a quote claims that `casemate verify` finds genuine under the TEST root, and of this guest.

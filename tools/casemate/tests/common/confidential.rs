@@ -15,14 +15,15 @@ use casemate_lab::{Host, Lab, Output, require};
 use casemate_tests::disk;
 
 /// What the guest says of itself: its processors, its encryption, and its launch. SEV-SNP: what its
-/// report says, MEASUREMENT at 0x90, HOST_DATA at 0xc0, ID_KEY_DIGEST at 0xe0 (SEV-SNP firmware ABI,
-/// "ATTESTATION_REPORT"). TDX: registers, where the kernel shows them. With `again` on its command
-/// line it writes to an empty disk and resets. Else it reads its disk and writes the sum of what it
+/// report says, MEASUREMENT at 0x90, HOST_DATA at 0xc0, ID_KEY_DIGEST at 0xe0, AUTHOR_KEY_DIGEST at 0x110 (SEV-SNP firmware ABI,
+/// "ATTESTATION_REPORT"). TDX: registers, where the kernel shows them. With `panics` on its command
+/// line its kernel panics; with `again` it writes to an empty disk and resets. Else it reads its disk and writes the sum of what it
 /// read. A network interface and sockets it tries both ways.
 const SCRIPT: &str = r"
 # No words of the kernel's in the middle of ours.
 dmesg -n 1
 echo UP vcpus=$(nproc) kernel=$(uname -r)
+grep -q panics /proc/cmdline && echo c >/proc/sysrq-trigger
 echo TIME $(date +%s)
 dmesg | grep -o 'active: .*'
 # Whether there is memory that the firmware has left to the kernel to accept.
@@ -35,6 +36,7 @@ if [ -e /dev/sev-guest ] && mkdir $report; then
 	echo MEASUREMENT $(hex 144 48)
 	echo HOST_DATA $(hex 192 32)
 	echo ID_KEY $(hex 224 48)
+	echo AUTHOR_KEY $(hex 272 48)
 	echo REPORT $(base64 -w 0 $report/outblob)
 	echo CERTIFICATES $(sha256sum <$report/auxblob | cut -d' ' -f1)
 fi
@@ -77,7 +79,7 @@ if [ -e /echo ]; then
 fi
 ";
 
-const MODULES: &[&str] = &["configfs", "virtio_pci", "virtio_blk"];
+const MODULES: &[&str] = &["configfs", "virtio_pci", "virtio_blk", "pvpanic-mmio"];
 
 /// What an interface and sockets need besides.
 pub(crate) const DEVICES: &[&str] = &["virtio_net", "vmw_vsock_virtio_transport"];
@@ -201,6 +203,13 @@ impl Guest {
 pub(crate) fn sha256(bytes: &[u8]) -> String {
     let sum = <sha2::Sha256 as sha2::Digest>::digest(bytes);
     sum.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a disk holds when a guest has written to it.
+pub(crate) fn written(disk: &[u8]) -> Vec<u8> {
+    let mut sector = b"written by the guest\n".to_vec();
+    sector.resize(512, 0);
+    [&sector, &disk[512..]].concat()
 }
 
 /// The word that follows a name, at its n-th place.
