@@ -8,18 +8,27 @@ use libc::{
 use super::{SevStatus, Status};
 
 /// The firmware's word comes first: it is closer to the cause than the errno.
-pub(super) fn advice(command: &str, errno: i32, status: Status) -> Option<&'static str> {
+pub(super) fn advice(
+    command: &str,
+    arguments: &str,
+    errno: i32,
+    status: Status,
+) -> Option<&'static str> {
+    // Only `casemate host` asks this, and it has advice of its own.
+    if command == "SNP_PLATFORM_STATUS" {
+        return None;
+    }
     let by_firmware = match status {
-        Status::Sev(status) => by_sev_status(command, status),
+        Status::Sev(status) => by_sev_status(command, arguments, status),
         Status::Seamcall(status) => status.operand().and_then(by_operand),
         Status::None => None,
     };
     by_firmware.or_else(|| by_errno(command, errno))
 }
 
-fn by_sev_status(command: &str, status: SevStatus) -> Option<&'static str> {
+fn by_sev_status(command: &str, arguments: &str, status: SevStatus) -> Option<&'static str> {
     Some(match (command, status.0) {
-        ("KVM_SEV_SNP_LAUNCH_UPDATE", 0x16) => {
+        ("KVM_SEV_SNP_LAUNCH_UPDATE", 0x16) if arguments.ends_with("CPUID") => {
             "the firmware refused the CPUID page and put the values it accepts into it: take the \
              CPUID leaves from this host rather than from a named model"
         }

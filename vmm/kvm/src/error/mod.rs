@@ -11,7 +11,7 @@ pub use seamcall::SeamcallStatus;
 pub use sev::SevStatus;
 
 /// A command that the kernel or the platform's firmware refused. Says which command, with which
-/// arguments, the errno, and the firmware's status in words.
+/// arguments, the errno, the firmware's status in words, and what to try next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelError {
     command: &'static str,
@@ -79,7 +79,7 @@ impl KernelError {
     /// What to try next, where that is known: a sentence for the user.
     #[must_use]
     pub fn advice(&self) -> Option<&'static str> {
-        advice::advice(self.command, self.errno, self.status)
+        advice::advice(self.command, &self.arguments, self.errno, self.status)
     }
 
     /// The TDX module was busy or had no entropy: the same command may succeed in a moment.
@@ -99,10 +99,11 @@ impl fmt::Display for KernelError {
         let reason = io::Error::from_raw_os_error(*errno);
         write!(f, "{command} ({arguments}) failed: {reason}")?;
         match status {
-            Status::None => Ok(()),
-            Status::Sev(status) => write!(f, "; {status}"),
-            Status::Seamcall(status) => write!(f, "; {status}"),
+            Status::None => {}
+            Status::Sev(status) => write!(f, "; {status}")?,
+            Status::Seamcall(status) => write!(f, "; {status}")?,
         }
+        self.advice().map_or(Ok(()), |advice| write!(f, "; {advice}"))
     }
 }
 
@@ -123,16 +124,23 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "KVM_SEV_SNP_LAUNCH_UPDATE (gpa 0xfff00000, 4096 bytes, CPUID) failed: Input/output \
-             error (os error 5); firmware status 0x16 INVALID_PARAM: a parameter is not valid"
+             error (os error 5); firmware status 0x16 INVALID_PARAM: a parameter is not valid; the \
+             firmware refused the CPUID page and put the values it accepts into it: take the CPUID \
+             leaves from this host rather than from a named model"
         );
-        assert!(error.advice().expect("known").contains("CPUID"), "{:?}", error.advice());
+        let other = KernelError { arguments: "gpa 0x0, 4096 bytes, NORMAL".into(), ..error };
+        assert!(!other.to_string().contains("CPUID"), "{other}");
+        let unknown = KernelError::new("KVM_ENABLE_CAP", "", libc::EINVAL, Status::None);
+        assert_eq!(unknown.advice(), None);
+        assert!(unknown.to_string().ends_with("(os error 22)"), "{unknown}");
     }
 
     #[test]
     fn a_firmware_that_was_not_called_is_said_to_be_so() {
         for raw in [0, 0xffff_ffff] {
             let error = KernelError::new("KVM_SEV_INIT2", "", libc::EBUSY, Status::sev(raw));
-            assert!(error.to_string().ends_with("the firmware was not called"), "{error}");
+            let (said, advice) = ("the firmware was not called", error.advice().expect("known"));
+            assert!(error.to_string().ends_with(&format!("{said}; {advice}")), "{error}");
         }
     }
 
@@ -141,8 +149,9 @@ mod tests {
         let status = Status::seamcall(0xC000_0100_0000_0045);
         let error = KernelError::new("KVM_TDX_INIT_VM", "", libc::EINVAL, status);
         assert!(
-            error.to_string().ends_with(
-                "SEAMCALL status 0xc000010000000045 OPERAND_INVALID, operand CPUID_CONFIG"
+            error.to_string().contains(
+                "; SEAMCALL status 0xc000010000000045 OPERAND_INVALID, operand CPUID_CONFIG; the \
+                 CPUID values do not fit the TDX module: "
             ),
             "{error}"
         );
