@@ -58,7 +58,11 @@ struct CreateGuestMemfd {
     reserved: [u64; 6],
 }
 
-const _: () = assert!(size_of::<CreateGuestMemfd>() == 64);
+const _: () = {
+    assert!(size_of::<CreateGuestMemfd>() == 64 && offset_of!(CreateGuestMemfd, size) == 0);
+    assert!(offset_of!(CreateGuestMemfd, flags) == 8);
+    assert!(offset_of!(CreateGuestMemfd, reserved) == 16);
+};
 
 impl fmt::Display for CreateGuestMemfd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -184,11 +188,13 @@ struct MemoryRegion2 {
 
 const _: () = {
     assert!(size_of::<MemoryRegion2>() == 160);
+    assert!(offset_of!(MemoryRegion2, slot) == 0 && offset_of!(MemoryRegion2, flags) == 4);
     assert!(offset_of!(MemoryRegion2, guest_phys_addr) == 8);
     assert!(offset_of!(MemoryRegion2, memory_size) == 16);
     assert!(offset_of!(MemoryRegion2, userspace_addr) == 24);
     assert!(offset_of!(MemoryRegion2, guest_memfd_offset) == 32);
     assert!(offset_of!(MemoryRegion2, guest_memfd) == 40);
+    assert!(offset_of!(MemoryRegion2, pad1) == 44 && offset_of!(MemoryRegion2, pad2) == 48);
 };
 
 impl fmt::Display for MemoryRegion2 {
@@ -286,7 +292,12 @@ struct MemoryAttributes {
     flags: u64,
 }
 
-const _: () = assert!(size_of::<MemoryAttributes>() == 32);
+const _: () = {
+    assert!(size_of::<MemoryAttributes>() == 32 && offset_of!(MemoryAttributes, address) == 0);
+    assert!(offset_of!(MemoryAttributes, size) == 8);
+    assert!(offset_of!(MemoryAttributes, attributes) == 16);
+    assert!(offset_of!(MemoryAttributes, flags) == 24);
+};
 
 impl MemoryAttributes {
     const PRIVATE: u64 = 8;

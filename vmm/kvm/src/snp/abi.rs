@@ -20,7 +20,8 @@ pub(super) struct Envelope {
 }
 
 const _: () = {
-    assert!(size_of::<Envelope>() == 24 && offset_of!(Envelope, data) == 8);
+    assert!(size_of::<Envelope>() == 24 && offset_of!(Envelope, id) == 0);
+    assert!(offset_of!(Envelope, pad0) == 4 && offset_of!(Envelope, data) == 8);
     assert!(offset_of!(Envelope, error) == 16 && offset_of!(Envelope, sev_fd) == 20);
 };
 
@@ -37,7 +38,9 @@ pub(super) struct Init {
 
 const _: () = {
     assert!(size_of::<Init>() == 48);
-    assert!(offset_of!(Init, flags) == 8 && offset_of!(Init, ghcb_version) == 12);
+    assert!(offset_of!(Init, vmsa_features) == 0 && offset_of!(Init, flags) == 8);
+    assert!(offset_of!(Init, ghcb_version) == 12 && offset_of!(Init, pad1) == 14);
+    assert!(offset_of!(Init, pad2) == 16);
 };
 
 impl fmt::Display for Init {
@@ -60,9 +63,9 @@ pub(super) struct LaunchStart {
 }
 
 const _: () = {
-    assert!(size_of::<LaunchStart>() == 64);
+    assert!(size_of::<LaunchStart>() == 64 && offset_of!(LaunchStart, policy) == 0);
     assert!(offset_of!(LaunchStart, gosvw) == 8 && offset_of!(LaunchStart, flags) == 24);
-    assert!(offset_of!(LaunchStart, pad1) == 32);
+    assert!(offset_of!(LaunchStart, pad0) == 26 && offset_of!(LaunchStart, pad1) == 32);
 };
 
 impl fmt::Display for LaunchStart {
@@ -88,9 +91,10 @@ pub(super) struct LaunchUpdate {
 }
 
 const _: () = {
-    assert!(size_of::<LaunchUpdate>() == 64);
+    assert!(size_of::<LaunchUpdate>() == 64 && offset_of!(LaunchUpdate, gfn_start) == 0);
     assert!(offset_of!(LaunchUpdate, uaddr) == 8 && offset_of!(LaunchUpdate, len) == 16);
-    assert!(offset_of!(LaunchUpdate, kind) == 24 && offset_of!(LaunchUpdate, flags) == 26);
+    assert!(offset_of!(LaunchUpdate, kind) == 24 && offset_of!(LaunchUpdate, pad0) == 25);
+    assert!(offset_of!(LaunchUpdate, flags) == 26 && offset_of!(LaunchUpdate, pad1) == 28);
     assert!(offset_of!(LaunchUpdate, pad2) == 32);
 };
 
@@ -130,12 +134,12 @@ pub(super) struct LaunchFinish {
 }
 
 const _: () = {
-    assert!(size_of::<LaunchFinish>() == 88);
+    assert!(size_of::<LaunchFinish>() == 88 && offset_of!(LaunchFinish, id_block_uaddr) == 0);
     assert!(offset_of!(LaunchFinish, id_auth_uaddr) == 8);
     assert!(offset_of!(LaunchFinish, id_block_en) == 16);
     assert!(offset_of!(LaunchFinish, auth_key_en) == 17);
     assert!(offset_of!(LaunchFinish, vcek_disabled) == 18);
-    assert!(offset_of!(LaunchFinish, host_data) == 19);
+    assert!(offset_of!(LaunchFinish, host_data) == 19 && offset_of!(LaunchFinish, pad0) == 51);
     assert!(offset_of!(LaunchFinish, flags) == 54 && offset_of!(LaunchFinish, pad1) == 56);
 };
 
