@@ -82,9 +82,17 @@ fn is_needed(entry: &kvm_cpuid_entry2) -> bool {
 
 /// Logs what the firmware replaced, leaf by leaf.
 pub(super) fn log_differences(ours: &Page, theirs: &Page) {
+    for difference in differences(ours, theirs) {
+        tracing::warn!("{difference}");
+    }
+}
+
+/// In words, each register in which `theirs` is not as `ours`.
+fn differences(ours: &Page, theirs: &Page) -> Vec<String> {
     let entries = |page: &Page| -> Vec<[u8; ENTRY]> {
         page.0[FIRST..].as_chunks::<ENTRY>().0.iter().take(MOST).copied().collect()
     };
+    let mut found = Vec::new();
     for (ours, theirs) in entries(ours).iter().zip(entries(theirs)) {
         let word = |bytes: &[u8; ENTRY], at: usize| {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
@@ -93,12 +101,14 @@ pub(super) fn log_differences(ours: &Page, theirs: &Page) {
         for (register, at) in [("EAX", 24), ("EBX", 28), ("ECX", 32), ("EDX", 36)] {
             let (wanted, offered) = (word(ours, at), word(&theirs, at));
             if wanted != offered {
-                tracing::info!(
-                    "CPUID {leaf:#x}.{subleaf} {register}: {wanted:#x} was refused, {offered:#x} taken"
-                );
+                found.push(format!(
+                    "CPUID {leaf:#x}.{subleaf} {register}: {wanted:#x} was refused, {offered:#x} \
+                     taken"
+                ));
             }
         }
     }
+    found
 }
 
 #[cfg(test)]
@@ -126,5 +136,24 @@ mod tests {
         let entries: Vec<_> = (0..65).map(|leaf| entry(leaf + 1, 0, 1)).collect();
         assert!(page(&entries).is_err());
         assert!(page(&entries[..64]).is_ok());
+    }
+
+    #[test]
+    fn what_the_firmware_replaced_is_said_leaf_by_leaf() {
+        let ours = page(&[entry(1, 0, 7), entry(0x8000_001d, 3, 5), entry(0x8000_0021, 0, 1)]);
+        let ours = ours.unwrap();
+        assert!(differences(&ours, &ours).is_empty());
+        let mut theirs = ours.clone();
+        theirs.0[FIRST + 32] = 0;
+        theirs.0[FIRST + ENTRY + 24] = 4;
+        theirs.0[FIRST + ENTRY + 36..][..4].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(
+            differences(&ours, &theirs),
+            [
+                "CPUID 0x1.0 ECX: 0x7 was refused, 0x0 taken",
+                "CPUID 0x8000001d.3 EAX: 0x5 was refused, 0x4 taken",
+                "CPUID 0x8000001d.3 EDX: 0x5 was refused, 0xffffffff taken",
+            ]
+        );
     }
 }
