@@ -127,8 +127,16 @@ fn live(index: u32, mut vcpu: VcpuFd, around: &Surroundings) {
     }
 }
 
+/// KVM says no more than an errno when it cannot run a guest; the guest may be the cause.
 fn run_failed(error: kvm_ioctls::Error) -> Outcome {
-    Outcome::Failed(format!("KVM_RUN: {error}"))
+    let words = match error.errno() {
+        libc::EINVAL => {
+            "; the guest may have asked for what KVM does not know: the kernel's log may say more"
+        }
+        libc::ENOMEM => "; the host, or the cgroup that this guest runs in, has no memory left",
+        _ => "",
+    };
+    Outcome::Failed(format!("KVM_RUN: {error}{words}"))
 }
 
 /// A vCPU that is gone for no known reason (a panic of its thread) ends the run.
@@ -210,4 +218,24 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vcpu_that_cannot_run_names_the_errno_and_its_cause() {
+        for (errno, words) in [
+            (libc::EINVAL, Some("what KVM does not know")),
+            (libc::ENOMEM, Some("no memory left")),
+            (libc::EIO, None),
+        ] {
+            let error = kvm_ioctls::Error::new(errno);
+            let Outcome::Failed(text) = run_failed(error) else { panic!("a failure") };
+            let rest = text.strip_prefix(&format!("KVM_RUN: {error}")).unwrap();
+            assert_eq!(words.is_none(), rest.is_empty(), "{text}");
+            assert!(words.is_none_or(|words| rest.contains(words)), "{text}");
+        }
+    }
 }
