@@ -138,18 +138,72 @@ fn each_failure_ends_the_launch_and_names_its_command_and_cause() {
 
 const FINISH: &str = "KVM_SEV_SNP_LAUNCH_FINISH";
 
-/// A launch that failed late, many times: VM, guest_memfd and device are closed each time.
+/// A launch that failed, at each step many times: VM, guest_memfd and device are closed each time.
 #[test]
 fn a_failed_launch_leaves_nothing_open() {
     // Other tests of this process open files at the same time, but not as many as would be left.
     const LAUNCHES: usize = 100;
-    let before = open_files();
-    for _ in 0..LAUNCHES {
-        let reply = Reply { status: 0x0b, ..Reply::errno(libc::EIO) };
-        assert!(launch(Interposer::succeeding().failing(FINISH, 1, reply)).0.is_err());
+    for (command, nth) in [
+        ("KVM_SEV_INIT2", 1),
+        ("KVM_SEV_SNP_LAUNCH_START", 1),
+        ("KVM_CREATE_GUEST_MEMFD", 1),
+        ("KVM_SET_USER_MEMORY_REGION2", 1),
+        ("KVM_SET_MEMORY_ATTRIBUTES", 1),
+        ("KVM_SEV_SNP_LAUNCH_UPDATE", 1),
+        ("KVM_SEV_SNP_LAUNCH_UPDATE", 4),
+        (FINISH, 1),
+    ] {
+        let before = open_files();
+        for _ in 0..LAUNCHES {
+            let reply = Reply { status: 0x0b, ..Reply::errno(libc::EIO) };
+            let (outcome, events) = launch(Interposer::succeeding().failing(command, nth, reply));
+            assert!(outcome.is_err());
+            assert_eq!(events.last().unwrap().command, command);
+        }
+        let left = open_files().saturating_sub(before);
+        assert!(left < LAUNCHES, "{command}: {LAUNCHES} launches leave {left} files open");
     }
-    let left = open_files().saturating_sub(before);
-    assert!(left < LAUNCHES, "{left} files are left open by {LAUNCHES} launches");
+}
+
+/// Whoever reads a trace sees that the guest gets no reports signed by the VCEK.
+#[test]
+fn the_end_of_a_launch_says_what_the_guest_goes_without() {
+    for (vcek_disabled, said) in [(false, false), (true, true)] {
+        let identity = SnpIdentity { vcek_disabled, ..SnpIdentity::default() };
+        let plan = LaunchPlan { identity, ..plan() };
+        let ram = GuestRam::new(&Board::new(1 << 20).unwrap(), &plan, true).unwrap();
+        let (outcome, events) = launch_of(Interposer::succeeding(), &plan, &ram);
+        outcome.unwrap();
+        let last = events.last().unwrap();
+        assert_eq!(last.command, FINISH);
+        assert_eq!(last.arguments.ends_with(", without VCEK"), said, "{}", last.arguments);
+    }
+}
+
+/// All that a termination request has room for: in the firmware's words if they are its own, else
+/// with the numbers.
+#[test]
+fn each_reason_to_end_is_said_in_words_or_numbers() {
+    let snp = Snp::with_device(&plan(), Path::new(NOTHING), None).unwrap();
+    let last_words = |data: &[u64]| {
+        let exit = Exit::SystemEvent { kind: KVM_SYSTEM_EVENT_SEV_TERM, data };
+        let Outcome::Failed(words) = snp.last_words(&exit) else { panic!("a failure") };
+        words
+    };
+    for (set, reason) in (0..16).flat_map(|set| (0..=u8::MAX).map(move |reason| (set, reason))) {
+        let words = last_words(&[0x100 | u64::from(set) << 12 | u64::from(reason) << 16]);
+        let numbers = format!("the guest ended itself, reason {set}:{reason}");
+        match Fatal::from_code(reason).filter(|_| set == TERMINATION_SET) {
+            Some(fatal) => assert_eq!(words, format!("the firmware ended the guest: {fatal}")),
+            None => assert!(
+                words
+                    .strip_prefix(&numbers)
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(": ")),
+                "{words}"
+            ),
+        }
+    }
+    assert!(last_words(&[]).contains("reason 0:0"), "a kernel that says nothing");
 }
 
 #[test]
@@ -185,22 +239,32 @@ fn a_conversion_without_memory_fails_and_can_be_tried_again() {
     let ram = GuestRam::new(&Board::new(1 << 20).unwrap(), &plan, true).unwrap();
     let attributes = "KVM_SET_MEMORY_ATTRIBUTES";
     let denied = Reply::errno(libc::ENOMEM);
-    let interposer =
-        Interposer::succeeding().failing(attributes, 2, denied).failing("fallocate", 2, denied);
-    let (errors, _) = interposer.run(|| {
+    // Attributes are set by `map`, then by each attempt: the first one fails, and of those after
+    // it the first one to private. The fourth is that, as a failure counts for itself alone.
+    let interposer = Interposer::succeeding()
+        .failing(attributes, 2, denied)
+        .failing("fallocate", 1, denied)
+        .failing(attributes, 4, denied);
+    interposer.run(|| {
         ram.map(&vm).unwrap();
-        let share = || ram.convert(&vm, 0x2_0000, 0x2000, false);
+        let convert = |private| ram.convert(&vm, 0x2_0000, 0x2000, private);
         let address = GuestAddress(0x2_0000);
         let shared = || ram.memory().check_range(address, 0x2000, Permissions::ReadWrite);
-        let first = share().unwrap_err();
-        assert!(!shared());
-        share().unwrap();
+        let fails = |private, command| {
+            let error = convert(private).unwrap_err().to_string();
+            assert!(error.starts_with(command) && !shared(), "{error}");
+            error
+        };
+        assert!(fails(false, attributes).contains("0x20000"));
+        fails(false, "fallocate");
+        convert(false).unwrap();
         assert!(shared());
-        let second = share().unwrap_err();
-        [first.to_string(), second.to_string()]
+        assert_eq!(ram.ledger().lock().unwrap().memory().current, 0x2000);
+        fails(true, attributes);
+        convert(true).unwrap();
+        assert!(!shared());
+        assert_eq!(ram.ledger().lock().unwrap().memory().current, 0);
     });
-    assert!(errors[0].starts_with(attributes) && errors[0].contains("0x20000"), "{}", errors[0]);
-    assert!(errors[1].starts_with("fallocate"), "{}", errors[1]);
 }
 
 /// The account follows conversions; what is beyond the limit is refused before anything changes.
