@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::io;
 
-use casemate_config::GuestConfig;
+use casemate_config::{GuestConfig, TdAttributes};
 use casemate_launch::igvm::{
     IgvmError, IgvmFile, ImportError, Imported, TellError, ZeroPages, import,
 };
+use casemate_launch::tdx::{ATTRIBUTE_DEBUG, ATTRIBUTE_MIGRATABLE, ATTRIBUTE_SEPT_VE_DISABLE};
 use casemate_launch::{
     GpaError, InitialVcpu, LaunchPlan, PlatformKind, Policy, SnpIdentity, TdxPolicy,
 };
@@ -40,6 +41,9 @@ pub enum IgvmLaunchError {
     /// Two ID blocks.
     #[error("both the file and the configuration (snp.id_block) have an ID block: leave one out")]
     IdBlocks,
+    /// The guest would be another one than the configuration says.
+    #[error("the TD attributes of the file are not those of the configuration: {0}")]
+    Attributes(String),
 }
 
 /// The plan of an SEV-SNP guest: policy and registers are the file's, and so is the ID block if it
@@ -60,19 +64,43 @@ pub(crate) fn snp(
     Ok(plan)
 }
 
-/// The plan of a TDX guest: attributes are the file's, what identifies it is in `policy`.
+/// The plan of a TDX guest: attributes are the file's and must be those of `policy`, which has what
+/// identifies it.
 pub(crate) fn tdx(
     config: &GuestConfig,
     policy: &TdxPolicy,
 ) -> Result<LaunchPlan, Box<IgvmLaunchError>> {
     let mut plan = imported(config, PlatformKind::Tdx)?;
     if let Policy::Tdx(of_file) = &plan.policy {
-        let attributes = of_file.attributes;
-        plan.policy = Policy::Tdx(TdxPolicy { attributes, ..policy.clone() });
+        let differences = differences(of_file.attributes, policy.attributes);
+        if !differences.is_empty() {
+            return Err(Box::new(IgvmLaunchError::Attributes(differences.join("; "))));
+        }
+        plan.policy = Policy::Tdx(policy.clone());
     }
     // Their registers are the TDX module's to set.
     plan.vcpus = (0..config.vcpus).map(|_| InitialVcpu::default()).collect();
     Ok(plan)
+}
+
+/// Where the TD attributes of file and configuration differ, and what makes them agree.
+fn differences(of_file: u64, of_configuration: u64) -> Vec<String> {
+    /// What a file can say.
+    const KNOWN: u64 = ATTRIBUTE_DEBUG | ATTRIBUTE_SEPT_VE_DISABLE | ATTRIBUTE_MIGRATABLE;
+    const FILE: &str = "only the file has";
+    const CONFIGURATION: &str = "only the configuration has";
+    let (surplus, missing) = (of_file & !of_configuration, of_configuration & !of_file);
+    [
+        (FILE, surplus & ATTRIBUTE_DEBUG, "write debug = true in [tdx], or make the file anew"),
+        (FILE, surplus & !ATTRIBUTE_DEBUG, "make the file anew"),
+        (CONFIGURATION, missing & ATTRIBUTE_DEBUG, "leave out tdx.debug, or make the file anew"),
+        (CONFIGURATION, missing & KNOWN & !ATTRIBUTE_DEBUG, "make the file anew"),
+        (CONFIGURATION, missing & !KNOWN, "leave it out of tdx.attributes, as no file can say it"),
+    ]
+    .into_iter()
+    .filter(|(_, bits, _)| *bits != 0)
+    .map(|(whose, bits, remedy)| format!("{whose} {} ({remedy})", TdAttributes(bits)))
+    .collect()
 }
 
 fn imported(config: &GuestConfig, kind: PlatformKind) -> Result<LaunchPlan, Box<IgvmLaunchError>> {
@@ -86,4 +114,70 @@ fn imported_from(config: &GuestConfig, kind: PlatformKind) -> Result<LaunchPlan,
     let ram: Vec<_> = Board::like_q35(config.memory.0)?.ram().collect();
     imported.tell(&ram, config.vcpus)?;
     Ok(imported.plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use casemate_config::Tdx;
+    use casemate_launch::igvm::export;
+    use casemate_launch::{Contents, Gpa, GpaRange, Import, PageKind};
+
+    use super::*;
+
+    /// What becomes of a file with `attributes` where the configuration asks for those of `asked`.
+    fn launched(attributes: u64, asked: &Tdx) -> Result<(), String> {
+        let page = Import {
+            range: GpaRange::from_bytes(Gpa(0x1000), 0x1000).unwrap(),
+            kind: PageKind::Normal,
+            contents: Contents::Zeroes,
+            tag: "test",
+        };
+        let plan = LaunchPlan {
+            imports: vec![page],
+            vcpus: Vec::new(),
+            policy: Policy::Tdx(TdxPolicy::new(attributes)),
+            identity: SnpIdentity::default(),
+        };
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), export(&[plan]).unwrap()).unwrap();
+        let config = GuestConfig { igvm: Some(file.path().into()), ..GuestConfig::default() };
+        let policy = TdxPolicy { mrowner: [7; 48], ..TdxPolicy::new(asked.attributes()) };
+        let plan = tdx(&config, &policy).map_err(|error| error.to_string())?;
+        assert_eq!(plan.policy, Policy::Tdx(policy));
+        Ok(())
+    }
+
+    fn debuggable() -> Tdx {
+        Tdx { debug: true, ..Tdx::default() }
+    }
+
+    #[test]
+    fn a_file_with_the_attributes_of_the_configuration_is_launched() {
+        launched(ATTRIBUTE_SEPT_VE_DISABLE, &Tdx::default()).unwrap();
+        launched(ATTRIBUTE_SEPT_VE_DISABLE | ATTRIBUTE_DEBUG, &debuggable()).unwrap();
+    }
+
+    #[test]
+    fn a_file_with_other_attributes_is_refused_with_their_names() {
+        let pks = Tdx { attributes: TdAttributes(1 << 30), ..Tdx::default() };
+        let usual = ATTRIBUTE_SEPT_VE_DISABLE;
+        let debug =
+            "only the file has [\"DEBUG\"] (write debug = true in [tdx], or make the file anew)";
+        let both = format!("{debug}; only the configuration has [\"SEPT_VE_DISABLE\"] (make the");
+        for (attributes, asked, differences) in [
+            (usual | ATTRIBUTE_DEBUG, Tdx::default(), debug),
+            (ATTRIBUTE_DEBUG, Tdx::default(), &both),
+            (usual, debuggable(), "only the configuration has [\"DEBUG\"] (leave out tdx.debug"),
+            (
+                usual | ATTRIBUTE_MIGRATABLE,
+                debuggable(),
+                "only the file has [\"MIGRATABLE\"] (make",
+            ),
+            (usual, pks, "only the configuration has [\"PKS\"] (leave it out of tdx.attributes"),
+        ] {
+            let error = launched(attributes, &asked).unwrap_err();
+            let start = "the TD attributes of the file are not those of the configuration: ";
+            assert!(error.starts_with(&format!("{start}{differences}")), "{error}");
+        }
+    }
 }
