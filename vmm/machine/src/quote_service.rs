@@ -70,13 +70,20 @@ pub enum QuoteError {
 /// # Errors
 /// The service is not there, is not what it should be, takes longer than 30 seconds, or refuses.
 pub fn quote(service: &QuoteService, report: &[u8]) -> Result<Vec<u8>, QuoteError> {
-    let deadline = Instant::now() + LIMIT;
+    quote_within(LIMIT, service, report)
+}
+
+fn quote_within(
+    limit: Duration,
+    service: &QuoteService,
+    report: &[u8],
+) -> Result<Vec<u8>, QuoteError> {
+    let deadline = Instant::now() + limit;
     let named = || service.clone();
-    let mut socket =
-        connect(service).map_err(|source| QuoteError::Connect { service: named(), source })?;
-    let request = request(report);
-    let sent = socket.set_write_timeout(Some(LIMIT)).and_then(|()| socket.write_all(&request));
-    sent.map_err(|source| QuoteError::Send { service: named(), source })?;
+    let mut socket = connect(service, deadline)
+        .map_err(|source| QuoteError::Connect { service: named(), source })?;
+    send(&mut socket, &request(report), deadline)
+        .map_err(|source| QuoteError::Send { service: named(), source })?;
     let answer = receive(&mut socket, deadline)
         .map_err(|source| QuoteError::Receive { service: named(), source })?;
     match response(&answer) {
@@ -86,14 +93,47 @@ pub fn quote(service: &QuoteService, report: &[u8]) -> Result<Vec<u8>, QuoteErro
     }
 }
 
-fn connect(service: &QuoteService) -> io::Result<Socket> {
+/// Does a step that can take a given time, which is what is left until `deadline`.
+fn in_time<T>(deadline: Instant, mut step: impl FnMut(Duration) -> io::Result<T>) -> io::Result<T> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Sockets have microseconds, and take 0 of them for ever.
+        if left < Duration::from_millis(1) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match step(left) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn connect(service: &QuoteService, deadline: Instant) -> io::Result<Socket> {
     let (domain, address) = match service {
         QuoteService::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
         QuoteService::Vsock { cid, port } => (Domain::VSOCK, SockAddr::vsock(*cid, *port)),
     };
     let socket = Socket::new(domain, Type::STREAM, None)?;
-    socket.connect_timeout(&address, LIMIT)?;
+    in_time(deadline, |left| {
+        // A Unix socket waits as long for a place in the queue; vsock never more than 2 seconds.
+        socket.set_write_timeout(Some(left))?;
+        socket.connect(&address)
+    })?;
     Ok(socket)
+}
+
+fn send(socket: &mut Socket, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let count = in_time(deadline, |left| {
+            socket.set_write_timeout(Some(left))?;
+            socket.write(bytes)
+        })?;
+        bytes = bytes.get(count..).unwrap_or_default();
+    }
+    Ok(())
 }
 
 fn request(report: &[u8]) -> Vec<u8> {
@@ -125,17 +165,14 @@ fn receive(socket: &mut Socket, deadline: Instant) -> io::Result<Vec<u8>> {
 /// Reads until `bytes` are full: a service that sends little by little has no more time than others.
 fn fill(socket: &mut Socket, mut bytes: &mut [u8], deadline: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
+        let count = in_time(deadline, |left| {
+            socket.set_read_timeout(Some(left))?;
+            socket.read(bytes)
+        })?;
+        if count == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        socket.set_read_timeout(Some(left))?;
-        match socket.read(bytes) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => bytes = bytes.get_mut(count..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+        bytes = bytes.get_mut(count..).unwrap_or_default();
     }
     Ok(())
 }
@@ -178,7 +215,9 @@ pub fn response(message: &[u8]) -> Result<Response<'_>, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener;
+    use std::error::Error as _;
+    use std::os::unix::net::{UnixListener, UnixStream};
+    use std::path::Path;
     use std::thread;
 
     use super::*;
@@ -233,6 +272,69 @@ mod tests {
         let nobody = QuoteService::Unix("/none".into());
         let error = quote(&nobody, &[]).unwrap_err().to_string();
         assert_eq!(error, "could not connect to the quote service unix:/none");
+    }
+
+    /// More than a socket takes before somebody reads.
+    static LONG: [u8; 4 << 20] = [0; 4 << 20];
+
+    /// A quote of `report` is lost on this hop and because of this, within a short limit.
+    fn lost(path: &Path, report: &[u8], hop: &str, why: io::ErrorKind) {
+        const LIMIT: Duration = Duration::from_millis(300);
+        let start = Instant::now();
+        let error = quote_within(LIMIT, &QuoteService::Unix(path.into()), report).unwrap_err();
+        let took = start.elapsed();
+        let cause = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+        assert_eq!(cause.map(io::Error::kind), Some(why), "{error}");
+        assert!(error.to_string().contains(hop), "{error}");
+        // What other threads of the tests take from the processor is a part of it.
+        assert!(took < 10 * LIMIT, "{took:?}");
+        assert!(why != io::ErrorKind::TimedOut || took > LIMIT / 2, "{took:?}");
+    }
+
+    /// Nobody accepts these connections: they are open, and what is sent waits.
+    #[test]
+    fn a_service_that_hangs_is_a_timeout_of_the_hop() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("qgs");
+        let listener = UnixListener::bind(&path).unwrap();
+        let timeout = io::ErrorKind::TimedOut;
+        lost(&path, &[7; 1024], "did not answer", timeout);
+        lost(&path, &LONG, "could not send a report", timeout);
+        drop(listener);
+        let path = folder.path().join("full");
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let _first = UnixStream::connect(&path).unwrap();
+        lost(&path, &[7; 1024], "could not connect", timeout);
+    }
+
+    /// Each byte comes in time, all of them do not.
+    #[test]
+    fn a_service_that_dawdles_has_no_more_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("qgs");
+        let listener = UnixListener::bind(&path).unwrap();
+        let service = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.write_all(&4096_u32.to_be_bytes()).unwrap();
+            // Until the other side is gone.
+            while stream.write_all(&[0]).is_ok() {
+                thread::sleep(Duration::from_millis(100));
+            }
+        });
+        lost(&path, &[7; 1024], "did not answer", io::ErrorKind::TimedOut);
+        service.join().unwrap();
+    }
+
+    #[test]
+    fn a_service_that_hangs_up_before_it_has_read_does_not_take_the_report() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("qgs");
+        let listener = UnixListener::bind(&path).unwrap();
+        let service = thread::spawn(move || drop(listener.accept().unwrap()));
+        lost(&path, &LONG, "could not send a report", io::ErrorKind::BrokenPipe);
+        service.join().unwrap();
     }
 
     proptest::proptest! {
