@@ -47,14 +47,20 @@ impl Calls {
 
     pub(super) fn answer(&self, call: TdxCall, caller: Caller<'_>) -> TdxReply {
         match call {
-            TdxCall::GetInfo { leaf: 1 } => TdxReply::Info([self.info[0], self.info[1], 0, 0]),
-            TdxCall::GetInfo { .. } => TdxReply::InvalidOperand,
+            TdxCall::GetInfo { leaf } => self.info(leaf),
             TdxCall::SetupEventNotify { vector } => self.notify_by(vector, caller.vcpu),
             TdxCall::GetQuote { gpa, size } => self.quote(gpa, size, caller),
             TdxCall::Unknown { number } => {
                 tracing::warn!(number, "a call of the guest that is not known");
                 TdxReply::Unsupported
             }
+        }
+    }
+
+    fn info(&self, leaf: u64) -> TdxReply {
+        match leaf {
+            1 => TdxReply::Info([self.info[0], self.info[1], 0, 0]),
+            _ => TdxReply::InvalidOperand,
         }
     }
 
@@ -134,6 +140,19 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// R11 to R14: what the kernel handles, and of what it hands over only what is known here.
+    #[test]
+    fn a_guest_is_told_of_the_calls_that_are_answered() {
+        let mut calls = Calls::new(QuoteService::default());
+        assert_eq!(calls.info(1), TdxReply::Info([0; 4]), "a kernel that does not say");
+        // Linux 7.2: GetQuote is there anyway, SetupEventNotifyInterrupt is bit 1.
+        calls.tell([0; 2], [2, 0]);
+        assert_eq!(calls.info(1), TdxReply::Info([2, 0, 0, 0]));
+        calls.tell([1 << 63 | 1 << 4, 1 << 5], [u64::MAX; 2]);
+        assert_eq!(calls.info(1), TdxReply::Info([1 << 63 | 1 << 4 | 0b11, 1 << 5, 0, 0]));
+        assert_eq!([0, 2, u64::MAX].map(|leaf| calls.info(leaf)), [TdxReply::InvalidOperand; 3]);
+    }
 
     #[test]
     fn interrupts_go_to_the_vcpu_that_asked() {
