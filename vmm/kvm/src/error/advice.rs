@@ -20,6 +20,9 @@ pub(super) fn advice(
     }
     let by_firmware = match status {
         Status::Sev(status) => by_sev_status(command, arguments, status),
+        Status::Seamcall(status) if status.is_transient() => {
+            Some("the TDX module stayed busy, or without random numbers: try again")
+        }
         Status::Seamcall(status) => status.operand().and_then(by_operand),
         Status::None => None,
     };
@@ -111,7 +114,9 @@ fn by_errno(command: &str, errno: i32) -> Option<&'static str> {
         ("KVM_TDX_INIT_VCPU", EINVAL) => {
             "the vCPU must have its CPUID, with X2APIC, before it is initialised"
         }
-        ("KVM_TDX_INIT_MEM_REGION", EAGAIN | EBUSY) => "the host is very busy: try again",
+        ("KVM_TDX_INIT_MEM_REGION" | "KVM_TDX_FINALIZE_VM", EAGAIN | EBUSY) => {
+            "the host is very busy: try again"
+        }
         (command, EIO) if command.starts_with("KVM_TDX_") => BUGGED,
         (command, ENOTTY | EOPNOTSUPP) if command.starts_with("KVM_TDX_") => HOST,
         ("KVM_CREATE_GUEST_MEMFD", EMFILE) => "raise the limit of open files (ulimit -n)",

@@ -5,6 +5,8 @@ use kvm_ioctls::Kvm;
 use proptest::prelude::*;
 
 use super::*;
+use crate::boundary::ATTEMPTS;
+use crate::error::Status;
 use crate::trace::{Event, Interposer, Written};
 
 fn vm() -> (VmFd, VcpuFd) {
@@ -92,6 +94,52 @@ fn what_passes_is_tried_again() {
         .failing("KVM_TDX_FINALIZE_VM", 1, Reply::errno(libc::EBUSY))
         .run(|| launch(&vm, &vcpu));
     assert_eq!((outcome, events.len()), (Ok(()), 5 + 3));
+}
+
+/// OPERAND_BUSY, about RCX. The kernel makes EBUSY or EIO of it.
+const BUSY: u64 = 0x8000_0200_0000_0001;
+
+#[test]
+fn a_module_that_is_busy_is_asked_again_whatever_the_errno() {
+    let (vm, vcpu) = vm();
+    for command in ["KVM_TDX_INIT_VM", "KVM_TDX_FINALIZE_VM"] {
+        let busy = Reply { status: BUSY, ..Reply::errno(libc::EIO) };
+        // A run that fails does not count for the failures after its own: these are two runs.
+        let twice = Interposer::succeeding().failing(command, 1, busy).failing(command, 1, busy);
+        let (outcome, events) = twice.run(|| launch(&vm, &vcpu));
+        assert_eq!((outcome, events.len()), (Ok(()), 5 + 2), "{command}");
+    }
+}
+
+/// The attempts take about a second; those of all cases run at the same time.
+#[test]
+fn what_does_not_pass_is_an_error_in_the_end() {
+    let again = |command: &'static str, errno, status| {
+        let (vm, vcpu) = vm();
+        let reply = Reply { status, ..Reply::errno(errno) };
+        let never = (0..=ATTEMPTS)
+            .fold(Interposer::succeeding(), |answers, _| answers.failing(command, 1, reply));
+        let (outcome, events) = never.run(|| launch(&vm, &vcpu));
+        let runs = events.iter().filter(|event| event.command == command).count();
+        assert_eq!(runs, usize::try_from(ATTEMPTS).expect("few"), "{command}");
+        let error = outcome.expect_err(command);
+        assert_eq!((error.command(), error.errno()), (command, errno));
+        assert_eq!(error.status(), Status::seamcall(status));
+        assert_eq!(error.to_string().contains("OPERAND_BUSY, operand RCX; "), status == BUSY);
+        assert!(error.advice().is_some_and(|advice| advice.ends_with("try again")), "{error}");
+    };
+    std::thread::scope(|scope| {
+        for (command, errno, status) in [
+            ("KVM_TDX_INIT_VM", libc::EAGAIN, 0),
+            ("KVM_TDX_INIT_VM", libc::EIO, BUSY),
+            ("KVM_TDX_INIT_MEM_REGION", libc::EAGAIN, 0),
+            ("KVM_TDX_INIT_MEM_REGION", libc::EBUSY, 0),
+            ("KVM_TDX_FINALIZE_VM", libc::EAGAIN, 0),
+            ("KVM_TDX_FINALIZE_VM", libc::EBUSY, BUSY),
+        ] {
+            scope.spawn(move || again(command, errno, status));
+        }
+    });
 }
 
 /// On an interruption the kernel says what is left even though it reports an error.
