@@ -57,7 +57,7 @@ pub fn status() -> Result<Vec<Part>, CacheError> {
         fetched(&cache, &everywhere),
         built("emulator", emulator::available(&cache), &everywhere, Host::Snp),
         built("tdx-host-kernel", emulator::tdx_kernel_available(&cache), &["tdx"], Host::Tdx),
-        saved(&cache),
+        saved(&cache, &everywhere),
     ])
 }
 
@@ -119,12 +119,12 @@ fn built(name: &'static str, available: Availability, hosts: &[&'static str], ho
     Part { name, hosts, state, detail, packages: missing, next: Some(next) }
 }
 
-fn saved(cache: &Cache) -> Part {
+fn saved(cache: &Cache, hosts: &[&'static str]) -> Part {
     let entries = fs::read_dir(cache.path("hosts")).into_iter().flatten().flatten();
     let count = entries.filter(|entry| entry.path().extension() == Some("state".as_ref())).count();
     Part {
         name: "saved-state",
-        hosts: vec!["kvm"],
+        hosts: hosts.to_vec(),
         state: if count > 0 { State::Ready } else { State::OnDemand },
         detail: format!("{count} saved; the first run of a configuration saves one"),
         packages: Vec::new(),
