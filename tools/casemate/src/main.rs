@@ -95,4 +95,18 @@ mod tests {
         };
         assert_eq!(help(only_run()), help(Cli::command()));
     }
+
+    #[test]
+    fn run_has_a_flag_for_each_key_of_a_guest() {
+        let reference = casemate_config::reference();
+        let guest = reference.split("\n## ").nth(1).unwrap();
+        let keys: Vec<_> = guest.lines().filter_map(|line| line.strip_prefix("| `")).collect();
+        assert!(keys.len() > 10, "{guest}");
+        let command = only_run();
+        let run = command.find_subcommand("run").unwrap();
+        for key in keys {
+            let flag = key.split('`').next().unwrap().replace('_', "-");
+            assert!(run.get_arguments().any(|arg| arg.get_long() == Some(&flag)), "--{flag}");
+        }
+    }
 }

@@ -44,6 +44,7 @@ pub struct Overrides {
     pub firmware_log: Option<bool>,
     pub rng: Option<bool>,
     pub balloon: Option<bool>,
+    pub shared_memory: Option<ByteSize>,
     pub prefault: Option<ByteSize>,
     pub console: Option<bool>,
     pub on_reset: Option<Ending>,
@@ -95,6 +96,7 @@ impl GuestConfig {
             )*};
         }
         take!(kernel: Some, initrd: Some, firmware: Some, igvm: Some, vsock: Some);
+        take!(shared_memory: Some);
         take!(cmdline: From::from, memory: From::from, vcpus: From::from, platform: From::from);
         take!(accept_memory: From::from, firmware_log: From::from, rng: From::from, balloon: From::from);
         take!(prefault: From::from, console: From::from);

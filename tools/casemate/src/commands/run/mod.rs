@@ -100,6 +100,10 @@ pub(crate) struct Args {
     /// A balloon that gives free pages back to the host; plain guests only [default: false]
     #[arg(long, value_name = "BOOL")]
     balloon: Option<bool>,
+    /// The most memory that a confidential guest may share with the host at a time, like 64M
+    /// [default: no limit]
+    #[arg(long, value_name = "SIZE")]
+    shared_memory: Option<ByteSize>,
     /// Memory that a confidential guest has before it accepts it, like 1G or 0 [default: 512M]
     #[arg(long, value_name = "SIZE")]
     prefault: Option<ByteSize>,
@@ -165,6 +169,7 @@ fn config(args: &Args) -> anyhow::Result<GuestConfig> {
         firmware_log: args.firmware_log,
         rng: args.rng,
         balloon: args.balloon,
+        shared_memory: args.shared_memory,
         prefault: args.prefault,
         console: args.console,
         on_reset: args.on_reset,
