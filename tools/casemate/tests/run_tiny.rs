@@ -217,7 +217,13 @@ fn bad_input_ends_with_2_before_kvm_is_opened() {
     refused(&["--kernel", "/etc/passwd", "--platform", "plain"], "neither a bzImage");
     refused(&["--kernel", "/etc/passwd"], "--platform plain");
     refused(&["--disk", "a,speed=1", "--kernel", own], "unknown field `speed`");
-    refused(&["--net", "no-such-tap", "--kernel", own], "there is no such interface; make one: ");
+    let absent = "--net[0].tap = \"no-such-tap\": there is no such interface; make one: ";
+    refused(&["--net", "no-such-tap", "--kernel", own], absent);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("guest.toml");
+    fs::write(&file, format!("kernel = {own:?}\n[[net]]\ntap = \"lo\"\n")).unwrap();
+    let file = file.to_str().unwrap();
+    refused(&[file], &format!("{file}: net[0].tap = \"lo\": this interface is no tap"));
     refused(&["--net", "lo", "--kernel", own], "this interface is no tap");
     refused(&["--on-reset", "stop"], "possible values: exit, restart");
     refused(&["--log", "a=b=c", "--kernel", own], "no log filter");

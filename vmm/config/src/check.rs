@@ -9,7 +9,8 @@ use std::path::Path;
 use crate::error::ConfigError;
 use crate::reference::{Shape, quoted};
 use crate::schema::{
-    Acceptance, DEFAULT_CMDLINE, Disk, GuestConfig, Net, PlatformChoice, Snp, Vsock,
+    Acceptance, DEFAULT_CMDLINE, DEFAULT_PREFAULT, Disk, GuestConfig, Net, PlatformChoice, Snp,
+    Vsock,
 };
 
 const PAGE: u64 = 4096;
@@ -191,6 +192,21 @@ fn platform(config: &GuestConfig, origin: &Origin<'_>) -> Result<(), ConfigError
         let problem = "only Casemate's firmware does it, in confidential guests";
         let remedy = "leave it out";
         return Err(origin.value("accept_memory", "\"eager\"", problem, remedy));
+    }
+    if let (Plain, Some(igvm)) = (config.platform, &config.igvm) {
+        let problem = "a plain guest boots a kernel or firmware";
+        let remedy = "leave it out, or use platform = \"snp\" or \"tdx\"";
+        return Err(origin.value("igvm", &quoted(igvm), problem, remedy));
+    }
+    if let (Plain, Some(shared)) = (config.platform, config.shared_memory) {
+        let problem = "a plain guest shares all of its memory";
+        let remedy = "leave it out, or use platform = \"snp\" or \"tdx\"";
+        return Err(origin.value("shared_memory", &shared.to_string(), problem, remedy));
+    }
+    if config.platform == Plain && config.prefault != DEFAULT_PREFAULT {
+        let problem = "a plain guest does not accept memory";
+        let remedy = "leave it out, or use platform = \"snp\" or \"tdx\"";
+        return Err(origin.value("prefault", &config.prefault.to_string(), problem, remedy));
     }
     if config.firmware_log && config.igvm.is_some() {
         let problem = "an IGVM file brings its own firmware";

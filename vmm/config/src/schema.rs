@@ -10,6 +10,8 @@ use crate::vcpu_type::VcpuType;
 
 /// The kernel speaks on the serial port.
 pub(crate) const DEFAULT_CMDLINE: &str = "console=ttyS0";
+/// About what Linux accepts before its first process.
+pub(crate) const DEFAULT_PREFAULT: ByteSize = ByteSize(512 << 20);
 
 choice! {
     /// What the guest is launched on.
@@ -78,7 +80,7 @@ table! {
         /// The most memory that a confidential guest may share with the host at a time, in whole pages of 4 KiB. A request beyond it is refused; no limit if left out.
         shared_memory: Option<ByteSize> = None,
         /// Memory, from the lowest address on, that a confidential guest has before it accepts it. The host gives it so in less time than page by page, but gives it also to a guest that never uses it; Linux 6.12 and 7.2 accept some 600 MiB before their first process. With `accept_memory = "eager"` it is all of the guest's memory.
-        prefault: ByteSize = ByteSize(512 << 20),
+        prefault: ByteSize = DEFAULT_PREFAULT,
         /// A virtio console beside the serial port.
         console: bool = false,
         /// What a reset by the guest does.

@@ -12,16 +12,23 @@ pub struct ByteSize(pub u64);
 
 const SUFFIXES: [(char, u32); 4] = [('T', 40), ('G', 30), ('M', 20), ('K', 10)];
 
-/// A text that is not a size.
+/// Why a text is refused as a size.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is not a size: write a number of bytes, or one with K, M, G or T, like \"512M\"")]
-pub struct SizeError(String);
+pub enum SizeError {
+    /// It is none.
+    #[error(
+        "\"{0}\" is not a size: write a number of bytes, or one with K, M, G or T, like \"512M\""
+    )]
+    NotASize(String),
+    /// It has more than 64 bits.
+    #[error("\"{0}\" is too large: a size is below 16777216T, like \"512M\"")]
+    TooLarge(String),
+}
 
 impl std::str::FromStr for ByteSize {
     type Err = SizeError;
 
     fn from_str(text: &str) -> Result<Self, SizeError> {
-        let refused = || SizeError(text.to_owned());
         let suffix = SUFFIXES.iter().find(|(letter, _)| text.ends_with(*letter));
         let (digits, shift) = match suffix {
             Some(&(letter, shift)) => (text.trim_end_matches(letter), shift),
@@ -29,11 +36,13 @@ impl std::str::FromStr for ByteSize {
         };
         // `parse` would take a sign, and `trim_end_matches` more than one suffix.
         let suffixes = text.len() - digits.len();
-        if suffixes > 1 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(refused());
+        let numeric = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        if suffixes > 1 || !numeric {
+            return Err(SizeError::NotASize(text.to_owned()));
         }
-        let number: u64 = digits.parse().map_err(|_| refused())?;
-        number.checked_mul(1 << shift).map(Self).ok_or_else(refused)
+        let number = digits.parse::<u64>().ok();
+        let bytes = number.and_then(|number| number.checked_mul(1 << shift));
+        bytes.map(Self).ok_or_else(|| SizeError::TooLarge(text.to_owned()))
     }
 }
 
@@ -146,8 +155,13 @@ mod tests {
             assert_eq!(size, ByteSize(bytes));
             assert_eq!(size.to_string().trim_matches('"'), text);
         }
-        for text in ["", "M", "+5", "-1", "1MM", "1KM", "5 M", "16777216T", "0x10"] {
-            assert!(text.parse::<ByteSize>().is_err(), "{text}");
+        for text in ["", "M", "+5", "-1", "1MM", "1KM", "5 M", "0x10"] {
+            let refused = Err(SizeError::NotASize(text.to_owned()));
+            assert_eq!(text.parse::<ByteSize>(), refused);
+        }
+        for text in ["16777216T", "18446744073709551616"] {
+            let refused = Err(SizeError::TooLarge(text.to_owned()));
+            assert_eq!(text.parse::<ByteSize>(), refused);
         }
     }
 }

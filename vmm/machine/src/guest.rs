@@ -122,12 +122,6 @@ impl Guest {
     /// # Errors
     /// If a file cannot be read, is of the wrong kind, or does not fit.
     pub fn plain(config: GuestConfig) -> Result<Self, PrepareError> {
-        if config.igvm.is_some() {
-            return Err(PrepareError::Unsupported(
-                "plain guests boot a kernel or firmware: leave out igvm, or choose platform = \
-                 \"snp\" or \"tdx\"",
-            ));
-        }
         // Only who wants to see our firmware at work has it in a plain guest.
         if config.firmware.is_none() && !config.firmware_log {
             let file = config.kernel.clone().ok_or(PrepareError::Unsupported(

@@ -141,7 +141,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     report::log(args.log.as_deref(), args.json)?;
     let config = config(args)?;
-    taps(&config.net)?;
+    taps(&config.net, args)?;
     let guest = match config.platform {
         PlatformChoice::Plain => Guest::plain(config)?,
         PlatformChoice::Snp => Guest::snp(config)?,
@@ -185,7 +185,11 @@ fn config(args: &Args) -> anyhow::Result<GuestConfig> {
 }
 
 /// Whether the taps are there. Only where a guest runs must they be: whoever measures it has none.
-fn taps(nets: &[Net]) -> anyhow::Result<()> {
+fn taps(nets: &[Net], args: &Args) -> anyhow::Result<()> {
+    let origin = match &args.file {
+        Some(file) if args.net.is_empty() => format!("{}: ", file.display()),
+        _ => "--".into(),
+    };
     for (at, Net { tap, .. }) in nets.iter().enumerate() {
         let interface = Path::new("/sys/class/net").join(tap);
         let problem = match (interface.exists(), interface.join("tun_flags").exists()) {
@@ -194,7 +198,7 @@ fn taps(nets: &[Net]) -> anyhow::Result<()> {
             (false, _) => "there is no such interface",
         };
         bail!(
-            "net[{at}].tap = {tap:?}: {problem}; make one: \
+            "{origin}net[{at}].tap = {tap:?}: {problem}; make one: \
              sudo ip tuntap add dev tap0 mode tap user $USER, and give its name"
         );
     }
