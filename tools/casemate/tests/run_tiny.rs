@@ -214,7 +214,8 @@ fn bad_input_ends_with_2_before_kvm_is_opened() {
     refused(&["--platform", "plain"], "kernel is missing; give a kernel");
     refused(&["--kernel", "/none"], "--kernel = \"/none\": No such file");
     refused(&["--kernel", own, "--platform", "plain"], "not an executable");
-    refused(&["--kernel", "/etc/passwd", "--platform", "plain"], "neither a bzImage");
+    let kind = "kernel = \"/etc/passwd\", which has to be a bzImage or an ELF file: neither";
+    refused(&["--kernel", "/etc/passwd", "--platform", "plain"], kind);
     refused(&["--kernel", "/etc/passwd"], "--platform plain");
     refused(&["--disk", "a,speed=1", "--kernel", own], "unknown field `speed`");
     let absent = "--net[0].tap = \"no-such-tap\": there is no such interface; make one: ";

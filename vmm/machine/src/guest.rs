@@ -36,15 +36,17 @@ pub enum PrepareError {
         source: io::Error,
     },
     /// The kernel is of no kind that can be booted.
-    #[error("could not boot {}", file.display())]
+    #[error("could not boot kernel = {file:?}, which has to be {wanted}")]
     Kernel {
         /// The file.
         file: PathBuf,
+        /// The kinds that would be right.
+        wanted: &'static str,
         /// Why.
         source: KernelError,
     },
-    /// The kernel does not fit the guest.
-    #[error("could not boot {} with memory = {memory}; try more", file.display())]
+    /// The kernel, or its initrd, does not fit the guest.
+    #[error("could not boot kernel = {file:?} with memory = {memory}; {}", remedy(source))]
     Boot {
         /// The kernel.
         file: PathBuf,
@@ -54,15 +56,18 @@ pub enum PrepareError {
         source: DirectBootError,
     },
     /// The firmware cannot start the guest.
-    #[error("could not start the guest with the firmware {}", file.display())]
+    #[error("could not start the guest with {}", named(file.as_deref()))]
     Firmware {
-        /// The image.
-        file: PathBuf,
+        /// The image; `None` is the one of this program.
+        file: Option<PathBuf>,
         /// Why.
         source: FirmwareError,
     },
     /// The TDVF cannot start the guest.
-    #[error("could not start the guest with the TDVF {}", file.display())]
+    #[error(
+        "could not start the guest with firmware = {file:?}, which has to be a TDVF or an edition \
+         of Casemate's firmware"
+    )]
     Tdvf {
         /// The image.
         file: PathBuf,
@@ -70,7 +75,10 @@ pub enum PrepareError {
         source: casemate_launch::tdx::SourceError,
     },
     /// OVMF cannot start the guest.
-    #[error("could not start the guest with the firmware {}", file.display())]
+    #[error(
+        "could not start the guest with firmware = {file:?}, which has to be OVMF or an edition of \
+         Casemate's firmware"
+    )]
     Ovmf {
         /// The image.
         file: PathBuf,
@@ -78,7 +86,7 @@ pub enum PrepareError {
         source: OvmfError,
     },
     /// The kernel cannot be given to OVMF as QEMU does.
-    #[error("could not prepare {} for OVMF", file.display())]
+    #[error("could not prepare kernel = {file:?} for OVMF, for which it has to be a bzImage")]
     Patch {
         /// The kernel.
         file: PathBuf,
@@ -86,7 +94,7 @@ pub enum PrepareError {
         source: PatchError,
     },
     /// The IGVM file cannot be launched.
-    #[error("could not launch the IGVM file {}", file.display())]
+    #[error("could not launch igvm = {file:?}, which has to be an IGVM file for the platform")]
     Igvm {
         /// The file.
         file: PathBuf,
@@ -104,6 +112,21 @@ pub enum PrepareError {
     /// The configuration asks for what a plain guest has not.
     #[error("{0}")]
     Unsupported(&'static str),
+}
+
+/// What to do about a kernel that does not fit.
+const fn remedy(error: &DirectBootError) -> &'static str {
+    match error {
+        DirectBootError::CommandLine { .. } => "shorten cmdline",
+        DirectBootError::Entry(_) => "give another kernel",
+        DirectBootError::NoRoomForInitrd { .. } => "raise memory, or give a smaller initrd",
+        _ => "raise memory",
+    }
+}
+
+/// The name of a firmware of ours.
+fn named(file: Option<&Path>) -> String {
+    file.map_or("the firmware of this program".into(), |file| format!("firmware = {file:?}"))
 }
 
 /// A guest that is ready to be launched, any number of times.
@@ -248,8 +271,12 @@ fn booted_directly(
     board: &Board,
     file: PathBuf,
 ) -> Result<LaunchPlan, PrepareError> {
-    let kernel = Kernel::parse(&read(&file)?)
-        .map_err(|source| PrepareError::Kernel { file: file.clone(), source })?;
+    let wanted = "a bzImage or an ELF file";
+    let kernel = Kernel::parse(&read(&file)?).map_err(|source| PrepareError::Kernel {
+        file: file.clone(),
+        wanted,
+        source,
+    })?;
     let initrd = config.initrd.as_deref().map(read).transpose()?;
     let boot = DirectBoot {
         kernel: &kernel,
@@ -291,8 +318,7 @@ impl Firmware {
 
     /// The error of a firmware of ours.
     fn refused(config: &GuestConfig, source: FirmwareError) -> PrepareError {
-        let file = config.firmware.clone().unwrap_or_else(|| "of this program".into());
-        PrepareError::Firmware { file, source }
+        PrepareError::Firmware { file: config.firmware.clone(), source }
     }
 }
 
@@ -325,8 +351,11 @@ fn boot_files(config: &GuestConfig) -> Result<Option<BootFiles>, PrepareError> {
     let Some(file) = &config.kernel else { return Ok(None) };
     let kernel = read(file)?;
     // Whatever OVMF cannot start is refused here, where somebody can read why.
-    BzImage::parse(&kernel)
-        .map_err(|source| PrepareError::Kernel { file: file.clone(), source: source.into() })?;
+    BzImage::parse(&kernel).map_err(|source| PrepareError::Kernel {
+        file: file.clone(),
+        wanted: "a bzImage, as OVMF starts it",
+        source: source.into(),
+    })?;
     let initrd = config.initrd.as_deref().map(read).transpose()?.unwrap_or_default();
     Ok(Some(BootFiles { kernel, initrd, cmdline: config.cmdline.clone() }))
 }
