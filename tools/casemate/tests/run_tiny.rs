@@ -95,6 +95,19 @@ fn events_are_json_where_asked() {
 }
 
 #[test]
+fn failures_are_json_where_asked() {
+    let flags = ["--json", "--record", "/none/launch"];
+    for (flags, words) in [(&flags[..], "could not record"), (&["--json", "--vcpus=0"], "--vcpus")]
+    {
+        let (status, _, events) = run(&HALT, flags);
+        assert_eq!(status, 2, "{events}");
+        let event: serde_json::Value = serde_json::from_str(&events).unwrap();
+        assert_eq!((&event["event"], &event["status"]), (&"failed".into(), &2.into()));
+        assert!(event["text"].as_str().unwrap().starts_with(words), "{event}");
+    }
+}
+
+#[test]
 fn the_log_is_plain_text_where_no_terminal_is() {
     let (_, _, log) = run(&out(0x501, 7), &["--log", "casemate_kvm=debug"]);
     assert!(log.contains("KVM_SET_USER_MEMORY_REGION2") && !log.contains('\x1b'), "{log}");

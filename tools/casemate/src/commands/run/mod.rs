@@ -28,7 +28,7 @@ use report::Reporter;
 use signals::Signals;
 use terminal::{RawMode, Terminal};
 
-use super::words;
+use super::{EXIT_BAD_INPUT, words};
 
 /// Run a guest, with its serial port on this terminal
 ///
@@ -139,6 +139,17 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match guest(args) {
+        Err(error) if args.json => {
+            report::failed(&error, EXIT_BAD_INPUT);
+            Ok(ExitCode::from(EXIT_BAD_INPUT))
+        }
+        outcome => outcome,
+    }
+}
+
+/// From the description of a guest to its end.
+fn guest(args: &Args) -> anyhow::Result<ExitCode> {
     report::log(args.log.as_deref(), args.json)?;
     let config = config(args)?;
     taps(&config.net, args)?;

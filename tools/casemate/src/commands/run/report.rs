@@ -25,6 +25,12 @@ pub(super) fn log(filter: Option<&str>, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Tells machines that no guest runs, or no longer, and why.
+pub(super) fn failed(error: &anyhow::Error, status: u8) {
+    let text = format!("{error:#}");
+    eprintln!("{}", json!({"event": "failed", "status": status, "text": text}));
+}
+
 /// Tells people or machines what happens.
 #[derive(Clone, Copy)]
 pub(super) struct Reporter {
