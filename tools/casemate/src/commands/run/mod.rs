@@ -303,10 +303,11 @@ fn runs(
     reporter: Reporter,
     args: &Args,
 ) -> anyhow::Result<(Outcome, Option<SharedMemory>)> {
-    let raw_mode = RawMode::enter()?;
     let (on_reset, on_panic) = (guest.config().on_reset, guest.config().on_panic);
     let signals =
         Signals::register(guest.config().console).context("could not watch for signals")?;
+    // Only now: a signal before would end this process and leave the terminal raw.
+    let raw_mode = RawMode::enter()?;
     let mut again = Some(guest);
     loop {
         let Some(guest) = again.take() else { bail!("the launch plan is gone") };
