@@ -53,7 +53,7 @@ choice! {
 table! {
     /// The guest. These keys stand at the top of the file, before any table.
     pub struct GuestConfig {
-        /// Linux kernel: bzImage, ELF with a PVH entry, or an uncompressed image.
+        /// Linux kernel: a bzImage; without firmware also an ELF file, which is what an uncompressed kernel is, with a PVH entry or without.
         kernel: Option<PathBuf> = None,
         /// Initial RAM disk of the kernel.
         initrd: Option<PathBuf> = None,

@@ -53,7 +53,8 @@ pub(crate) struct Args {
     /// Description of the guest, see the configuration reference
     #[arg(value_name = "GUEST.toml")]
     file: Option<PathBuf>,
-    /// Linux kernel: bzImage, ELF with a PVH entry, or an uncompressed image
+    /// Linux kernel: a bzImage; without firmware also an ELF file, which is what an uncompressed
+    /// kernel is, with a PVH entry or without
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
     /// Initial RAM disk of the kernel
