@@ -215,6 +215,26 @@ fn a_guest_that_starts_anew_for_ever_can_be_ended() {
 }
 
 #[test]
+fn a_launch_that_fails_says_what_may_be_in_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = folder.path().join("kernel");
+    fs::write(&kernel, elf(&HALT, Start::Pvh)).unwrap();
+    let casemate = env!("CARGO_BIN_EXE_casemate");
+    // Too few open files for so many vCPUs.
+    let script = format!(
+        "ulimit -n 100; exec {casemate} run --platform plain --memory 4M --vcpus 255 --kernel {}",
+        kernel.display()
+    );
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("Too many open files"), "{said}");
+    let note =
+        "\n  open files: only 100 open files: too few for large guests; raise the hard limit";
+    assert!(said.contains(note), "{said}");
+}
+
+#[test]
 fn bad_input_ends_with_2_before_kvm_is_opened() {
     let refused = |args: &[&str], words: &str| {
         let output =

@@ -39,7 +39,11 @@ pub enum TapError {
     #[error("cannot open /dev/net/tun")]
     Open(#[source] io::Error),
     /// The interface.
-    #[error("cannot attach to the tap \"{name}\" with {queues} queues")]
+    #[error(
+        "cannot attach to the tap \"{name}\" with {queues} queues (is it in use, another user's, \
+         or made {} multi_queue?)",
+        if *queues > 1 { "without" } else { "with" }
+    )]
     Attach {
         /// Its name.
         name: String,

@@ -18,6 +18,7 @@ use casemate_config::{
     Acceptance, ByteSize, Disk, Ending, GuestConfig, Net, Overrides, PlatformChoice, Vsock,
     from_flags, load,
 };
+use casemate_kvm::host::{Facts, Finding, State, findings};
 use casemate_kvm::trace::Interposer;
 use casemate_kvm::vm::VmType;
 use casemate_launch::PlatformKind;
@@ -251,17 +252,28 @@ fn platform(guest: &Guest) -> anyhow::Result<Box<dyn Platform>> {
 fn ready(platform: VmType) -> anyhow::Result<()> {
     let Err(findings) = casemate_kvm::host::check(platform) else { return Ok(()) };
     let mut text = format!("this machine launches no {platform} guests");
-    for finding in findings {
-        text += &format!("\n  {}: {}", finding.check, finding.says);
-        if let Some(fix) = finding.fix {
-            text += &format!("; {fix}");
-        }
-    }
+    text.extend(findings.iter().map(line));
     text += "\ncasemate host says more; casemate lab runs an emulated host that can";
     if platform != VmType::Plain {
         text += "; with --platform plain the guest runs here, without protection from the host";
     }
     bail!(text)
+}
+
+/// A finding on a line of its own, with its fix.
+fn line(finding: &Finding) -> String {
+    let fix = finding.fix.as_ref().map(|fix| format!("; {fix}")).unwrap_or_default();
+    format!("\n  {}: {}{fix}", finding.check, finding.says)
+}
+
+/// What is not as it could be on this machine for plain guests, and may be why a launch failed.
+fn notes() -> String {
+    let mut findings = findings(&Facts::gather(Path::new("/")));
+    findings.retain(|finding| {
+        finding.state == State::Note && finding.platforms.contains(&VmType::Plain)
+    });
+    let lines: String = findings.iter().map(line).collect();
+    if lines.is_empty() { lines } else { format!("\nif one of these is in the way:{lines}") }
 }
 
 /// What `launch` returns; its commands are in `file` then.
@@ -291,10 +303,12 @@ fn launched(
         None => launch(),
     };
     // What a plain guest needs is looked at only now: before, it would double the time of its launch.
-    if machine.is_err() && guest.plan().platform() == PlatformKind::Plain {
+    let machine = machine.map_err(anyhow::Error::from);
+    if let (Err(error), PlatformKind::Plain) = (&machine, guest.plan().platform()) {
         ready(VmType::Plain)?;
+        bail!("{error:#}{}", notes());
     }
-    Ok(machine?)
+    machine
 }
 
 /// Runs the guest, again for as long as its configuration wants that; how the last run ended, and what
