@@ -24,6 +24,11 @@ struct Guest {
 
 impl Guest {
     fn start(code: &[u8], flags: &[&str]) -> Self {
+        Self::start_with(code, flags, "")
+    }
+
+    /// With RUST_LOG; without, where that is empty.
+    fn start_with(code: &[u8], flags: &[&str], log: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let kernel = folder.path().join("kernel");
         fs::write(&kernel, elf(&[code, &HALT].concat(), Start::Pvh)).unwrap();
@@ -31,6 +36,7 @@ impl Guest {
             .args(["run", "--platform", "plain", "--memory", "4M", "--kernel"])
             .arg(kernel)
             .args(flags)
+            .env("RUST_LOG", log)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -114,6 +120,17 @@ fn the_log_is_plain_text_where_no_terminal_is() {
 }
 
 #[test]
+fn the_log_is_json_between_the_events_where_asked() {
+    let guest = Guest::start_with(&out(0x501, 7), &["--json"], "casemate_kvm=debug");
+    let (_, _, lines) = guest.end();
+    let lines: Vec<serde_json::Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let logged = |line: &serde_json::Value| line["level"] == "DEBUG";
+    assert!(lines.iter().any(logged), "{lines:?}");
+    assert_eq!(lines.iter().filter(|line| line["event"].is_string()).count(), 2, "{lines:?}");
+}
+
+#[test]
 fn as_many_processors_as_there_can_be_all_answer() {
     /// What the others do at 0x2_0000, in real mode: lock inc word cs:[16], the number of those that
     /// came; halt.
@@ -173,12 +190,17 @@ fn strings_and_wide_accesses_reach_ports_value_by_value() {
 }
 
 #[test]
-fn a_reset_starts_anew_where_asked() {
-    // Says '>', reads a byte: 'r' resets, all else ends.
-    let reset = out(0x602, 1);
-    let jump = [0x3c, b'r', 0x75, u8::try_from(reset.len()).unwrap()];
-    let code = [&say(">")[..], &READ, &jump, &reset, &out(0x501, 9)].concat();
-    let mut guest = Guest::start(&code, &["--on-reset", "restart"]);
+fn a_reset_or_a_panic_starts_anew_where_asked() {
+    starts_anew(&out(0x602, 1), "--on-reset", "the guest reset; it starts anew");
+    starts_anew(&out(0x505, 1), "--on-panic", "the guest's kernel panicked; it starts anew");
+}
+
+/// Runs a guest that ends so twice.
+fn starts_anew(end: &[u8], flag: &str, expected: &str) {
+    // Says '>', reads a byte: 'r' ends it so, all else with a status.
+    let jump = [0x3c, b'r', 0x75, u8::try_from(end.len()).unwrap()];
+    let code = [&say(">")[..], &READ, &jump, end, &out(0x501, 9)].concat();
+    let mut guest = Guest::start(&code, &[flag, "restart"]);
     let mut stdout = guest.child.stdout.take().unwrap();
     let (sender, prompts) = mpsc::channel();
     thread::spawn(move || {
@@ -192,7 +214,7 @@ fn a_reset_starts_anew_where_asked() {
     }
     let (status, _, words) = guest.end();
     assert_eq!(status, 9);
-    assert_eq!(words.matches("the guest reset; it starts anew").count(), 2, "{words}");
+    assert_eq!(words.matches(expected).count(), 2, "{words}");
 }
 
 /// Whenever it comes: while a guest runs, while one ends, while the next is launched.
