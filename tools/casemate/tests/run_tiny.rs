@@ -88,6 +88,51 @@ fn each_end_has_its_status() {
     }
 }
 
+/// The guest of `tests/bench/disk`, which drives its disk by itself and says what fails.
+#[test]
+fn a_guest_without_an_operating_system_reads_its_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let (kernel, disk) = (folder.path().join("kernel"), folder.path().join("disk"));
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/bench/guest");
+    let mut gcc = Command::new("gcc");
+    gcc.args(["-O2", "-ffreestanding", "-fno-pic", "-fno-stack-protector", "-mno-red-zone"]);
+    gcc.args(["-fcf-protection=none", "-nostdlib", "-static", "-no-pie"]);
+    gcc.arg("-Wl,-Ttext=0x100000,--build-id=none,-e,start,-z,max-page-size=4096");
+    gcc.args(["-DRANDOM1=64", "-DRANDOM32=1024", "-DSEQUENTIAL=16", "-o"]).arg(&kernel);
+    gcc.args(["entry.S", "disk.c"].map(|name| format!("{source}/{name}")));
+    assert!(gcc.status().expect("gcc is there after tests/setup").success());
+    fs::write(&disk, vec![0x5a; 4 << 20]).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_casemate"))
+        .args(["run", "--platform", "plain", "--memory", "128M", "--kernel"])
+        .arg(&kernel)
+        .arg("--disk")
+        .arg(&disk)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut output, (sender, lines)) = (child.stdout.take().unwrap(), mpsc::channel());
+    thread::spawn(move || {
+        let (mut said, mut buffer) = (String::new(), [0; 256]);
+        while let Ok(count @ 1..) = output.read(&mut buffer) {
+            said.push_str(&String::from_utf8_lossy(&buffer[..count]));
+            if said.contains("FINISHED") || said.contains("FAILED") {
+                break;
+            }
+        }
+        sender.send(said)
+    });
+    let said = lines.recv_timeout(LIMIT);
+    // It does not end by itself.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let said = said.expect("the guest finishes in time");
+    assert!(said.contains("FINISHED"), "{said}");
+    for name in ["warm", "random1", "random32", "sequential"] {
+        assert!(said.contains(&format!("{name} took ")), "{said}");
+    }
+}
+
 #[test]
 fn events_are_json_where_asked() {
     let (status, _, events) = run(&out(0x501, 7), &["--json", "--vcpus", "3"]);
