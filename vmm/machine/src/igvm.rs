@@ -41,13 +41,23 @@ pub enum IgvmLaunchError {
     /// Two ID blocks.
     #[error("both the file and the configuration (snp.id_block) have an ID block: leave one out")]
     IdBlocks,
+    /// The host could read the guest's memory, and nobody has asked for that.
+    #[error(
+        "the file's guest policy lets the host debug the guest, that is, read its memory: write \
+         debug = true in [snp], or make the file anew"
+    )]
+    Debug,
     /// The guest would be another one than the configuration says.
     #[error("the TD attributes of the file are not those of the configuration: {0}")]
     Attributes(String),
 }
 
+/// DEBUG of a guest policy (SEV-SNP firmware ABI, table "Guest Policy Structure").
+const SNP_DEBUG: u64 = 1 << 19;
+
 /// The plan of an SEV-SNP guest: policy and registers are the file's, and so is the ID block if it
-/// has one; everything else of its identity is the configuration's.
+/// has one; everything else of its identity is the configuration's. A policy that allows to debug
+/// must be asked for there, too.
 pub(crate) fn snp(
     config: &GuestConfig,
     identity: SnpIdentity,
@@ -56,6 +66,11 @@ pub(crate) fn snp(
         return Err(Box::new(IgvmLaunchError::Vcpus(config.vcpus)));
     }
     let mut plan = imported(config, PlatformKind::Snp)?;
+    let asked = config.snp.as_ref().is_some_and(|snp| snp.debug);
+    if matches!(&plan.policy, Policy::Snp(policy) if policy.guest_policy & SNP_DEBUG != 0 && !asked)
+    {
+        return Err(Box::new(IgvmLaunchError::Debug));
+    }
     let id_block = match (plan.identity.id_block.take(), identity.id_block) {
         (Some(_), Some(_)) => return Err(Box::new(IgvmLaunchError::IdBlocks)),
         (of_file, of_configuration) => of_file.or(of_configuration),
@@ -118,10 +133,11 @@ fn imported_from(config: &GuestConfig, kind: PlatformKind) -> Result<LaunchPlan,
 
 #[cfg(test)]
 mod tests {
-    use casemate_config::Tdx;
+    use casemate_config::{Snp, Tdx};
     use casemate_launch::igvm::export;
-    use casemate_launch::{Contents, Gpa, GpaRange, Import, PageKind};
+    use casemate_launch::{Contents, Gpa, GpaRange, Import, PageKind, SnpPolicy};
 
+    use super::snp as snp_plan;
     use super::*;
 
     /// What becomes of a file with `attributes` where the configuration asks for those of `asked`.
@@ -145,6 +161,34 @@ mod tests {
         let plan = tdx(&config, &policy).map_err(|error| error.to_string())?;
         assert_eq!(plan.policy, Policy::Tdx(policy));
         Ok(())
+    }
+
+    #[test]
+    fn a_file_that_lets_the_host_debug_is_launched_only_where_that_is_asked_for() {
+        let launched = |guest_policy, debug: bool| {
+            let page = Import {
+                range: GpaRange::from_bytes(Gpa(0x1000), 0x1000).unwrap(),
+                kind: PageKind::Normal,
+                contents: Contents::Zeroes,
+                tag: "test",
+            };
+            let plan = LaunchPlan {
+                imports: vec![page],
+                vcpus: vec![InitialVcpu::default()],
+                policy: Policy::Snp(SnpPolicy { guest_policy, vmsa_features: 1 }),
+                identity: SnpIdentity::default(),
+            };
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), export(&[plan]).unwrap()).unwrap();
+            let snp = debug.then(|| Snp { debug, ..Snp::default() });
+            let igvm = Some(file.path().into());
+            let config = GuestConfig { igvm, snp, ..GuestConfig::default() };
+            snp_plan(&config, SnpIdentity::default()).map(drop)
+        };
+        let error = launched(0x3_0000 | SNP_DEBUG, false).unwrap_err();
+        assert!(matches!(*error, IgvmLaunchError::Debug), "{error}");
+        launched(0x3_0000 | SNP_DEBUG, true).unwrap();
+        launched(0x3_0000, false).unwrap();
     }
 
     fn debuggable() -> Tdx {
