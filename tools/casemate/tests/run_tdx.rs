@@ -7,13 +7,15 @@
 mod td;
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use casemate_lab::{Host, Output, require};
 use td::{Request, SHARED, SHARED_VIEW, image};
+use vsock::{VMADDR_CID_ANY, VsockListener};
 
 fn folder() -> tempfile::TempDir {
     // Not in /tmp: the emulated host has one of its own.
@@ -130,26 +132,33 @@ fn said(console: &str) -> Vec<u64> {
     console.lines().filter_map(digits).collect()
 }
 
+/// Where the quote service listens besides its Unix socket.
+const PORT: u32 = 4050;
+
 /// Stands in for Intel's quote service: gives back each report with a header. No verifier takes that
 /// for a quote.
 #[test]
 #[ignore = "other tests run it in the emulated host"]
 fn quote_service() {
+    let sockets = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, PORT).unwrap();
+    thread::spawn(move || sockets.incoming().for_each(|stream| answer(stream.unwrap())));
     let listener = UnixListener::bind("/tmp/quotes").unwrap();
-    for stream in listener.incoming() {
-        let mut stream = stream.unwrap();
-        let mut request = [0; 4 + 24 + 1024];
-        stream.read_exact(&mut request).unwrap();
-        let quote = [b"EMULATED QUOTE\0\0", &request[28..]].concat();
-        let length = u32::try_from(quote.len()).unwrap();
-        let size = 24 + length;
-        let mut answer = [&size.to_be_bytes()[..], &[1, 0, 1, 0]].concat();
-        for value in [1, size, 0, 0, length] {
-            answer.extend(value.to_le_bytes());
-        }
-        answer.extend(quote);
-        stream.write_all(&answer).unwrap();
+    listener.incoming().for_each(|stream| answer(stream.unwrap()));
+}
+
+/// Answers one request.
+fn answer(mut stream: impl Read + Write) {
+    let mut request = [0; 4 + 24 + 1024];
+    stream.read_exact(&mut request).unwrap();
+    let quote = [b"EMULATED QUOTE\0\0", &request[28..]].concat();
+    let length = u32::try_from(quote.len()).unwrap();
+    let size = 24 + length;
+    let mut answer = [&size.to_be_bytes()[..], &[1, 0, 1, 0]].concat();
+    for value in [1, size, 0, 0, length] {
+        answer.extend(value.to_le_bytes());
     }
+    answer.extend(quote);
+    stream.write_all(&answer).unwrap();
 }
 
 #[test]
@@ -191,17 +200,19 @@ fn tds_measure_to_what_was_predicted_and_ask_in_vain_for_what_cannot_be() {
     let debug = path("debug.toml");
     fs::write(&debug, "firmware = \"quotes\"\n[tdx]\ndebug = true\n").unwrap();
     let service = std::env::current_exe().unwrap();
-    let selftest = format!(
-        "{} host --quote-selftest unix:/tmp/quotes; echo \"ENDED $?\"\n",
-        env!("CARGO_BIN_EXE_casemate")
-    );
+    let selftest = |service: &str| {
+        let casemate = env!("CARGO_BIN_EXE_casemate");
+        format!("{casemate} host --quote-selftest {service}; echo \"ENDED $?\"\n")
+    };
     let script = line(&path("asks"), "60", "--vcpus 2")
         + &line(&path("gives-up"), "60", "")
         + &line(&path("resets"), "-s KILL 4", "--on-reset restart")
         + &line(&path("quotes"), "60", "")
         + &format!("{} --ignored quote_service >/tmp/service 2>&1 &\n", service.display())
         + "until [ -S /tmp/quotes ]; do sleep 0.1; done\n"
-        + &selftest
+        + &selftest("unix:/tmp/quotes")
+        // The host's own address.
+        + &selftest(&format!("vsock:1:{PORT}"))
         + &line(&path("quotes"), "60", &file.display().to_string())
         + &line(&path("quotes"), "60", &debug.display().to_string())
         // The emulated host has two processors.
@@ -209,7 +220,8 @@ fn tds_measure_to_what_was_predicted_and_ask_in_vain_for_what_cannot_be() {
     let Some(output) = in_lab(&script, folder.path()) else { return };
     let console = &output.console;
     let guests: Vec<_> = console.split("ENDED ").collect();
-    let [asks, gives_up, resets, alone, selftest, quotes, debug, many, end] = guests[..] else {
+    let [asks, gives_up, resets, alone, selftest, vsock, quotes, debug, many, end] = guests[..]
+    else {
         panic!("{console}")
     };
 
@@ -228,7 +240,9 @@ fn tds_measure_to_what_was_predicted_and_ask_in_vain_for_what_cannot_be() {
     let unavailable = 1 << 63 | 1;
     assert_eq!(said(alone)[4], unavailable, "{alone}");
     assert!(alone.contains("could not connect to the quote service"), "{alone}");
-    assert!(selftest.contains("gives quotes: 1040 bytes"), "{selftest}");
+    for selftest in [selftest, vsock] {
+        assert!(selftest.contains("gives quotes: 1040 bytes"), "{selftest}");
+    }
     let quoted = said(quotes);
     assert_eq!(quoted[..6], [0, 0, 0, 0, 0, 1040 << 32 | 1024], "{quotes}");
     let mrtd: String =
