@@ -6,18 +6,13 @@ mod common;
 
 use std::fs;
 
-use common::{Guest, lab};
-
-/// What follows a word of the guest's, up to the end of the line.
-fn said<'a>(console: &'a str, word: &str) -> &'a str {
-    let line = console.lines().find_map(|line| line.trim_end().strip_prefix(word));
-    line.unwrap_or_else(|| panic!("no {word}: {console}"))
-}
+use common::{Guest, lab, pattern, said, sum};
 
 const DISKS: &str = r"
 dmesg -n 1
 echo DISK $(sha256sum </dev/vda | cut -d' ' -f1)
 echo SERIAL $(cat /sys/block/vda/serial) READ-ONLY $(cat /sys/block/vda/ro /sys/block/vdb/ro)
+echo WRITING $(dd if=/dev/zero of=/dev/vda bs=512 count=1 2>&1 | grep -o 'not permitted')
 echo QUEUES $(ls /sys/block/vdb/mq | wc -l)
 dd if=/dev/vda of=/dev/vdb bs=64k 2>/dev/null
 sync
@@ -29,8 +24,7 @@ fn disks_are_read_and_written() {
         return;
     }
     let guest = Guest::new("6.12", DISKS);
-    let contents: Vec<u8> =
-        (0..3_u64 << 20).map(|at| u8::try_from(at * at % 251).unwrap()).collect();
+    let contents = pattern(3 << 20);
     fs::write(guest.path("from"), &contents).unwrap();
     fs::write(guest.path("to"), vec![0; contents.len()]).unwrap();
     let (from, to) = (guest.path("from"), guest.path("to"));
@@ -43,10 +37,10 @@ fn disks_are_read_and_written() {
     let Some(output) = guest.in_lab(&script) else { return };
     let console = &output.console;
     assert_eq!(output.status, 0, "{console}");
-    let sum = <sha2::Sha256 as sha2::Digest>::digest(&contents);
-    let sum: String = sum.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(said(console, "DISK "), sum);
+    assert_eq!(said(console, "DISK "), sum(&contents));
     assert_eq!(said(console, "SERIAL "), "from-1 READ-ONLY 1 0");
+    assert_eq!(said(console, "WRITING "), "not permitted");
+    assert!(fs::read(&from).unwrap() == contents, "the guest wrote to a disk that is only read");
     assert_eq!(said(console, "QUEUES "), "2");
     assert!(fs::read(&to).unwrap() == contents, "the copy differs");
 }

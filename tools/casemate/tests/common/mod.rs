@@ -77,6 +77,23 @@ pub(crate) fn lab() -> Option<casemate_lab::Lab> {
     Some(require(Host::Kvm)?.timeout(Duration::from_secs(400)))
 }
 
+/// What follows a word of the guest's, up to the end of the line.
+pub(crate) fn said<'a>(console: &'a str, word: &str) -> &'a str {
+    let line = console.lines().find_map(|line| line.trim_end().strip_prefix(word));
+    line.unwrap_or_else(|| panic!("no {word}: {console}"))
+}
+
+/// Bytes of which no two sectors are the same.
+pub(crate) fn pattern(length: usize) -> Vec<u8> {
+    (0..length as u64).map(|at| u8::try_from(at * at % 251).unwrap()).collect()
+}
+
+/// SHA-256, as `sha256sum` writes it.
+pub(crate) fn sum(bytes: &[u8]) -> String {
+    let sum = <sha2::Sha256 as sha2::Digest>::digest(bytes);
+    sum.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// A program of C, without libraries.
 pub(crate) fn compile(source: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
