@@ -123,6 +123,52 @@ fn a_balloon_gives_free_pages_back_by_itself() {
     assert_eq!(said(console, "STATUS "), "0");
 }
 
+/// Its memory is full of what it read from an open disk, which it does not give back by itself.
+const SQUEEZED: &str = r"
+dmesg -n 1
+kilobytes() { grep ^$1: /proc/meminfo | tr -dc 0-9; }
+exec 8</dev/vda 9</dev/vda
+cat <&8 >/dev/null
+echo READ
+until [ $(kilobytes Buffers) -lt 50000 ]; do sleep 0.2; done
+echo SMALL
+until [ $(kilobytes MemFree) -gt 100000 ]; do sleep 0.2; done
+cat <&9 >/dev/null
+echo LARGE
+read -r line
+";
+
+#[test]
+fn the_monitor_fills_and_empties_the_balloon() {
+    if lab().is_none() {
+        return;
+    }
+    let guest = Guest::new("6.12", SQUEEZED);
+    let flags = "--memory 256M --balloon true --disk /tmp/disk,read_only=true";
+    let command = guest.command("vmlinux", "", flags);
+    let script = format!(
+        "truncate -s 128M /tmp/disk; mkfifo /tmp/keys
+         script -qefc \"{command}\" /tmp/log </tmp/keys >/dev/null & exec 3>/tmp/keys
+         after() {{
+             until grep -q \"$1\" /tmp/log || ! kill -0 $!; do sleep 0.5; printf \"$3\" >&3; done
+             echo $2 $(sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\) kB/\\1/p' /proc/$(pidof casemate)/status)
+         }}
+         after READ BEFORE; printf '\\001cballoon 160M\\r' >&3
+         after SMALL SMALL; after 'balloon: 160M' FULL 'status\\r'
+         printf 'balloon 0\\r' >&3
+         after LARGE EMPTY; after 'balloon: 0' NONE 'status\\r'
+         printf '\\001c\\r' >&3
+         wait $!; echo STATUS $?; cat /tmp/log"
+    );
+    let Some(output) = guest.in_lab(&script) else { return };
+    let console = &output.console;
+    let resident = |word| said(console, word).parse::<u64>().unwrap();
+    let (before, full, empty) = (resident("BEFORE "), resident("FULL "), resident("EMPTY "));
+    assert!(full + (64 << 10) < before, "{full} KiB of {before}: {console}");
+    assert!(full + (64 << 10) < empty, "{empty} KiB after {full}: {console}");
+    assert_eq!(said(console, "STATUS "), "0", "{console}");
+}
+
 const SOCKETS: &str = r"
 dmesg -n 1
 echo TO-HOST $(/echo connect vsock 6000 from-the-guest-END)

@@ -80,8 +80,9 @@ fn stop(control: &Control, outcome: Outcome) -> String {
 fn status(control: &Control) -> String {
     let mut text = format!("running, {} exits so far\n", control.exits());
     if let Some(balloon) = control.balloon() {
-        let bytes = ByteSize(u64::from(balloon.actual()) * PAGE_SIZE);
-        text.push_str(&format!("balloon: {bytes}\n"));
+        // A size has the quotation marks of configurations.
+        let bytes = ByteSize(u64::from(balloon.actual()) * PAGE_SIZE).to_string();
+        text.push_str(&format!("balloon: {}\n", bytes.trim_matches('"')));
     }
     if let Some(shared) = control.shared() {
         text.push_str(&format!("shared with the host: {}\n", super::report::shared(shared)));
