@@ -7,7 +7,7 @@ mod common;
 use std::fmt::Write as _;
 use std::fs;
 
-use common::{Guest, lab};
+use common::{Guest, lab, said};
 
 /// What the guest does, by its command line.
 const SCRIPT: &str = r"
@@ -16,6 +16,10 @@ case $(sed -n 's/.*casemate.do=\([a-z-]*\).*/\1/p' /proc/cmdline) in
 reset*) reboot -f ;;
 panic) echo c >/proc/sysrq-trigger ;;
 status) exit-with 7 ;;
+machine)
+	echo ROUTING $(dmesg | grep -o 'APIC routing to: .*')
+	echo X2APIC $(grep -c x2apic /proc/cpuinfo)
+	tr -s ' ' </proc/interrupts | grep -e APIC -e MSI ;;
 button)
 	# struct input_event: 24 bytes; the button is the only input device.
 	echo READY
@@ -72,6 +76,48 @@ fn our_firmware_starts_kernels() {
     assert_eq!(console.matches("ENDED power-off 0").count(), 2, "{console}");
     // The second is the image for development, which need not be named.
     assert_eq!(console.matches("firmware: starting the kernel").count(), 1, "{console}");
+}
+
+/// Without a PVH note an ELF kernel is entered in long mode, as a bzImage is. What it finds is the machine
+/// that the book describes.
+#[test]
+fn elf_kernels_without_a_pvh_note_start_at_their_64_bit_entry() {
+    if lab().is_none() {
+        return;
+    }
+    for series in ["6.12", "7.2"] {
+        let guest = Guest::new(series, SCRIPT);
+        without_pvh_note(&guest);
+        let script = line(&guest, "vmlinux", "machine", "--vcpus 2 --console true");
+        let Some(output) = guest.in_lab(&script) else { return };
+        let console = &output.console;
+        assert!(console.contains(&format!("UP vcpus=2 kernel={series}")), "{console}");
+        assert!(console.contains("ENDED machine 0"), "{console}");
+        assert!(said(console, "ROUTING ").ends_with("x2apic"), "{console}");
+        assert_eq!(said(console, "X2APIC "), "2", "{console}");
+        let interrupts = |of: &str| console.lines().filter(|line| line.contains(of)).count();
+        for edge in ["IO-APIC 4-edge ttyS0", "IO-APIC 5-edge ACPI:Ged"] {
+            assert_eq!(interrupts(edge), 1, "{console}");
+        }
+        // No timer, clock or keyboard of old; the devices' are messages: entropy and console have two
+        // queues in use, and each one for its configuration.
+        assert_eq!(interrupts("IO-APIC"), 2, "{console}");
+        assert!(interrupts("PCI-MSIX-0000:00:01.0") >= 2, "{console}");
+        assert!(interrupts("PCI-MSIX-0000:00:02.0") >= 3, "{console}");
+    }
+}
+
+/// Makes the note that names the kernel's PVH entry one of no meaning: 4 bytes of name, 4 or 8 of
+/// address, XEN_ELFNOTE_PHYS32_ENTRY (Xen, include/public/elfnote.h).
+fn without_pvh_note(guest: &Guest) {
+    let mut kernel = fs::read(guest.path("vmlinux")).unwrap();
+    let notes: Vec<_> = (0..kernel.len() - 16)
+        .step_by(4)
+        .filter(|&at| kernel[at + 8..].starts_with(b"\x12\0\0\0Xen\0"))
+        .collect();
+    assert_eq!(notes.len(), 1, "the kernel's PVH notes are at {notes:x?}");
+    kernel[notes[0] + 8] = 0xff;
+    fs::write(guest.path("vmlinux"), kernel).unwrap();
 }
 
 #[test]
