@@ -4,7 +4,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -43,6 +43,17 @@ impl Guest {
             .spawn()
             .unwrap();
         Self { child, _folder: folder }
+    }
+
+    /// What it writes from now on, byte by byte.
+    fn written(&mut self) -> Receiver<u8> {
+        let mut stdout = self.child.stdout.take().unwrap();
+        let (sender, written) = mpsc::channel();
+        thread::spawn(move || {
+            let mut byte = [0];
+            while matches!(stdout.read(&mut byte), Ok(1)) && sender.send(byte[0]).is_ok() {}
+        });
+        written
     }
 
     /// Its exit status and what it wrote.
@@ -246,12 +257,7 @@ fn starts_anew(end: &[u8], flag: &str, expected: &str) {
     let jump = [0x3c, b'r', 0x75, u8::try_from(end.len()).unwrap()];
     let code = [&say(">")[..], &READ, &jump, end, &out(0x501, 9)].concat();
     let mut guest = Guest::start(&code, &[flag, "restart"]);
-    let mut stdout = guest.child.stdout.take().unwrap();
-    let (sender, prompts) = mpsc::channel();
-    thread::spawn(move || {
-        let mut byte = [0];
-        while matches!(stdout.read(&mut byte), Ok(1)) && sender.send(byte[0]).is_ok() {}
-    });
+    let prompts = guest.written();
     let mut stdin = guest.child.stdin.take().unwrap();
     for key in [b"r", b"r", b"q"] {
         assert_eq!(prompts.recv_timeout(LIMIT).unwrap(), b'>');
@@ -270,10 +276,11 @@ fn a_guest_that_starts_anew_for_ever_can_be_ended() {
             &[&say(">")[..], &out(0x602, 1)].concat(),
             &["--on-reset", "restart", "--log", "off"],
         );
-        let mut stdout = guest.child.stdout.take().unwrap();
-        stdout.read_exact(&mut [0; 2]).unwrap();
-        // Somebody takes what it writes, or it would wait.
-        thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+        // Taken until the end, or it would wait.
+        let written = guest.written();
+        for _ in 0..2 {
+            assert_eq!(written.recv_timeout(LIMIT).unwrap(), b'>');
+        }
         thread::sleep(Duration::from_micros(97 * delay));
         let id = guest.child.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
@@ -292,7 +299,7 @@ fn a_launch_that_fails_says_what_may_be_in_the_way() {
         "ulimit -n 100; exec {casemate} run --platform plain --memory 4M --vcpus 255 --kernel {}",
         kernel.display()
     );
-    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
+    let output = Command::new("timeout").args(["60", "sh", "-c", &script]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("Too many open files"), "{said}");
