@@ -200,3 +200,33 @@ fn limited_disks_take_their_time_and_others_do_not() {
         assert!(numbers(said(console, queue)).iter().sum::<usize>() > 0, "{console}");
     }
 }
+
+const MOST: &str = r"
+dmesg -n 1
+for disk in /sys/block/vd*; do
+	echo ${disk##*/} $(cat $disk/serial) $(head -c 5 /dev/${disk##*/}) $(ls $disk/mq | wc -l)
+done
+";
+
+/// In their order, with more queues in all than the customary limit of open files is good for.
+#[test]
+fn as_many_disks_as_there_can_be_are_all_there() {
+    if lab().is_none() {
+        return;
+    }
+    let guest = Guest::new("6.12", MOST);
+    let mut flags = "--vcpus 2".to_owned();
+    let mut expected = String::new();
+    for (number, letter) in (10..).zip('a'..='x') {
+        let file = guest.path(&format!("disk{number}"));
+        let mut image = format!("is-{number}").into_bytes();
+        image.resize(4096, 0);
+        fs::write(&file, image).unwrap();
+        write!(flags, " --disk {},queues=16,serial=number-{number}", file.display()).unwrap();
+        writeln!(expected, "vd{letter} number-{number} is-{number} 2").unwrap();
+    }
+    let script = format!("ulimit -Sn 1024; {} </dev/null", guest.command("vmlinux", "", &flags));
+    let Some(output) = guest.in_lab(&script) else { return };
+    let console = output.console.replace('\r', "");
+    assert!(output.status == 0 && console.contains(&expected), "{expected}: {console}");
+}

@@ -308,6 +308,23 @@ fn a_launch_that_fails_says_what_may_be_in_the_way() {
     assert!(said.contains(note), "{said}");
 }
 
+/// As the soft limit is on most systems for programs that cannot take more.
+#[test]
+fn more_files_are_opened_than_the_soft_limit_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let (kernel, disk) = (folder.path().join("kernel"), folder.path().join("disk"));
+    fs::write(&kernel, elf(&out(0x501, 7), Start::Pvh)).unwrap();
+    fs::write(&disk, [0; 512]).unwrap();
+    let script = format!(
+        "ulimit -Sn 64; exec {} run --platform plain --memory 4M --kernel {} --disk {},queues=16 --vcpus 40",
+        env!("CARGO_BIN_EXE_casemate"),
+        kernel.display(),
+        disk.display()
+    );
+    let output = Command::new("timeout").args(["60", "sh", "-c", &script]).output().unwrap();
+    assert_eq!(output.status.code(), Some(7), "{output:?}");
+}
+
 #[test]
 fn bad_input_ends_with_2_before_kvm_is_opened() {
     let refused = |args: &[&str], words: &str| {

@@ -26,6 +26,7 @@ use casemate_vmm::platform::{Plain, Platform, Snp, Tdx};
 use casemate_vmm::{ConsolePorts, Guest, Machine, Outcome, SharedMemory};
 use check::Waiting;
 use report::Reporter;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signals::Signals;
 use terminal::{RawMode, Terminal};
 
@@ -153,6 +154,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 /// From the description of a guest to its end.
 fn guest(args: &Args) -> anyhow::Result<ExitCode> {
     report::log(args.log.as_deref(), args.json)?;
+    raise_open_files();
     let config = config(args)?;
     taps(&config.net, args)?;
     let guest = match config.platform {
@@ -166,6 +168,16 @@ fn guest(args: &Args) -> anyhow::Result<ExitCode> {
     let (outcome, shared) = runs(guest, reporter, args)?;
     reporter.ended(&outcome, shared);
     Ok(ExitCode::from(outcome.status()))
+}
+
+/// The customary limit, 1024, is for programs that use select; a guest with many queues takes more files.
+fn raise_open_files() {
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: hard, maximum: hard });
+    // Most guests need few.
+    if let Err(error) = raised {
+        tracing::debug!(%error, "could not raise the limit of open files to {hard:?}");
+    }
 }
 
 fn config(args: &Args) -> anyhow::Result<GuestConfig> {
