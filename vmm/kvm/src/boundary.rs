@@ -27,6 +27,11 @@ pub(crate) trait Argument: fmt::Display {
 
     /// The bytes the kernel reads and writes.
     fn bytes(&mut self) -> &mut [u8];
+
+    /// What the command returns when it has done all that is asked.
+    fn whole(&self) -> i32 {
+        0
+    }
 }
 
 /// Implements [`Argument`] for a zerocopy structure.
@@ -60,6 +65,40 @@ impl Argument for Nothing {
     }
 }
 
+/// For commands that kvm-ioctls makes: what it hands to the kernel, in words. The kernel writes
+/// nothing.
+pub(crate) struct Told {
+    words: String,
+    whole: i32,
+}
+
+impl Told {
+    pub(crate) fn new(words: impl Into<String>) -> Self {
+        Self { words: words.into(), whole: 0 }
+    }
+
+    /// Of a command that returns `whole` when it has done all that is asked.
+    pub(crate) fn returning(words: impl Into<String>, whole: i32) -> Self {
+        Self { words: words.into(), whole }
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+impl Argument for Told {
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut []
+    }
+
+    fn whole(&self) -> i32 {
+        self.whole
+    }
+}
+
 /// The kernel's answer to a command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
@@ -88,6 +127,11 @@ impl Reply {
         } else {
             Self { errno: 0, value, status: 0 }
         }
+    }
+
+    /// The reply to a command that kvm-ioctls made.
+    pub(crate) fn by(made: Result<(), kvm_ioctls::Error>) -> Self {
+        made.map_or_else(|error| Self::errno(error.errno()), |()| Self::default())
     }
 }
 

@@ -1,8 +1,11 @@
-//! The kernel interfaces that kvm-ioctls lacks: guest_memfd, SEV-SNP, TDX, host probing.
+//! The kernel interfaces that kvm-ioctls lacks: guest_memfd, SEV-SNP, TDX, host probing; and, of those
+//! that it has, what a launch needs.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`vm`] | VM types, capabilities of a VM, SEV attributes of /dev/kvm |
+//! | [`vm`] | VM types, VMs and their capabilities, SEV attributes of /dev/kvm |
+//! | [`vcpu`] | vCPUs, and their registers before they run |
+//! | [`cpuid`] | CPUID of the host and of vCPUs |
 //! | [`memory`] | guest_memfd, memory slots, memory attributes, prefault |
 //! | [`snp`] | the SEV-SNP launch commands |
 //! | [`sev_device`] | /dev/sev: the secure processor's state |
@@ -20,6 +23,7 @@
 //! launch return only when the kernel has done all of it, or failed for good.
 
 mod boundary;
+pub mod cpuid;
 pub mod error;
 pub mod exit;
 pub mod host;
@@ -28,6 +32,7 @@ pub mod sev_device;
 pub mod snp;
 pub mod tdx;
 pub mod trace;
+pub mod vcpu;
 pub mod vm;
 
 pub use error::KernelError;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::KernelError;
-use crate::boundary::{Firmware, Reply, address_of, argument, call, ioctl};
+use crate::boundary::{Firmware, Reply, Told, address_of, argument, call, ioctl};
 
 /// An open /dev/sev.
 ///
@@ -31,10 +31,18 @@ impl SevDevice {
     /// # Errors
     /// It is not there (no SEV in this machine or kernel), or this user may not open it.
     pub fn open(path: &Path) -> Result<Self, KernelError> {
-        let opened = OpenOptions::new().read(true).write(true).open(path);
-        opened
-            .map(Self)
-            .map_err(|error| KernelError::of_io("open", &path.display().to_string(), &error))
+        let mut opened = None;
+        call("open", Firmware::None, &mut Told::new(path.display().to_string()), |_| {
+            match OpenOptions::new().read(true).write(true).open(path) {
+                Ok(file) => {
+                    opened = Some(file);
+                    Reply::default()
+                }
+                Err(error) => Reply::errno(error.raw_os_error().unwrap_or(libc::EIO)),
+            }
+        })?;
+        // Without one, an interposer said yes in the kernel's place.
+        opened.map_or_else(Self::stand_in, |file| Ok(Self(file)))
     }
 
     /// A device of no use but under an [`Interposer`](crate::trace::Interposer), for tests on
@@ -43,7 +51,8 @@ impl SevDevice {
     /// # Errors
     /// /dev/null cannot be opened.
     pub fn stand_in() -> Result<Self, KernelError> {
-        Self::open(Path::new("/dev/null"))
+        let file = File::open("/dev/null");
+        file.map(Self).map_err(|error| KernelError::of_io("open", "/dev/null", &error))
     }
 
     /// Asks the firmware for the state of SEV-SNP.

@@ -5,6 +5,17 @@
 //! command can be made to fail instead. This is what `casemate run --record` writes, and how tests
 //! go through a launch on a machine that has none of the platforms.
 //!
+//! What is written down is each command to /dev/kvm, to VMs and their vCPUs, and to /dev/sev, whether
+//! this crate makes it or kvm-ioctls for it, and that the two devices were opened; not KVM_RUN. A file
+//! descriptor is never part of it.
+//!
+//! **Where no kernel answers, objects are stand-ins.** Later commands need something to be made on:
+//! KVM_CREATE_VM then gives a plain VM of this machine's /dev/kvm, KVM_CREATE_VCPU a vCPU of that,
+//! KVM_CREATE_GUEST_MEMFD an ordinary file, and /dev/sev is /dev/null. They are never asked anything: all commands on them are
+//! answered as this one was. So a trace that is replayed shows that the same is asked, with the same
+//! arguments and in the same order, and what becomes of the answers, such as the host's CPUID. That a
+//! kernel would take it, the machine has shown on which it was recorded.
+//!
 //! ```
 //! # use casemate_kvm::trace::{Interposer, Reply};
 //! let denied = Reply::errno(libc::EBUSY);
@@ -40,8 +51,29 @@ pub struct Event {
 pub struct Written {
     /// Where in the argument.
     pub offset: usize,
-    /// The bytes that are there now.
+    /// The bytes that are there now; hexadecimal digits in a trace.
+    #[serde(with = "hex")]
     pub bytes: Vec<u8>,
+}
+
+mod hex {
+    use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], to: S) -> Result<S::Ok, S::Error> {
+        let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        to.serialize_str(&digits)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let digits = String::deserialize(from)?;
+        let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+        let byte = |pair: &[u8; 2]| {
+            let pair = str::from_utf8(pair).ok().filter(|_| pair.iter().all(u8::is_ascii_hexdigit));
+            u8::from_str_radix(pair?, 16).ok()
+        };
+        let bytes: Option<Vec<u8>> = pairs.iter().map(byte).collect();
+        bytes.filter(|_| rest.is_empty()).ok_or_else(|| D::Error::custom("no hexadecimal digits"))
+    }
 }
 
 /// Who answers commands.
@@ -116,8 +148,9 @@ impl Interposer {
         (outcome, events)
     }
 
-    /// The reply that is not the kernel's, and what it writes; None if the kernel is to answer.
-    fn answer(&mut self, name: &str, arguments: &str) -> Option<(Reply, Vec<Written>)> {
+    /// The reply that is not the kernel's, and what it writes; None if the kernel is to answer. A
+    /// command that has done all that is asked returns `whole`.
+    fn answer(&mut self, name: &str, arguments: &str, whole: i32) -> Option<(Reply, Vec<Written>)> {
         for failure in self.failures.iter_mut().filter(|failure| failure.command == name) {
             failure.countdown = failure.countdown.wrapping_sub(1);
             if failure.countdown == 0 {
@@ -126,7 +159,7 @@ impl Interposer {
         }
         match &mut self.answers {
             Answers::Kernel => None,
-            Answers::Success => Some((Reply::default(), Vec::new())),
+            Answers::Success => Some((Reply { value: whole, ..Reply::default() }, Vec::new())),
             Answers::Trace(events) => Some(match events.pop_front() {
                 Some(event) if event.command == name && event.arguments == arguments => {
                     (event.reply, event.written)
@@ -149,7 +182,8 @@ pub(crate) fn through<A: Argument>(
         return kernel(argument);
     }
     let before = argument.bytes().to_vec();
-    let answer = ACTIVE.with_borrow_mut(|active| active.as_mut()?.answer(name, arguments));
+    let whole = argument.whole();
+    let answer = ACTIVE.with_borrow_mut(|active| active.as_mut()?.answer(name, arguments, whole));
     let reply = match answer {
         None => kernel(argument),
         Some((reply, written)) => {
@@ -188,18 +222,25 @@ fn apply<A: Argument>(argument: &mut A, reply: Reply, written: &[Written]) {
     }
 }
 
-/// The runs of bytes that differ, without those that are `addresses`.
+/// The runs of bytes that differ, without those that are `addresses`. What is the same between two that
+/// differ is in the run if it is short: that takes less room than another run.
 fn difference(before: &[u8], after: &[u8], addresses: &[usize]) -> Vec<Written> {
+    const SHORT: usize = 32;
+    let hidden =
+        |offset: &usize| addresses.iter().any(|start| (*start..start + 8).contains(offset));
     let mut runs: Vec<Written> = Vec::new();
     for (offset, (old, new)) in before.iter().zip(after).enumerate() {
-        let hidden = addresses.iter().any(|&start| (start..start + 8).contains(&offset));
-        if old == new || hidden {
+        if old == new || hidden(&offset) {
             continue;
         }
-        match runs.last_mut() {
-            Some(run) if run.offset + run.bytes.len() == offset => run.bytes.push(*new),
-            _ => runs.push(Written { offset, bytes: vec![*new] }),
+        if let Some(run) = runs.last_mut() {
+            let mut between = run.offset + run.bytes.len()..offset;
+            if between.len() <= SHORT && !between.any(|offset| hidden(&offset)) {
+                run.bytes.extend(&after[run.offset + run.bytes.len()..=offset]);
+                continue;
+            }
         }
+        runs.push(Written { offset, bytes: vec![*new] });
     }
     runs
 }
@@ -239,14 +280,29 @@ mod tests {
 
     #[test]
     fn addresses_are_not_written_down() {
-        let before = [0; 24];
-        let mut after = [0; 24];
+        let before = [0; 72];
+        let mut after = [0; 72];
         after[3] = 1;
         after[8..16].fill(0xff);
         after[17..19].fill(2);
+        after[21] = 3;
+        after[70] = 4;
         let runs = difference(&before, &after, &[8]);
         let run = |offset, bytes: &[u8]| Written { offset, bytes: bytes.to_vec() };
-        assert_eq!(runs, [run(3, &[1]), run(17, &[2, 2])]);
+        assert_eq!(runs, [run(3, &[1]), run(17, &[2, 2, 0, 0, 3]), run(70, &[4])]);
+    }
+
+    #[test]
+    fn bytes_are_hexadecimal_digits_and_nothing_else_is_taken() {
+        let written = Written { offset: 1, bytes: vec![0, 0xaf] };
+        let text = serde_json::to_string(&written).expect("JSON");
+        assert_eq!(text, r#"{"offset":1,"bytes":"00af"}"#);
+        for (digits, good) in
+            [("00af", true), ("", true), ("0", false), ("+1", false), ("gg", false)]
+        {
+            let text = format!(r#"{{"offset":1,"bytes":"{digits}"}}"#);
+            assert_eq!(serde_json::from_str::<Written>(&text).is_ok(), good, "{digits}");
+        }
     }
 
     #[test]

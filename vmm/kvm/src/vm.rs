@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::mem::offset_of;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd};
 
 use kvm_ioctls::{Kvm, VmFd};
 use libc::c_ulong;
@@ -12,7 +13,8 @@ use serde::{Deserialize, Serialize};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::KernelError;
-use crate::boundary::{Firmware, Nothing, address_of, argument, call, ioctl};
+use crate::boundary::{Firmware, Nothing, Reply, Told, address_of, argument, call, ioctl, retry};
+use crate::error::Status;
 
 /// The argument of KVM_CREATE_VM: what a VM is protected by. `as u64` is the kernel's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -47,6 +49,84 @@ impl fmt::Display for VmType {
             Self::Tdx => "TDX",
         })
     }
+}
+
+/// Opens /dev/kvm.
+///
+/// # Errors
+/// It is not there, or this user may not open it.
+pub fn open() -> Result<Kvm, KernelError> {
+    const NAME: &str = "open";
+    const PATH: &str = "/dev/kvm";
+    let mut opened = None;
+    call(NAME, Firmware::None, &mut Told::new(PATH), |_| {
+        Reply::by(Kvm::new().map(|kvm| opened = Some(kvm)))
+    })?;
+    let failed =
+        |error: kvm_ioctls::Error| KernelError::new(NAME, PATH, error.errno(), Status::None);
+    // Without one, an interposer said yes in the kernel's place: stand-ins are made on the real one.
+    opened.map_or_else(|| Kvm::new().map_err(failed), Ok)
+}
+
+/// The version of KVM's interface: 12, for all kernels there are (KVM_GET_API_VERSION).
+///
+/// # Errors
+/// What was opened is no KVM.
+pub fn api_version(kvm: &Kvm) -> Result<i32, KernelError> {
+    call("KVM_GET_API_VERSION", Firmware::None, &mut Told::returning("no arguments", 12), |_| {
+        Reply::of(kvm.get_api_version())
+    })
+}
+
+/// Creates a VM without memory and vCPUs (KVM_CREATE_VM, KVM_GET_VCPU_MMAP_SIZE).
+///
+/// # Errors
+/// The host has no such VMs, or is out of memory, files or processors to run them on.
+pub fn create(kvm: &Kvm, vm_type: VmType) -> Result<VmFd, KernelError> {
+    const NAME: &str = "KVM_CREATE_VM";
+    const KVM_CREATE_VM: c_ulong = 0xAE01;
+    let mut file = None;
+    // A signal can interrupt it before it has done anything.
+    retry(&[libc::EINTR], || {
+        let mut told = Told::new(format!("type {}, {vm_type}", vm_type as u64));
+        call(NAME, Firmware::None, &mut told, |_| {
+            // SAFETY: /dev/kvm takes the number of a type.
+            let reply = unsafe { ioctl(kvm, KVM_CREATE_VM, vm_type as c_ulong) };
+            if reply.errno == 0 {
+                // SAFETY: the kernel has just made this descriptor, and nothing else owns it.
+                file = Some(unsafe { OwnedFd::from_raw_fd(reply.value) });
+            }
+            Reply { value: 0, ..reply }
+        })
+    })?;
+    let mut vm = None;
+    call("KVM_GET_VCPU_MMAP_SIZE", Firmware::None, &mut Nothing, |_| {
+        let Some(file) = file else { return Reply::default() };
+        // SAFETY: the descriptor is that of a VM, and its owner gives it up if this succeeds.
+        match unsafe { kvm.create_vmfd_from_rawfd(file.as_raw_fd()) } {
+            Ok(made) => {
+                _ = file.into_raw_fd();
+                let size = i32::try_from(made.run_size()).unwrap_or(0);
+                vm = Some(made);
+                Reply { value: size, ..Reply::default() }
+            }
+            Err(error) => Reply::errno(error.errno()),
+        }
+    })?;
+    let stand_in =
+        |error: kvm_ioctls::Error| KernelError::new(NAME, "stand-in", error.errno(), Status::None);
+    // Without one, an interposer said yes in the kernel's place: a plain one will do.
+    vm.map_or_else(|| kvm.create_vm().map_err(stand_in), Ok)
+}
+
+/// How many vCPUs the VM may have; 0 if the kernel does not say (KVM_CHECK_EXTENSION).
+#[must_use]
+pub fn max_vcpus(vm: &VmFd) -> u32 {
+    let mut told = Told::new("KVM_CAP_MAX_VCPUS");
+    let most = call("KVM_CHECK_EXTENSION", Firmware::None, &mut told, |_| {
+        Reply::of(vm.check_extension_raw(c_ulong::from(kvm_bindings::KVM_CAP_MAX_VCPUS)))
+    });
+    most.ok().and_then(|most| u32::try_from(most).ok()).unwrap_or(0)
 }
 
 /// On VMs and, for TDX, on vCPUs.

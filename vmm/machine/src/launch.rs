@@ -2,13 +2,11 @@
 //!
 //! [`Created`] → [`Populated`] → [`Finished`]
 
-use std::io;
 use std::sync::Arc;
 
-use casemate_kvm::KernelError;
+use casemate_kvm::{KernelError, vcpu, vm};
 use casemate_launch::{GpaRange, LaunchPlan, PageKind, PlatformKind};
-use kvm_bindings::{KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap};
-use kvm_ioctls::{Cap, Kvm, VcpuFd, VmFd};
+use kvm_ioctls::{VcpuFd, VmFd};
 
 use crate::board::gsi;
 use crate::platform::{Made, Platform};
@@ -18,14 +16,6 @@ use crate::vcpu::Cpuid;
 /// Why a step of a launch failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
-    /// The kernel refused.
-    #[error("{name} failed")]
-    Ioctl {
-        /// The ioctl.
-        name: &'static str,
-        /// Why.
-        source: io::Error,
-    },
     /// The kernel does not know some MSR.
     #[error("KVM_SET_MSRS set {set} MSRs and refused the next one")]
     Msrs {
@@ -84,19 +74,9 @@ pub enum StepError {
     },
 }
 
-impl StepError {
-    /// For `map_err`.
-    pub(crate) fn ioctl(name: &'static str) -> impl Fn(kvm_ioctls::Error) -> Self {
-        move |error| Self::Ioctl { name, source: error.into() }
-    }
-}
-
 /// Why a launch failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
-    /// There is no KVM for us.
-    #[error("could not open /dev/kvm")]
-    Kvm(#[source] io::Error),
     /// KVM speaks another language.
     #[error("/dev/kvm has API version {0}, not 12")]
     ApiVersion(i32),
@@ -172,14 +152,16 @@ impl Created {
         plan: &LaunchPlan,
         vcpus: u32,
     ) -> Result<Self, LaunchError> {
-        let kvm = Kvm::new().map_err(|error| LaunchError::Kvm(error.into()))?;
-        match kvm.get_api_version() {
+        let refused = |error: KernelError| LaunchError::Vm(error.into());
+        let kvm = vm::open().map_err(refused)?;
+        match vm::api_version(&kvm).map_err(refused)? {
             12 => {}
             other => return Err(LaunchError::ApiVersion(other)),
         }
-        let vm = create_vm(&kvm, platform.vm_type()).map_err(LaunchError::Vm)?;
-        let ioctl = StepError::ioctl("KVM_GET_SUPPORTED_CPUID");
-        let cpuid = Cpuid::new(&kvm, vcpus).map_err(|error| LaunchError::Vm(ioctl(error)))?;
+        let vm = vm::create(&kvm, platform.vm_type()).map_err(refused)?;
+        // Local APICs are KVM's; PIC and PIT are nobody's; the I/O APIC is ours, see `interrupts`.
+        vm::enable_split_irqchip(&vm, gsi::COUNT.into()).map_err(refused)?;
+        let cpuid = Cpuid::new(&kvm, vcpus).map_err(refused)?;
         platform.prepare_vm(&vm, &cpuid.of(0)).map_err(LaunchError::Vm)?;
         ram.map(&vm).map_err(|error| LaunchError::Vm(error.into()))?;
         let vcpus = (0..vcpus)
@@ -219,30 +201,11 @@ impl Populated {
     }
 }
 
-fn create_vm(kvm: &Kvm, vm_type: u64) -> Result<VmFd, StepError> {
-    // A signal can interrupt it before it has done anything.
-    let vm = loop {
-        match kvm.create_vm_with_type(vm_type) {
-            Err(error) if error.errno() == libc::EINTR => {}
-            outcome => break outcome.map_err(StepError::ioctl("KVM_CREATE_VM"))?,
-        }
-    };
-    // Local APICs are KVM's; PIC and PIT are nobody's; the I/O APIC is ours, see `interrupts`.
-    let split = kvm_enable_cap {
-        cap: KVM_CAP_SPLIT_IRQCHIP,
-        args: [gsi::COUNT.into(), 0, 0, 0],
-        ..kvm_enable_cap::default()
-    };
-    vm.enable_cap(&split).map_err(StepError::ioctl("KVM_ENABLE_CAP(KVM_CAP_SPLIT_IRQCHIP)"))?;
-    Ok(vm)
-}
-
 fn create_vcpu(vm: &VmFd, cpuid: &Cpuid, index: u32) -> Result<VcpuFd, StepError> {
-    let refused = |error| match vm.check_extension_int(Cap::MaxVcpus).try_into() {
-        Ok(most) if index >= most => StepError::Vcpus { most },
-        _ => StepError::ioctl("KVM_CREATE_VCPU")(error),
-    };
-    let vcpu = vm.create_vcpu(index.into()).map_err(refused)?;
-    vcpu.set_cpuid2(&cpuid.of(index)).map_err(StepError::ioctl("KVM_SET_CPUID2"))?;
+    let vcpu = vcpu::create(vm, index).map_err(|error| match vm::max_vcpus(vm) {
+        most @ 1.. if index >= most => StepError::Vcpus { most },
+        _ => error.into(),
+    })?;
+    casemate_kvm::cpuid::set(&vcpu, &cpuid.of(index))?;
     Ok(vcpu)
 }

@@ -1,8 +1,8 @@
 //! What a failure most likely means for the user, and the next thing to do.
 
 use libc::{
-    E2BIG, EAGAIN, EBUSY, EEXIST, EINVAL, EIO, EMFILE, ENOENT, ENOMEM, ENOSPC, ENOTTY, EOPNOTSUPP,
-    EPERM,
+    E2BIG, EAGAIN, EBUSY, EEXIST, EINTR, EINVAL, EIO, EMFILE, ENFILE, ENODEV, ENOENT, ENOMEM,
+    ENOSPC, ENOTTY, ENXIO, EOPNOTSUPP, EPERM,
 };
 
 use super::{SevStatus, Status};
@@ -31,7 +31,7 @@ pub(super) fn advice(
 
 fn by_sev_status(command: &str, arguments: &str, status: SevStatus) -> Option<&'static str> {
     Some(match (command, status.0) {
-        ("KVM_SEV_SNP_LAUNCH_UPDATE", 0x16) if arguments.ends_with("CPUID") => {
+        ("KVM_SEV_SNP_LAUNCH_UPDATE", 0x16) if arguments.contains(", CPUID") => {
             "the firmware refused the CPUID page and put the values it accepts into it: take the \
              CPUID leaves from this host rather than from a named model"
         }
@@ -119,7 +119,36 @@ fn by_errno(command: &str, errno: i32) -> Option<&'static str> {
         }
         (command, EIO) if command.starts_with("KVM_TDX_") => BUGGED,
         (command, ENOTTY | EOPNOTSUPP) if command.starts_with("KVM_TDX_") => HOST,
-        ("KVM_CREATE_GUEST_MEMFD", EMFILE) => "raise the limit of open files (ulimit -n)",
+        ("KVM_GET_API_VERSION", _) => "what was opened as /dev/kvm is no KVM",
+        ("KVM_CREATE_VM", EBUSY) => {
+            "something else uses the processor's virtualisation: stop other hypervisors"
+        }
+        ("KVM_CREATE_VM", EINTR) => "signals came all the time: try again",
+        ("KVM_CREATE_VM" | "KVM_ENABLE_CAP", EINVAL | ENOTTY | EOPNOTSUPP) => HOST,
+        ("KVM_CREATE_VCPU", EINVAL) => {
+            "the host may have fewer vCPUs for such a guest: let it have fewer, with --vcpus"
+        }
+        ("KVM_CREATE_VCPU", EEXIST) => {
+            "the guest has this vCPU already, which is an error of this program"
+        }
+        ("KVM_CREATE_VCPU", EIO) => BUGGED,
+        ("KVM_SET_CPUID2", EINVAL) => {
+            "KVM refuses leaves that it offers itself: update the host's kernel; `--record` writes \
+             down all leaves"
+        }
+        ("KVM_GET_SUPPORTED_CPUID" | "KVM_GET_CPUID2" | "KVM_SET_CPUID2", E2BIG) => {
+            "the kernel lists more CPUID leaves than any known kernel has"
+        }
+        (
+            "KVM_SET_REGS" | "KVM_SET_SREGS" | "KVM_SET_FPU" | "KVM_SET_XCRS" | "KVM_SET_DEBUGREGS"
+            | "KVM_SET_MSRS" | "KVM_SET_MP_STATE",
+            EINVAL,
+        ) => {
+            "KVM does not take what the guest's firmware or kernel starts with: `--record` writes \
+             down all registers"
+        }
+        (_, EMFILE) => "raise the limit of open files (ulimit -n)",
+        (_, ENFILE) => "the host has too many open files: raise fs.file-max",
         ("KVM_CREATE_GUEST_MEMFD", EINVAL | ENOTTY) => HOST,
         ("KVM_SET_MEMORY_ATTRIBUTES", ENOMEM) => {
             "the kernel needs some 9 bytes per 4 KiB page: raise the memory cgroup's limit"
@@ -129,7 +158,7 @@ fn by_errno(command: &str, errno: i32) -> Option<&'static str> {
         ("fallocate", ENOMEM | ENOSPC) => "the host is out of memory",
         (_, ENOMEM) => "the host or the memory cgroup is out of memory",
         ("open", EPERM | libc::EACCES) => "run as a member of the group that owns the device",
-        ("open", ENOENT) => HOST,
+        ("open", ENOENT | ENODEV | ENXIO) => HOST,
         ("KVM_TDX_CAPABILITIES" | "KVM_TDX_GET_CPUID", E2BIG) => {
             "the kernel lists more CPUID leaves than any known TDX module has"
         }

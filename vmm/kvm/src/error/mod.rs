@@ -10,6 +10,10 @@ use std::io;
 pub use seamcall::SeamcallStatus;
 pub use sev::SevStatus;
 
+/// Characters of a command's arguments that its error shows: enough for all but whole tables of CPUID
+/// and register files.
+const SHOWN: usize = 300;
+
 /// A command that the kernel or the platform's firmware refused. Says which command, with which
 /// arguments, the errno, the firmware's status in words, and what to try next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +101,12 @@ impl fmt::Display for KernelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { command, arguments, errno, status } = self;
         let reason = io::Error::from_raw_os_error(*errno);
-        write!(f, "{command} ({arguments}) failed: {reason}")?;
+        // All of it is in the log and in traces.
+        let shown = match arguments.char_indices().nth(SHOWN) {
+            Some((end, _)) => format!("{}...", &arguments[..end]),
+            None => arguments.clone(),
+        };
+        write!(f, "{command} ({shown}) failed: {reason}")?;
         match status {
             Status::None => {}
             Status::Sev(status) => write!(f, "; {status}")?,
@@ -128,11 +137,46 @@ mod tests {
              firmware refused the CPUID page and put the values it accepts into it: take the CPUID \
              leaves from this host rather than from a named model"
         );
+        let with_page = KernelError {
+            arguments: "gpa 0xfff00000, 4096 bytes, CPUID: 1.0: 1 2 3 4".into(),
+            ..error.clone()
+        };
+        assert_eq!(with_page.advice(), error.advice());
         let other = KernelError { arguments: "gpa 0x0, 4096 bytes, NORMAL".into(), ..error };
         assert!(!other.to_string().contains("CPUID"), "{other}");
-        let unknown = KernelError::new("KVM_ENABLE_CAP", "", libc::EINVAL, Status::None);
+        let unknown = KernelError::new("KVM_ENABLE_CAP", "", libc::EFAULT, Status::None);
         assert_eq!(unknown.advice(), None);
-        assert!(unknown.to_string().ends_with("(os error 22)"), "{unknown}");
+        assert!(unknown.to_string().ends_with("(os error 14)"), "{unknown}");
+    }
+
+    #[test]
+    fn what_a_user_can_do_about_a_launch_is_said() {
+        for (command, errno, words) in [
+            ("open", libc::ENOENT, "casemate host"),
+            ("open", libc::EACCES, "group that owns the device"),
+            ("KVM_CREATE_VM", libc::EINVAL, "casemate host"),
+            ("KVM_CREATE_VM", libc::EBUSY, "other hypervisors"),
+            ("KVM_CREATE_VM", libc::EMFILE, "ulimit -n"),
+            ("KVM_CREATE_VCPU", libc::EINVAL, "--vcpus"),
+            ("KVM_CREATE_VCPU", libc::EEXIST, "error of this program"),
+            ("KVM_CREATE_VCPU", libc::ENOMEM, "out of memory"),
+            ("KVM_CREATE_VCPU", libc::ENFILE, "fs.file-max"),
+            ("KVM_SET_CPUID2", libc::EINVAL, "--record"),
+            ("KVM_SET_SREGS", libc::EINVAL, "--record"),
+        ] {
+            let error = KernelError::new(command, "", errno, Status::None);
+            assert!(error.advice().expect(command).contains(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn long_arguments_are_shown_in_part() {
+        let error = |length| {
+            KernelError::new("KVM_SET_CPUID2", "ä".repeat(length), libc::E2BIG, Status::None)
+        };
+        assert!(error(SHOWN).to_string().contains(&format!("({}) failed", "ä".repeat(SHOWN))));
+        let long = error(SHOWN + 1).to_string();
+        assert!(long.contains(&format!("({}...) failed", "ä".repeat(SHOWN))), "{long}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::mem::offset_of;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::boundary::argument;
+use crate::memory::{PAGE_SIZE, Page};
 
 /// `struct kvm_sev_cmd`: the envelope of every command.
 #[repr(C)]
@@ -116,6 +117,59 @@ argument!(
     LaunchUpdate,
     HOST_ADDRESSES = &[offset_of!(LaunchUpdate, uaddr)],
     REMAINING = Some(offset_of!(LaunchUpdate, len))
+);
+
+impl LaunchUpdate {
+    /// Of `len` bytes from `gpa` on, without a source.
+    pub(super) fn new(gpa: u64, len: u64, kind: u8) -> Self {
+        let gfn_start = gpa / PAGE_SIZE;
+        Self { gfn_start, uaddr: 0, len, kind, pad0: 0, flags: 0, pad1: 0, pad2: [0; 4] }
+    }
+}
+
+/// The update with a CPUID page, and that page: the kernel writes to both.
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C, align(4096))]
+pub(super) struct CpuidUpdate {
+    pub(super) page: [u8; 4096],
+    pub(super) update: LaunchUpdate,
+    rest: [u8; 4096 - size_of::<LaunchUpdate>()],
+}
+
+impl CpuidUpdate {
+    pub(super) fn new(gpa: u64, page: &Page) -> Self {
+        let update = LaunchUpdate::new(gpa, PAGE_SIZE, super::CPUID);
+        Self { page: page.0, update, rest: [0; _] }
+    }
+}
+
+impl fmt::Display for CpuidUpdate {
+    /// With the page's entries (SEV-SNP Firmware ABI, "CPUID Page"), hexadecimal: leaf, subleaf, XCR0 if
+    /// it is not 0, EAX to EDX.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.update)?;
+        let entries = self.page[16..].as_chunks::<48>().0;
+        let mut separator = ": ";
+        for entry in entries.iter().take(self.page[0].into()) {
+            let word = |at: usize| {
+                u32::from_le_bytes([entry[at], entry[at + 1], entry[at + 2], entry[at + 3]])
+            };
+            write!(f, "{separator}{:x}.{:x}:", word(0), word(4))?;
+            match word(8) {
+                0 => {}
+                xcr0 => write!(f, " (XCR0 {xcr0:x})")?,
+            }
+            (24..40).step_by(4).try_for_each(|at| write!(f, " {:x}", word(at)))?;
+            separator = ", ";
+        }
+        Ok(())
+    }
+}
+
+argument!(
+    CpuidUpdate,
+    HOST_ADDRESSES = &[offset_of!(CpuidUpdate, update) + offset_of!(LaunchUpdate, uaddr)],
+    REMAINING = Some(offset_of!(CpuidUpdate, update) + offset_of!(LaunchUpdate, len))
 );
 
 /// `struct kvm_sev_snp_launch_finish`

@@ -26,13 +26,15 @@ use crate::memory::{PAGE_SIZE, Page};
 use crate::sev_device::SevDevice;
 use crate::{KernelError, vm};
 
-use abi::{Envelope, Init, LaunchFinish, LaunchStart, LaunchUpdate};
+use abi::{CpuidUpdate, Envelope, Init, LaunchFinish, LaunchStart, LaunchUpdate};
 
 const INIT2: u32 = 22;
 const LAUNCH_START: u32 = 100;
 const LAUNCH_UPDATE: u32 = 101;
 const LAUNCH_FINISH: u32 = 102;
 const ENABLE_REQ_CERTS: u32 = 103;
+
+const UPDATE: &str = "KVM_SEV_SNP_LAUNCH_UPDATE";
 
 const NORMAL: u8 = 1;
 const ZERO: u8 = 3;
@@ -123,12 +125,24 @@ pub fn launch_update(
             // SAFETY: ZERO has no source.
             unsafe { update_range(vm, sev, gpa, ZERO, size, 0) }
         }
-        Update::Cpuid(page) => {
-            let source = address_of(page);
-            // SAFETY: the source is one page, exclusively borrowed, to which the kernel may write.
-            unsafe { update_range(vm, sev, gpa, CPUID, PAGE_SIZE, source) }
-        }
+        Update::Cpuid(page) => update_cpuid(vm, sev, gpa, page),
     }
+}
+
+fn update_cpuid(vm: &VmFd, sev: &SevDevice, gpa: u64, page: &mut Page) -> Result<(), KernelError> {
+    let mut update = CpuidUpdate::new(gpa, page);
+    let outcome = until_done(UPDATE, PAGE_SIZE, |_| {
+        let outcome =
+            call(UPDATE, Firmware::Sev, &mut update, |CpuidUpdate { page, update, .. }| {
+                update.uaddr = address_of(page);
+                // SAFETY: LAUNCH_UPDATE takes this structure. The source is the page beside it, as
+                // exclusively borrowed, to which the kernel may write.
+                unsafe { command(vm, sev, LAUNCH_UPDATE, address_of(update)) }
+            });
+        (update.update.len, outcome.map(drop))
+    });
+    page.0 = update.page;
+    outcome
 }
 
 fn update_from(
@@ -145,8 +159,7 @@ fn update_from(
 }
 
 /// # Safety
-/// `source` is the address of `size` bytes, valid for reads, and for writes if `kind` is CPUID. ZERO
-/// has no source.
+/// `source` is the address of `size` bytes, valid for reads. ZERO has no source. `kind` is not CPUID.
 unsafe fn update_range(
     vm: &VmFd,
     sev: &SevDevice,
@@ -155,22 +168,13 @@ unsafe fn update_range(
     size: u64,
     source: u64,
 ) -> Result<(), KernelError> {
-    const NAME: &str = "KVM_SEV_SNP_LAUNCH_UPDATE";
-    until_done(NAME, size, |left| {
+    until_done(UPDATE, size, |left| {
         // The kernel stops at the end of a slot. It says how much is left; where that begins is
         // computed here, so that what it reads is always within the source.
         let done = size - left;
-        let mut update = LaunchUpdate {
-            gfn_start: gpa.wrapping_add(done) / PAGE_SIZE,
-            uaddr: if kind == ZERO { 0 } else { source + done },
-            len: left,
-            kind,
-            pad0: 0,
-            flags: 0,
-            pad1: 0,
-            pad2: [0; 4],
-        };
-        let outcome = call(NAME, Firmware::Sev, &mut update, |update| {
+        let mut update = LaunchUpdate::new(gpa.wrapping_add(done), left, kind);
+        update.uaddr = if kind == ZERO { 0 } else { source + done };
+        let outcome = call(UPDATE, Firmware::Sev, &mut update, |update| {
             // SAFETY: LAUNCH_UPDATE takes this structure. `uaddr` and `len` are the last `left`
             // bytes of the source (until_done keeps `left` at most `size`), and the source is
             // valid for what the kernel does to it by the caller's contract.

@@ -27,12 +27,13 @@ use zerocopy::FromZeros;
 use crate::boundary::{
     Argument, Firmware, Nothing, Reply, address_of, call, ioctl, retry, until_done,
 };
+use crate::cpuid::WithCpuid;
 use crate::memory::{PAGE_SIZE, Page};
 use crate::{KernelError, vm};
 
 pub use cpuid::Gpaw;
 
-use abi::{CapabilitiesHead, Envelope, InitMemRegion, InitVmHead, NoHead, WithCpuid};
+use abi::{CapabilitiesHead, Envelope, InitMemRegion, InitVmHead, NoHead};
 
 /// TD attribute SEPT_VE_DISABLE: the host cannot inject #VE by taking pages away. Linux guests
 /// refuse to start without it.

@@ -53,7 +53,7 @@ fn a_launch_is_these_commands_in_this_order() {
         [
             &format!(
                 "KVM_TDX_INIT_VM attributes 0x10000000, XFAM 0xe7, MRCONFIGID {identity}, \
-                 1 CPUID entries"
+                 1 CPUID entries: 80000008: 300000 0 0 0"
             ),
             "KVM_TDX_INIT_VCPU HOB at gpa 0x809000",
             "KVM_TDX_INIT_MEM_REGION gpa 0xffc00000, 2 pages, measured",

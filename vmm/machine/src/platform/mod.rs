@@ -10,6 +10,7 @@ pub use tdx::{Tdx, report as quote_request};
 
 use std::sync::Arc;
 
+use casemate_kvm::vm::VmType;
 use casemate_kvm::{KernelError, Page};
 use casemate_launch::{Contents, Import, InitialVcpu};
 use kvm_bindings::{CpuId, kvm_run};
@@ -54,8 +55,8 @@ pub enum Answer {
 
 /// A kind of guest, as the launch and the vCPUs see it. The calls come in the order of the methods.
 pub trait Platform: Send + Sync {
-    /// The type of VM (`KVM_X86_*_VM`).
-    fn vm_type(&self) -> u64;
+    /// The type of VM.
+    fn vm_type(&self) -> VmType;
 
     /// Whether the guest keeps its memory from the host. Devices then tell its drivers.
     fn confidential(&self) -> bool;

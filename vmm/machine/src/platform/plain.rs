@@ -1,7 +1,9 @@
 //! KVM without memory encryption.
 
+use casemate_kvm::vcpu;
+use casemate_kvm::vm::VmType;
 use casemate_launch::{Import, InitialVcpu};
-use kvm_bindings::{CpuId, Msrs, kvm_msr_entry, kvm_run};
+use kvm_bindings::{CpuId, kvm_run};
 use kvm_ioctls::{VcpuFd, VmFd};
 
 use super::{Answer, Caller, Made, Platform, describe};
@@ -21,8 +23,8 @@ const FIRMWARE_MSRS: [(u32, u64); 2] = [
 ];
 
 impl Platform for Plain {
-    fn vm_type(&self) -> u64 {
-        kvm_bindings::KVM_X86_DEFAULT_VM.into()
+    fn vm_type(&self) -> VmType {
+        VmType::Plain
     }
 
     fn confidential(&self) -> bool {
@@ -38,16 +40,14 @@ impl Platform for Plain {
         vcpu: &VcpuFd,
         state: Option<&InitialVcpu>,
     ) -> Result<(), StepError> {
-        let entries = FIRMWARE_MSRS.map(|(index, data)| kvm_msr_entry { index, data, reserved: 0 });
-        let msrs = Msrs::from_entries(&entries).map_err(|_| StepError::Msrs { set: 0 })?;
-        let set = vcpu.set_msrs(&msrs).map_err(StepError::ioctl("KVM_SET_MSRS"))?;
-        if set != entries.len() {
+        let set = vcpu::set_msrs(vcpu, &FIRMWARE_MSRS)?;
+        if set != FIRMWARE_MSRS.len() {
             return Err(StepError::Msrs { set });
         }
         // All others are at reset, and wait for INIT and SIPI.
         let Some(state) = state else { return Ok(()) };
-        vcpu.set_sregs(&sregs(state)).map_err(StepError::ioctl("KVM_SET_SREGS"))?;
-        vcpu.set_regs(&regs(state)).map_err(StepError::ioctl("KVM_SET_REGS"))
+        vcpu::set_sregs(vcpu, &sregs(state))?;
+        Ok(vcpu::set_regs(vcpu, &regs(state))?)
     }
 
     fn import(&mut self, made: Made<'_>, import: &Import) -> Result<(), StepError> {

@@ -2,7 +2,8 @@
 //!
 //! Sources: Intel SDM volume 2, CPUID; AMD64 APM volume 3, appendix E.
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use casemate_kvm::{KernelError, cpuid};
+use kvm_bindings::{CpuId, kvm_cpuid_entry2};
 use kvm_ioctls::Kvm;
 
 /// CPUID of a machine; each vCPU gets its own edition.
@@ -15,8 +16,8 @@ pub(crate) struct Cpuid {
 
 impl Cpuid {
     /// What `kvm` supports, for a machine of one socket with `vcpus` cores.
-    pub(crate) fn new(kvm: &Kvm, vcpus: u32) -> Result<Self, kvm_ioctls::Error> {
-        Ok(Self::with_supported(kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?, vcpus))
+    pub(crate) fn new(kvm: &Kvm, vcpus: u32) -> Result<Self, KernelError> {
+        Ok(Self::with_supported(cpuid::supported(kvm)?, vcpus))
     }
 
     fn with_supported(supported: CpuId, vcpus: u32) -> Self {

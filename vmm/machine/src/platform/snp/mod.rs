@@ -16,13 +16,11 @@ use casemate_kvm::exit::{
 };
 use casemate_kvm::sev_device::SevDevice;
 use casemate_kvm::snp::{self, Finish, Update};
+use casemate_kvm::vcpu;
 use casemate_kvm::vm::{self, SevAttributes};
 use casemate_launch::{Import, InitialVcpu, LaunchPlan, PageKind, Policy, SnpIdentity, SnpPolicy};
-use kvm_bindings::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MP_STATE_RUNNABLE, Msrs, kvm_debugregs, kvm_fpu,
-    kvm_mp_state, kvm_msr_entry, kvm_run, kvm_xcr, kvm_xcrs,
-};
-use kvm_ioctls::{Kvm, VcpuFd, VmFd};
+use kvm_bindings::{CpuId, kvm_run};
+use kvm_ioctls::{VcpuFd, VmFd};
 
 use super::{Answer, Caller, Made, Platform, describe, pages};
 use crate::launch::StepError;
@@ -55,8 +53,7 @@ impl Snp {
     /// /dev/sev cannot be opened.
     pub fn new(plan: &LaunchPlan, certificates: Option<&Path>) -> Result<Self, StepError> {
         let snp = Self::with_device(plan, Path::new(SevDevice::PATH), certificates)?;
-        let kvm = Kvm::new().map_err(StepError::ioctl("open /dev/kvm"))?;
-        snp.check(&SevAttributes::of(&kvm))?;
+        snp.check(&SevAttributes::of(&vm::open()?))?;
         Ok(snp)
     }
 
@@ -113,8 +110,8 @@ impl Snp {
 }
 
 impl Platform for Snp {
-    fn vm_type(&self) -> u64 {
-        vm::VmType::Snp as u64
+    fn vm_type(&self) -> vm::VmType {
+        vm::VmType::Snp
     }
 
     fn confidential(&self) -> bool {
@@ -137,35 +134,26 @@ impl Platform for Snp {
         state: Option<&InitialVcpu>,
     ) -> Result<(), StepError> {
         let state = state.ok_or(StepError::Registers)?;
-        let mut cpuid =
-            vcpu.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(StepError::ioctl("KVM_GET_CPUID2"))?;
+        let mut cpuid = casemate_kvm::cpuid::of(vcpu)?;
         cpuid::adapt(cpuid.as_mut_slice());
-        vcpu.set_cpuid2(&cpuid).map_err(StepError::ioctl("KVM_SET_CPUID2"))?;
+        casemate_kvm::cpuid::set(vcpu, &cpuid)?;
         self.cpuid.get_or_insert(cpuid);
 
-        let reset = vcpu.get_sregs().map_err(StepError::ioctl("KVM_GET_SREGS"))?;
         let mut sregs = sregs(state);
-        sregs.apic_base = reset.apic_base;
-        vcpu.set_sregs(&sregs).map_err(StepError::ioctl("KVM_SET_SREGS"))?;
-        vcpu.set_regs(&regs(state)).map_err(StepError::ioctl("KVM_SET_REGS"))?;
-        let fpu = kvm_fpu { fcw: state.x87_fcw, mxcsr: state.mxcsr, ..kvm_fpu::default() };
-        vcpu.set_fpu(&fpu).map_err(StepError::ioctl("KVM_SET_FPU"))?;
-        let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..kvm_xcrs::default() };
-        xcrs.xcrs[0] = kvm_xcr { xcr: 0, reserved: 0, value: state.xcr0 };
-        vcpu.set_xcrs(&xcrs).map_err(StepError::ioctl("KVM_SET_XCRS"))?;
-        let debug = kvm_debugregs { dr6: state.dr6, dr7: state.dr7, ..kvm_debugregs::default() };
-        vcpu.set_debug_regs(&debug).map_err(StepError::ioctl("KVM_SET_DEBUGREGS"))?;
-        let pat = kvm_msr_entry { index: PAT, data: state.g_pat, reserved: 0 };
-        let msrs = Msrs::from_entries(&[pat]).map_err(|_| StepError::Msrs { set: 0 })?;
-        if vcpu.set_msrs(&msrs).map_err(StepError::ioctl("KVM_SET_MSRS"))? != 1 {
+        sregs.apic_base = vcpu::apic_base(vcpu)?;
+        vcpu::set_sregs(vcpu, &sregs)?;
+        vcpu::set_regs(vcpu, &regs(state))?;
+        vcpu::set_fpu(vcpu, state.x87_fcw, state.mxcsr)?;
+        vcpu::set_xcr0(vcpu, state.xcr0)?;
+        vcpu::set_debug_regs(vcpu, state.dr6, state.dr7)?;
+        if vcpu::set_msrs(vcpu, &[(PAT, state.g_pat)])? != 1 {
             return Err(StepError::Msrs { set: 0 });
         }
         if state.waits_for_sipi {
             return Ok(());
         }
         // A vCPU that waits for INIT never gets the state that the guest's kernel makes for it.
-        let runnable = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
-        vcpu.set_mp_state(runnable).map_err(StepError::ioctl("KVM_SET_MP_STATE"))
+        Ok(vcpu::set_runnable(vcpu)?)
     }
 
     fn import(&mut self, made: Made<'_>, import: &Import) -> Result<(), StepError> {

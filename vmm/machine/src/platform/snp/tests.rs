@@ -1,17 +1,18 @@
-//! The commands of a launch, in order, and what becomes of it when one of them fails. No secure
-//! processor is asked: the interposer answers.
+//! The commands of a launch, in order, and what becomes of those that do not end it when they fail; of
+//! the others, see `tools/casemate/tests/launch_faults.rs`. No secure processor is asked: the interposer
+//! answers.
 
-use std::fs;
+use std::io;
+use std::sync::{Arc, Mutex};
 
-use casemate_config::{ByteSize, Overrides, PlatformChoice};
-use casemate_kvm::trace::{Event, Interposer, Reply};
+use casemate_kvm::trace::{Event, Interposer, Reply, Written};
 use casemate_launch::{Contents, Gpa, GpaRange};
+use kvm_bindings::kvm_cpuid_entry2;
 use kvm_ioctls::Kvm;
 use vm_memory::{GuestAddress, GuestMemory as _, Permissions};
 
 use super::*;
 use crate::board::Board;
-use crate::guest::Guest;
 use crate::ram::GuestRam;
 
 const NOTHING: &str = "/dev/null";
@@ -64,10 +65,6 @@ fn launch_of(
     })
 }
 
-fn open_files() -> usize {
-    fs::read_dir("/proc/self/fd").unwrap().count()
-}
-
 #[test]
 fn commands_come_in_the_order_that_the_kernel_wants() {
     let (outcome, events) = launch(Interposer::succeeding());
@@ -76,6 +73,7 @@ fn commands_come_in_the_order_that_the_kernel_wants() {
     let asked: Vec<_> = events.iter().map(asked).collect();
     let host_data = format!("KVM_SEV_SNP_LAUNCH_FINISH: HOST_DATA {}", "ab".repeat(32));
     let expected = [
+        "open: /dev/null",
         "KVM_ENABLE_CAP: capability 201, argument 0x1000",
         "KVM_SEV_INIT2: VMSA features 0x0, GHCB version 2",
         "KVM_SEV_SNP_LAUNCH_START: policy 0x30000",
@@ -92,78 +90,7 @@ fn commands_come_in_the_order_that_the_kernel_wants() {
     assert_eq!(asked, expected);
 }
 
-/// The errnos that the kernel documents for each command, without a word of the firmware's, and every
-/// status that the firmware has: the launch ends there, with the command's name, errno and status.
-#[test]
-fn each_failure_ends_the_launch_and_names_its_command_and_cause() {
-    use libc::{E2BIG, EBUSY, EEXIST, EFAULT, EINVAL, EIO, EMFILE, ENFILE, ENOMEM, ENOTTY, EPERM};
-    let errnos: [(&str, &[i32]); 7] = [
-        ("KVM_ENABLE_CAP", &[EINVAL, EPERM]),
-        ("KVM_SEV_INIT2", &[EINVAL, EBUSY, ENOTTY, ENOMEM, EIO, EFAULT]),
-        ("KVM_SEV_SNP_LAUNCH_START", &[EINVAL, ENOTTY, ENOMEM, EIO, EFAULT, libc::EBADF]),
-        ("KVM_CREATE_GUEST_MEMFD", &[EINVAL, EMFILE, ENFILE, ENOMEM, ENOTTY]),
-        ("KVM_SET_USER_MEMORY_REGION2", &[EINVAL, EEXIST, ENOMEM, E2BIG]),
-        ("KVM_SET_MEMORY_ATTRIBUTES", &[EINVAL, ENOMEM, ENOTTY]),
-        ("KVM_SEV_SNP_LAUNCH_FINISH", &[EINVAL, EIO, EFAULT, ENOMEM, EBUSY]),
-    ];
-    let mut cases: Vec<(&str, usize, Reply)> = Vec::new();
-    for (command, errnos) in errnos {
-        cases.extend(errnos.iter().map(|errno| (command, 1, Reply::errno(*errno))));
-    }
-    for nth in 1..=5 {
-        let update = "KVM_SEV_SNP_LAUNCH_UPDATE";
-        let errnos = [EINVAL, EIO, EFAULT, ENOMEM];
-        cases.extend(errnos.iter().map(|errno| (update, nth, Reply::errno(*errno))));
-    }
-    for status in (1..=0x3a).filter(|status| SevStatus(*status).words().is_some()) {
-        let reply = Reply { status: status.into(), ..Reply::errno(EIO) };
-        cases.extend(
-            ["KVM_SEV_INIT2", "KVM_SEV_SNP_LAUNCH_START", "KVM_SEV_SNP_LAUNCH_UPDATE", FINISH]
-                .map(|command| (command, 1, reply)),
-        );
-    }
-    for (command, nth, reply) in cases {
-        let (outcome, events) = launch(Interposer::succeeding().failing(command, nth, reply));
-        let error = outcome.unwrap_err().to_string();
-        let errno = std::io::Error::from_raw_os_error(reply.errno).to_string();
-        assert!(error.starts_with(command) && error.contains(&errno), "{error}");
-        if let Some((name, _)) = u32::try_from(reply.status).ok().and_then(|s| SevStatus(s).words())
-        {
-            assert!(error.contains(name), "{error}");
-        }
-        let last = events.last().unwrap();
-        assert_eq!((last.command.as_str(), last.reply), (command, reply), "nothing comes after it");
-    }
-}
-
 const FINISH: &str = "KVM_SEV_SNP_LAUNCH_FINISH";
-
-/// A launch that failed, at each step many times: VM, guest_memfd and device are closed each time.
-#[test]
-fn a_failed_launch_leaves_nothing_open() {
-    // Other tests of this process open files at the same time, but not as many as would be left.
-    const LAUNCHES: usize = 100;
-    for (command, nth) in [
-        ("KVM_SEV_INIT2", 1),
-        ("KVM_SEV_SNP_LAUNCH_START", 1),
-        ("KVM_CREATE_GUEST_MEMFD", 1),
-        ("KVM_SET_USER_MEMORY_REGION2", 1),
-        ("KVM_SET_MEMORY_ATTRIBUTES", 1),
-        ("KVM_SEV_SNP_LAUNCH_UPDATE", 1),
-        ("KVM_SEV_SNP_LAUNCH_UPDATE", 4),
-        (FINISH, 1),
-    ] {
-        let before = open_files();
-        for _ in 0..LAUNCHES {
-            let reply = Reply { status: 0x0b, ..Reply::errno(libc::EIO) };
-            let (outcome, events) = launch(Interposer::succeeding().failing(command, nth, reply));
-            assert!(outcome.is_err());
-            assert_eq!(events.last().unwrap().command, command);
-        }
-        let left = open_files().saturating_sub(before);
-        assert!(left < LAUNCHES, "{command}: {LAUNCHES} launches leave {left} files open");
-    }
-}
 
 /// Whoever reads a trace sees that the guest gets no reports signed by the VCEK.
 #[test]
@@ -206,18 +133,82 @@ fn each_reason_to_end_is_said_in_words_or_numbers() {
     assert!(last_words(&[]).contains("reason 0:0"), "a kernel that says nothing");
 }
 
+/// What is logged, as a writer of tracing-subscriber's.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The firmware refuses the CPUID page and writes its own values into it: they are logged leaf by leaf, and
+/// tried once.
 #[test]
 fn values_that_the_firmware_refuses_are_replaced_once() {
-    let update = "KVM_SEV_SNP_LAUNCH_UPDATE";
+    let entry = |function, value| kvm_cpuid_entry2 {
+        function,
+        eax: value,
+        ecx: value,
+        ..kvm_cpuid_entry2::default()
+    };
+    let kvm = Kvm::new().expect("these tests need a /dev/kvm that this user may open");
+    let vm = kvm.create_vm().unwrap();
+    let mut snp = Snp::with_device(&plan(), Path::new(NOTHING), None).unwrap();
+    snp.cpuid = Some(CpuId::from_entries(&[entry(1, 0xff), entry(7, 0xff)]).unwrap());
+    let add = |trace: &[Event]| {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+        let (outcome, events) = tracing::subscriber::with_default(subscriber, || {
+            Interposer::replaying(trace.to_vec()).run(|| snp.add_cpuid(&vm, 0x8000))
+        });
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        (outcome.map_err(|error| error.to_string()), events, log)
+    };
+    let event = |page: &str, reply| Event {
+        command: "KVM_SEV_SNP_LAUNCH_UPDATE".into(),
+        arguments: format!("gpa 0x8000, 4096 bytes, CPUID: {page}"),
+        reply,
+        written: Vec::new(),
+    };
     let refused = Reply { status: 0x16, ..Reply::errno(libc::EIO) };
-    let (outcome, events) = launch(Interposer::succeeding().failing(update, 5, refused));
-    outcome.unwrap();
-    let cpuid = events.iter().filter(|event| event.arguments.ends_with("CPUID")).count();
-    assert_eq!(cpuid, 2);
-    let twice = Interposer::succeeding().failing(update, 5, refused).failing(update, 5, refused);
-    let (outcome, events) = launch(twice);
-    assert!(outcome.unwrap_err().to_string().contains("INVALID_PARAM"));
-    assert_eq!(events.last().unwrap().command, update);
+    let (ours, theirs) = ("1.0: ff 0 ff 0, 7.0: ff 0 ff 0", "1.0: ff 0 3f 0, 7.0: 1 0 ff 0");
+    // EAX is at byte 24 of an entry and ECX at 32; entries have 48 bytes and begin at 16.
+    let corrected = |refused: Event| {
+        let written = |offset, byte| Written { offset, bytes: vec![byte] };
+        Event { written: vec![written(16 + 32, 0x3f), written(16 + 48 + 24, 1)], ..refused }
+    };
+    let first = corrected(event(ours, refused));
+
+    let accepted = [first.clone(), event(theirs, Reply::default())];
+    let (outcome, events, log) = add(&accepted);
+    assert_eq!((outcome, events.len()), (Ok(()), 2));
+    let said: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(said.len(), 2, "{log}");
+    assert!(said[0].ends_with("CPUID 0x1.0 ECX: 0xff was refused, 0x3f taken"), "{log}");
+    assert!(said[1].ends_with("CPUID 0x7.0 EAX: 0xff was refused, 0x1 taken"), "{log}");
+
+    // A firmware that refuses its own values is not asked a third time.
+    let (outcome, events, _) = add(&[first, event(theirs, refused)]);
+    let error = outcome.unwrap_err();
+    assert!(
+        error.starts_with("KVM_SEV_SNP_LAUNCH_UPDATE (gpa 0x8000, 4096 bytes, CPUID: 1.0: ff 0 3f")
+    );
+    assert!(error.contains("INVALID_PARAM") && error.contains("take the CPUID leaves"), "{error}");
+    assert_eq!(events.len(), 2);
+
+    // Whatever else is wrong with the page ends the launch at once.
+    let other = Reply { status: 0x1a, ..refused };
+    let (outcome, events, log) = add(&[event(ours, other)]);
+    assert!(outcome.is_err() && log.is_empty() && events.len() == 1);
 }
 
 #[test]
@@ -344,37 +335,4 @@ fn certificates_are_enabled_before_the_launch_starts() {
     let (outcome, events) = prepare(refused);
     assert!(outcome.unwrap_err().to_string().starts_with(enable));
     assert_eq!(events.len(), 3);
-}
-
-/// What `casemate run --record` wrote in the emulated host (Linux 6.12, kvm_amd), of a guest with 64 MiB,
-/// two vCPUs and a kernel of one page of zeroes. The same guest asks the same of the kernel, in the same
-/// order, and takes its answers.
-#[test]
-fn a_launch_is_the_one_that_was_recorded_on_a_host() {
-    let folder = tempfile::tempdir().unwrap();
-    let kernel = folder.path().join("kernel");
-    fs::write(&kernel, [0; 4096]).unwrap();
-    let (memory, vcpus) = (ByteSize(64 << 20), Some(2));
-    let flags = Overrides {
-        kernel: Some(kernel),
-        memory: Some(memory),
-        vcpus,
-        platform: Some(PlatformChoice::Snp),
-        ..Overrides::default()
-    };
-    let guest = Guest::snp(casemate_config::from_flags(flags).unwrap()).unwrap();
-    let recorded: Vec<Event> = include_str!("launch.trace")
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    let (outcome, events) = launch_of(
-        Interposer::replaying(recorded.clone()),
-        &guest.plan,
-        &GuestRam::new(&guest.board, &guest.plan, true).unwrap(),
-    );
-    assert_eq!(events, recorded);
-    outcome.unwrap();
-    let measured = guest.plan.imports.iter().filter(|import| import.kind != PageKind::Shared);
-    let pages: u64 = measured.map(|import| import.range.pages().0).sum();
-    assert!(pages <= 24, "{pages} measured pages");
 }

@@ -13,7 +13,7 @@ use casemate_kvm::exit::{KVM_SYSTEM_EVENT_TDX_FATAL, TdxCall, TdxFatal};
 use casemate_kvm::tdx::{self, Gpaw, InitVm, Measure};
 use casemate_kvm::vm;
 use casemate_launch::{Import, InitialVcpu, LaunchPlan, PageKind, Policy, TdxPolicy};
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_run};
+use kvm_bindings::{CpuId, kvm_run};
 use kvm_ioctls::{VcpuFd, VmFd};
 
 pub use quote_buffer::report;
@@ -49,8 +49,8 @@ impl Tdx {
 }
 
 impl Platform for Tdx {
-    fn vm_type(&self) -> u64 {
-        vm::VmType::Tdx as u64
+    fn vm_type(&self) -> vm::VmType {
+        vm::VmType::Tdx
     }
 
     fn confidential(&self) -> bool {
@@ -84,10 +84,9 @@ impl Platform for Tdx {
         state: Option<&InitialVcpu>,
     ) -> Result<(), StepError> {
         let state = state.ok_or(StepError::Registers)?;
-        let mut cpuid =
-            vcpu.get_cpuid2(KVM_MAX_CPUID_ENTRIES).map_err(StepError::ioctl("KVM_GET_CPUID2"))?;
+        let mut cpuid = casemate_kvm::cpuid::of(vcpu)?;
         cpuid::adapt(cpuid.as_mut_slice());
-        vcpu.set_cpuid2(&cpuid).map_err(StepError::ioctl("KVM_SET_CPUID2"))?;
+        casemate_kvm::cpuid::set(vcpu, &cpuid)?;
         Ok(tdx::init_vcpu(vcpu, state.rcx)?)
     }
 
