@@ -190,6 +190,83 @@ fn what_cannot_be_is_refused() {
     assert!(lost < 16 << 10, "{lost} KiB of the host's memory are gone: {console}");
 }
 
+/// A guest that shares as much as it may, and then more, in each way that it can ask: it is told no, the
+/// host says so in its log, what was shared before stays, and what it gives back it may share again.
+#[test]
+fn sharing_ends_at_the_limit() {
+    const LIMIT: u64 = 1 << 20;
+    const PAGES: u64 = LIMIT >> 12;
+    const START: u64 = 32 << 20;
+    /// As above: a hypercall that is done or refused, a page state change that is done or failed.
+    const DONE: u64 = 0;
+    const REFUSED: u64 = 22;
+    const CHANGED: u64 = 0x15;
+    const FAILED: u64 = 1 << 63 | CHANGED;
+    if require(Host::Snp).is_none() {
+        return;
+    }
+    let guest = Guest::new(Host::Snp, "6.12");
+    let after = START + LIMIT;
+    let (asked, replies): (Vec<_>, Vec<_>) = [
+        // The GHCB is a shared page, too.
+        (Request::map(START, PAGES, SHARED), REFUSED),
+        (Request::map(START, PAGES - 1, SHARED), DONE),
+        (Request::map(after, 1, SHARED), REFUSED),
+        (Request::change(after, SHARED), FAILED),
+        // Shared already: nothing more is.
+        (Request::map(START, PAGES - 1, SHARED), DONE),
+        (Request::map(START, 2, PRIVATE), DONE),
+        (Request::change(after, SHARED), CHANGED),
+        (Request::map(after, 3, SHARED), REFUSED),
+        (Request::map(after, 2, SHARED), DONE),
+        (Request::map(START, 1, SHARED), REFUSED),
+    ]
+    .into_iter()
+    .unzip();
+    let file = payload(&guest, "shares", &asked, Request::port(0x600, 0x34));
+    let flags = format!("--firmware {file} --shared-memory 1M --json 2>/tmp/log");
+    let Some(output) = guest.in_lab(&(guest.other_line(&flags) + "cat /tmp/log")) else { return };
+    let console = &output.console;
+    assert!(console.contains("ENDED 0"), "{console}");
+    assert_eq!(words(console), replies, "{console}");
+    let refused = console.matches("bytes beyond its 1048576 bytes of shared memory").count();
+    assert_eq!(refused, replies.iter().filter(|reply| [REFUSED, FAILED].contains(reply)).count());
+    for (name, bytes) in [("current", LIMIT), ("peak", LIMIT), ("limit", LIMIT)] {
+        assert!(console.contains(&format!("\"{name}\":{bytes}")), "{name}: {console}");
+    }
+}
+
+/// A guest that uses a page now as shared, now as private, without a word: each access changes it, until
+/// the host has seen enough.
+#[test]
+fn a_page_that_is_used_both_ways_for_ever_ends_the_guest() {
+    const TURNS: u64 = 499;
+    if require(Host::Snp).is_none() {
+        return;
+    }
+    let guest = Guest::new(Host::Snp, "6.12");
+    // As often as a page may turn; then the host says so at the next access.
+    let both = [Request::Write(SHARED_VIEW + PAGE, 1), Request::Touch(PAGE, 0x1000, true)];
+    let turns =
+        |more| [&both[..], &[Request::Again(2, TURNS + more), Request::Read(PAGE)]].concat();
+    let power_off = Request::port(0x600, 0x34);
+    let often = payload(&guest, "often", &turns(0), power_off);
+    let for_ever = payload(&guest, "for-ever", &turns(1), power_off);
+    let script = guest.other_line(&format!("--firmware {often}"))
+        + &guest.other_line(&format!("--firmware {for_ever}"));
+    let Some(output) = guest.in_lab(&script) else { return };
+    let console = &output.console;
+    let guests: Vec<_> = console.split("ENDED ").collect();
+    let [often, for_ever, end] = &guests[..] else { panic!("{console}") };
+    // The page has its own address: what it was touched with.
+    assert_eq!(words(often), [PAGE], "{console}");
+    assert!(for_ever.starts_with("0\n"), "{console}");
+    assert!(!for_ever.contains(&format!("{PAGE:016x}")), "{console}");
+    let said =
+        format!("the page at {PAGE:#x} now as private, now as shared, and gets nowhere with it");
+    assert!(for_ever.contains(&said) && end.starts_with("124\n"), "{console}");
+}
+
 /// As the host counts: the pages of guest_memfd among its files, the shared ones in the VMM.
 #[test]
 fn converted_memory_is_given_back() {

@@ -11,6 +11,9 @@ pub(crate) const SHARED_VIEW: u64 = 4 << 30;
 /// A place in the GHCB for the bytes of a request, and where the guest sees it.
 pub(crate) const SCRATCH: u64 = 0x1_0800;
 
+/// Bytes of a request.
+const SIZE: u64 = 72;
+
 /// What the guest is to do next.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Request {
@@ -26,6 +29,8 @@ pub(crate) enum Request {
     Touch(u64, u64, bool),
     /// Waits for a byte from the host.
     Input,
+    /// Does so many requests before this one again, so often.
+    Again(u64, u64),
 }
 
 impl Request {
@@ -79,6 +84,7 @@ impl Request {
             Self::Write(address, value) => (3, &[*address, *value]),
             Self::Touch(address, bytes, validate) => (4, &[*address, *bytes, u64::from(*validate)]),
             Self::Input => (5, &[]),
+            Self::Again(requests, times) => (6, &[SIZE * *requests, *times]),
         };
         let mut words = [0; 9];
         words[0] = kind;

@@ -102,7 +102,12 @@ next:   mov rax, [rbx]
         je  write
         cmp eax, 5
         jb  touch
-        jmp input
+        je  input
+        cmp qword ptr [rbx + 16], 0             # 6: bytes back in the list, and how often
+        je  done
+        dec qword ptr [rbx + 16]
+        sub rbx, rsi
+        jmp next
 
 by_msr: mov eax, esi                            # 0: a value for the GHCB MSR; what it has then
         mov rdx, rsi
