@@ -188,7 +188,7 @@ pub(crate) struct Dates {
 
 /// A full certificate revocation list.
 pub(crate) struct RevocationList {
-    der: Vec<u8>,
+    pub(crate) der: Vec<u8>,
     parsed: CertificateList<Rfc5280>,
 }
 

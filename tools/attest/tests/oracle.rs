@@ -52,3 +52,18 @@ fn certificate_tables_of_the_sev_crate_are_read() {
         assert_eq!(found, Some(&entry.data[..]), "{}", entry.cert_type);
     }
 }
+
+#[test]
+fn the_sev_crate_reads_certificate_tables_from_here() {
+    let file =
+        |name: &str| casemate_tests::evidence::file(&format!("synthetic/{name}.der")).unwrap();
+    let [vcek, ask, ark, crl] = ["vcek", "ask", "ark", "crl-empty"].map(file);
+    let mut bytes = snp::certificate_table(&vcek, &ask, &ark, Some(&crl)).unwrap();
+    let entries = CertTableEntry::vec_bytes_to_cert_table(&mut bytes).unwrap();
+    let expected =
+        [(CertType::VCEK, vcek), (CertType::ASK, ask), (CertType::ARK, ark), (CertType::CRL, crl)];
+    assert_eq!(entries.len(), expected.len());
+    for (entry, (kind, data)) in entries.into_iter().zip(expected) {
+        assert_eq!((entry.cert_type, entry.data), (kind, data));
+    }
+}

@@ -7,8 +7,8 @@ use clap::{Args as _, FromArgMatches as _, Parser, Subcommand};
 mod commands;
 
 use commands::{
-    audit, broker, completions, explain, firmware, host, id_block, igvm, lab, man, measure, run,
-    verify,
+    audit, broker, certificates, completions, explain, firmware, host, id_block, igvm, lab, man,
+    measure, run, verify,
 };
 
 /// Measures, launches and proves confidential guests.
@@ -26,6 +26,7 @@ enum Command {
     Measure(Box<measure::Args>),
     Explain(explain::Args),
     IdBlock(id_block::Args),
+    Certificates(certificates::Args),
     Run(Box<run::Args>),
     Igvm(igvm::Args),
     Verify(verify::Args),
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         Command::Measure(args) => measure::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::IdBlock(args) => id_block::run(&args),
+        Command::Certificates(args) => certificates::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Igvm(args) => igvm::run(&args),
         Command::Verify(args) => verify::run(&args),

@@ -76,14 +76,10 @@ fn sixteen_processors_start() {
 /// What `casemate verify` makes of a report of the emulated chip: its exit status, and the checks that
 /// failed.
 fn verified(report: &str, expect: &str) -> (i32, Vec<String>) {
-    let chain = |name: &str| {
-        let folder = casemate_tests::evidence::folder().join("synthetic");
-        folder.join(name).to_str().unwrap().to_owned()
-    };
     let output = Command::new(env!("CARGO_BIN_EXE_casemate"))
-        .args(["verify", "snp", "--report", report, "--vek", &chain("vcek_lab.der")])
-        .args(["--ask", &chain("ask.der"), "--ark", &chain("ark.der")])
-        .args(["--test-root", &chain("ark.der"), "--expect", expect, "--format", "json"])
+        .args(["verify", "snp", "--report", report, "--vek", &synthetic("vcek_lab.der")])
+        .args(["--ask", &synthetic("ask.der"), "--ark", &synthetic("ark.der")])
+        .args(["--test-root", &synthetic("ark.der"), "--expect", expect, "--format", "json"])
         .output()
         .unwrap();
     let judgement: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -93,16 +89,33 @@ fn verified(report: &str, expect: &str) -> (i32, Vec<String>) {
     (output.status.code().unwrap(), names)
 }
 
-/// A certificate table (GHCB specification, "SNP Extended Guest Request") with one certificate.
-fn certificate_table() -> Vec<u8> {
-    /// 63da758d-e664-4564-adc5-f4b93be8accd, the VCEK.
-    const VCEK: [u8; 16] = [
-        0x63, 0xda, 0x75, 0x8d, 0xe6, 0x64, 0x45, 0x64, 0xad, 0xc5, 0xf4, 0xb9, 0x3b, 0xe8, 0xac,
-        0xcd,
-    ];
-    let vcek = casemate_tests::evidence::file("synthetic/vcek_lab.der").unwrap();
-    let length = u32::try_from(vcek.len()).unwrap();
-    [&VCEK[..], &48_u32.to_le_bytes(), &length.to_le_bytes(), &[0; 24], &vcek].concat()
+/// The table with the certificates of the emulated chip's key, as a file of a guest's, and its bytes.
+fn certificates(guest: &Guest) -> (String, Vec<u8>) {
+    let table = guest.path("certificates");
+    let names = ["vcek_lab.der", "ask.der", "ark.der", "crl-empty.der"];
+    let [vcek, ask, ark, crl] = names.map(synthetic);
+    // In PEM, as AMD gives out ASK and ARK.
+    let pem = pem(&fs::read(&ask).unwrap());
+    let ask = guest.write("ask.pem", pem);
+    let chain = ["--vek", &vcek, "--ask", &ask, "--ark", &ark, "--crl", &crl];
+    casemate(&[&["certificates", "--out", &table], &chain[..]].concat());
+    let bytes = fs::read(&table).unwrap();
+    assert!(bytes.len() > 4096, "more than a page: {} bytes", bytes.len());
+    (table, bytes)
+}
+
+fn pem(der: &[u8]) -> String {
+    let base64 = BASE64_STANDARD.encode(der);
+    let lines = base64.as_bytes().chunks(64).map(|line| str::from_utf8(line).unwrap());
+    let lines: Vec<_> = lines.collect();
+    let lines = lines.join("\n");
+    format!("-----BEGIN CERTIFICATE-----\n{lines}\n-----END CERTIFICATE-----\n")
+}
+
+/// A file of the emulated chip's.
+fn synthetic(name: &str) -> String {
+    let folder = casemate_tests::evidence::folder().join("synthetic");
+    folder.join(name).to_str().unwrap().to_owned()
 }
 
 /// With its processors, after a reset as before it: the same plan is launched again. The host's kernel
@@ -114,9 +127,9 @@ fn a_guest_of_four_processors_resets() {
     }
     let guest = Guest::new(Host::Snp, "7.2");
     let disk = guest.write("disk", [0; 4096]);
-    let certificates = guest.write("certificates", certificate_table());
-    let table = format!("[snp]\ncertificates = \"{certificates}\"\n");
-    let config = guest.write("guest.toml", table);
+    let (certificates, table) = certificates(&guest);
+    let certificates = format!("[snp]\ncertificates = \"{certificates}\"\n");
+    let config = guest.write("guest.toml", certificates);
     let flags = format!("{config} --vcpus 4 --on-reset restart --disk {disk}");
     let again = guest.kernel(&format!("{CMDLINE} again"));
     let script = guest.other_line(&format!("{again} {flags}")) + &guest.line("");
@@ -130,7 +143,7 @@ fn a_guest_of_four_processors_resets() {
     let measured = said(console, "MEASUREMENT ", 0);
     assert_eq!(said(console, "MEASUREMENT ", 1), measured, "{console}");
     predicted(console, 0);
-    assert_eq!(said(console, "CERTIFICATES ", 0), sha256(&certificate_table()), "{console}");
+    assert_eq!(said(console, "CERTIFICATES ", 0), sha256(&table), "{console}");
     assert_eq!(said(single, "CERTIFICATES ", 0), sha256(&[]), "{single}");
     // The machine, in the form that the book documents.
     let machine = "casemate machine 1\nmemory 201326592\nvcpus 4\nrng true\nconsole false\n\

@@ -125,6 +125,34 @@ fn every_real_certificate_may_be_pem() {
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
+/// What `casemate certificates` puts together is whole, or is not there.
+#[test]
+fn certificates_are_put_together_if_they_belong_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("table");
+    let synthetic = casemate_tests::evidence::folder().join("synthetic");
+    let make = |names: [&str; 3]| {
+        let [vek, ask, ark] = names.map(|name| synthetic.join(name));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_casemate"));
+        command.arg("certificates").arg("--vek").arg(vek).arg("--ask").arg(ask);
+        let output = command.arg("--ark").arg(ark).arg("--out").arg(&out).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (status, said) = make(["vcek.der", "ark.der", "ask.der"]);
+    assert!(status == Some(2) && said.contains("is each file the one that"), "{said}");
+    assert!(said.contains("the ARK certificate") && !out.exists(), "{said}");
+    assert_eq!(make(["vcek.der", "ask.der", "ark.der"]), (Some(0), String::new()));
+    let table = std::fs::read(&out).unwrap();
+    let found = casemate_attest::snp::CertificateTable::parse(&table).unwrap();
+    assert_eq!(found.vcek, Some(&*std::fs::read(synthetic.join("vcek.der")).unwrap()));
+    assert_eq!(make(["vlek.der", "asvk.der", "ark.der"]), (Some(0), String::new()));
+    assert_eq!(make(["vlek.der", "ask.der", "ark.der"]).0, Some(2));
+    let table = std::fs::read(&out).unwrap();
+    let found = casemate_attest::snp::CertificateTable::parse(&table).unwrap();
+    assert!(found.vlek.is_some() && found.vcek.is_none(), "the last one that was good");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing beside it");
+}
+
 /// PEM, without a library: 48 bytes a line.
 fn pem(label: &str, der: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

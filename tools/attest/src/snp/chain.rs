@@ -77,15 +77,28 @@ fn trust(ark: &Certificate, test_root: Option<&Certificate>) -> Option<Trust> {
 
 fn check_chain(certificates: &Certificates) -> Result<String, String> {
     let Certificates { vek, ask, ark, trust } = certificates;
-    let link = |name: &str, result: Result<(), String>| {
-        result.map_err(|why| format!("the {name} certificate {why}"))
-    };
     let trust = trust.ok_or_else(|| {
         format!(
             "the root certificate \"{}\" is not one of AMD's; a test root must be named as such",
             ark.common_name()
         )
     })?;
+    check_links(vek, ask, ark)?;
+    Ok(match trust {
+        Trust::Amd(product) => format!("leads to AMD's root for {product}"),
+        Trust::Test => "leads to the TEST root that was named, which proves nothing".into(),
+    })
+}
+
+/// That each certificate was issued by the next one, and the last by itself.
+pub(crate) fn check_links(
+    vek: &Certificate,
+    ask: &Certificate,
+    ark: &Certificate,
+) -> Result<(), String> {
+    let link = |name: &str, result: Result<(), String>| {
+        result.map_err(|why| format!("the {name} certificate {why}"))
+    };
     for (name, certificate) in [("ARK", ark), ("ASK", ask), ("VEK", vek)] {
         link(name, certificate.check_critical())?;
     }
@@ -95,11 +108,7 @@ fn check_chain(certificates: &Certificates) -> Result<String, String> {
     link("ARK", ark.check_issued_by(ark))?;
     link("ASK", ask.check_issued_by(ark))?;
     link("VEK", vek.check_issued_by(ask))?;
-    check_kind(vek, ask)?;
-    Ok(match trust {
-        Trust::Amd(product) => format!("leads to AMD's root for {product}"),
-        Trust::Test => "leads to the TEST root that was named, which proves nothing".into(),
-    })
+    check_kind(vek, ask)
 }
 
 /// A VCEK is signed by an ASK ("SEV-Milan"), a VLEK by an ASVK ("SEV-VLEK-Milan").

@@ -1,5 +1,6 @@
 //! SEV-SNP attestation reports.
 
+mod bundle;
 mod chain;
 mod claims;
 mod content;
@@ -18,6 +19,7 @@ use crate::names::CheckName;
 use crate::policy::SnpPolicy;
 use crate::time::Timestamp;
 
+pub use bundle::{BundleError, certificate_table};
 pub use claims::{GuestPolicy, SnpClaims, Trust};
 pub use product::{Product, Tcb};
 pub use report::{REPORT_LEN, Report, SIGNED_LEN};

@@ -83,6 +83,26 @@ impl<'a> CertificateTable<'a> {
         }
         Err(TableError::Unterminated(bytes.len()))
     }
+
+    /// The table's bytes, as [`Self::parse`] reads them. Contents together are less than 4 GiB.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let Self { vcek, vlek, ask, ark, crl } = *self;
+        let all = [(VCEK, vcek), (VLEK, vlek), (ASK, ask), (ARK, ark), (CRL, crl)];
+        let entries = || all.iter().filter_map(|(guid, contents)| Some((guid, (*contents)?)));
+        let mut bytes = Vec::new();
+        let mut offset = (entries().count() + 1) * ENTRY_LEN;
+        for (guid, contents) in entries() {
+            bytes.extend_from_slice(guid);
+            for number in [offset, contents.len()] {
+                bytes.extend(u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes());
+            }
+            offset += contents.len();
+        }
+        bytes.extend([0; ENTRY_LEN]);
+        bytes.extend(entries().flat_map(|(_, contents)| contents));
+        bytes
+    }
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
@@ -105,7 +125,22 @@ const fn guid(first: u32, second: u16, third: u16, rest: u64) -> [u8; 16] {
 
 #[cfg(test)]
 mod tests {
+    use proptest::option;
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            contents in proptest::array::uniform5(option::of(proptest::collection::vec(any::<u8>(), 0..99)))
+        ) {
+            let [vcek, vlek, ask, ark, crl] = contents.each_ref().map(Option::as_deref);
+            let table = CertificateTable { vcek, vlek, ask, ark, crl };
+            let bytes = table.to_bytes();
+            prop_assert_eq!(CertificateTable::parse(&bytes), Ok(table));
+        }
+    }
 
     fn table(entries: &[([u8; 16], u32, u32)], contents: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
