@@ -148,6 +148,17 @@ impl io::Write for Log {
     }
 }
 
+/// What `work` returns, and what it logs.
+fn logged<T>(work: impl FnOnce() -> T) -> (T, String) {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber =
+        tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+    let outcome = tracing::subscriber::with_default(subscriber, work);
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    (outcome, log)
+}
+
 /// The firmware refuses the CPUID page and writes its own values into it: they are logged leaf by leaf, and
 /// tried once.
 #[test]
@@ -163,14 +174,8 @@ fn values_that_the_firmware_refuses_are_replaced_once() {
     let mut snp = Snp::with_device(&plan(), Path::new(NOTHING), None).unwrap();
     snp.cpuid = Some(CpuId::from_entries(&[entry(1, 0xff), entry(7, 0xff)]).unwrap());
     let add = |trace: &[Event]| {
-        let log = Log::default();
-        let writer = log.clone();
-        let subscriber =
-            tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
-        let (outcome, events) = tracing::subscriber::with_default(subscriber, || {
-            Interposer::replaying(trace.to_vec()).run(|| snp.add_cpuid(&vm, 0x8000))
-        });
-        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let interposer = Interposer::replaying(trace.to_vec());
+        let ((outcome, events), log) = logged(|| interposer.run(|| snp.add_cpuid(&vm, 0x8000)));
         (outcome.map_err(|error| error.to_string()), events, log)
     };
     let event = |page: &str, reply| Event {
@@ -209,6 +214,40 @@ fn values_that_the_firmware_refuses_are_replaced_once() {
     let other = Reply { status: 0x1a, ..refused };
     let (outcome, events, log) = add(&[event(ours, other)]);
     assert!(outcome.is_err() && log.is_empty() && events.len() == 1);
+}
+
+/// The same with a firmware that does so: the one of the emulated host, in which this very test runs again.
+#[test]
+fn the_emulated_hosts_firmware_corrects_a_cpuid_page() {
+    if std::env::var_os("CASEMATE_LAB").is_none() {
+        let Some(lab) = casemate_lab::require(casemate_lab::Host::Snp) else { return };
+        let this = std::env::current_exe().unwrap();
+        let name = "platform::snp::tests::the_emulated_hosts_firmware_corrects_a_cpuid_page";
+        let arguments = [this.to_str().unwrap(), "--exact", name];
+        let output = lab.timeout(std::time::Duration::from_secs(120)).run(&arguments).unwrap();
+        assert!(output.console.contains("1 passed"), "{}", output.console);
+        return;
+    }
+    let plan = plan();
+    let vm = vm::create(&vm::open().unwrap(), vm::VmType::Snp).unwrap();
+    let ram = GuestRam::new(&Board::new(1 << 20).unwrap(), &plan, true).unwrap();
+    let mut snp = Snp::new(&plan, None).unwrap();
+    snp.prepare_vm(&vm, &CpuId::new(0).unwrap()).unwrap();
+    ram.map(&vm).unwrap();
+    // Every feature there is, which is more than the processor has.
+    let features =
+        kvm_cpuid_entry2 { function: 1, ecx: u32::MAX, edx: u32::MAX, ..Default::default() };
+    snp.cpuid = Some(CpuId::from_entries(&[features]).unwrap());
+    let ((outcome, events), log) =
+        logged(|| Interposer::recording().run(|| snp.add_cpuid(&vm, 0x8000)));
+    outcome.unwrap();
+    let [refused, taken] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((refused.reply.status, taken.reply.status), (0x16, 0), "{events:?}");
+    let words: Vec<_> = taken.arguments.rsplit(' ').take(2).collect();
+    for (register, value) in ["EDX", "ECX"].iter().zip(words) {
+        let said = format!("CPUID 0x1.0 {register}: 0xffffffff was refused, 0x{value} taken");
+        assert!(value != "ffffffff" && log.contains(&said), "{said}: {log}");
+    }
 }
 
 #[test]
