@@ -6,6 +6,7 @@ mod common;
 
 use std::fmt::Write as _;
 use std::fs;
+use std::time::SystemTime;
 
 use common::{Guest, lab, said};
 
@@ -19,6 +20,7 @@ status) exit-with 7 ;;
 machine)
 	echo ROUTING $(dmesg | grep -o 'APIC routing to: .*')
 	echo X2APIC $(grep -c x2apic /proc/cpuinfo)
+	echo TIME $(date +%s) $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)
 	tr -s ' ' </proc/interrupts | grep -e APIC -e MSI ;;
 button)
 	# struct input_event: 24 bytes; the button is the only input device.
@@ -95,6 +97,10 @@ fn elf_kernels_without_a_pvh_note_start_at_their_64_bit_entry() {
         assert!(console.contains("ENDED machine 0"), "{console}");
         assert!(said(console, "ROUTING ").ends_with("x2apic"), "{console}");
         assert_eq!(said(console, "X2APIC "), "2", "{console}");
+        let (time, clock) = said(console, "TIME ").split_once(' ').unwrap();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        assert!(now.abs_diff(time.parse().unwrap()) < 600, "{now}: {console}");
+        assert_eq!(clock, "kvm-clock", "{console}");
         let interrupts = |of: &str| console.lines().filter(|line| line.contains(of)).count();
         for edge in ["IO-APIC 4-edge ttyS0", "IO-APIC 5-edge ACPI:Ged"] {
             assert_eq!(interrupts(edge), 1, "{console}");
