@@ -91,7 +91,7 @@ fn disks_do_what_linux_asks_of_them() {
     let (image_file, disk) = (image_file.display(), guest.path("disk"));
     let disk = disk.display();
     let script = format!(
-        "{modules}cd /tmp; mkdir disks; truncate -s 128M fs; losetup -b 4096 /dev/loop0 fs
+        "PATH=$PATH:/usr/sbin:/sbin; {modules}cd /tmp; mkdir disks; truncate -s 128M fs; losetup -b 4096 /dev/loop0 fs
          mkfs.ext4 -q -b 4096 /dev/loop0 && mount /dev/loop0 disks && cd disks
          flushes() {{ set -- $(cat /sys/block/loop0/stat); echo ${{16}}; }}
          for engine in ring calls; do
