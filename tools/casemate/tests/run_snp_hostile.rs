@@ -149,6 +149,8 @@ fn what_cannot_be_is_refused() {
     );
     let ends = [
         (Request::Exit([0x8000_ffff, 0, 0, 0, 0, 0, 0, 0]), "KVM_RUN: ", 124),
+        // There is nothing to read, and nobody to handle that.
+        (Request::Read(1 << 40), "triple fault", 122),
         (Request::terminate(0, 0), "reason 0:0: a failure without a name", 124),
         (Request::terminate(1, 2), "reason 1:2: PVALIDATE failed", 124),
         (Request::terminate(5, 1), "the firmware ended the guest: ", 124),
