@@ -24,6 +24,9 @@ pub(crate) trait Argument: fmt::Display {
     const HOST_ADDRESSES: &'static [usize] = &[];
     /// Offset of the u64 that counts what is left to do, where the kernel updates it.
     const REMAINING: Option<usize> = None;
+    /// Whether it says after the command what it said before. Then it is put into words only where
+    /// somebody reads them: a table of CPUID costs more instructions than the launch of a small guest.
+    const STAYS: bool = false;
 
     /// The bytes the kernel reads and writes.
     fn bytes(&mut self) -> &mut [u8];
@@ -67,29 +70,31 @@ impl Argument for Nothing {
 
 /// For commands that kvm-ioctls makes: what it hands to the kernel, in words. The kernel writes
 /// nothing.
-pub(crate) struct Told {
-    words: String,
+pub(crate) struct Told<Words> {
+    words: Words,
     whole: i32,
 }
 
-impl Told {
-    pub(crate) fn new(words: impl Into<String>) -> Self {
-        Self { words: words.into(), whole: 0 }
+impl<Words: fmt::Display> Told<Words> {
+    pub(crate) const fn new(words: Words) -> Self {
+        Self { words, whole: 0 }
     }
 
     /// Of a command that returns `whole` when it has done all that is asked.
-    pub(crate) fn returning(words: impl Into<String>, whole: i32) -> Self {
-        Self { words: words.into(), whole }
+    pub(crate) const fn returning(words: Words, whole: i32) -> Self {
+        Self { words, whole }
     }
 }
 
-impl fmt::Display for Told {
+impl<Words: fmt::Display> fmt::Display for Told<Words> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.words)
+        self.words.fmt(f)
     }
 }
 
-impl Argument for Told {
+impl<Words: fmt::Display> Argument for Told<Words> {
+    const STAYS: bool = true;
+
     fn bytes(&mut self) -> &mut [u8] {
         &mut []
     }
@@ -150,12 +155,15 @@ pub(crate) fn call<A: Argument>(
     argument: &mut A,
     kernel: impl FnOnce(&mut A) -> Reply,
 ) -> Result<i32, KernelError> {
-    let arguments = argument.to_string();
-    let reply = trace::through(name, &arguments, argument, kernel);
-    tracing::debug!(command = name, %arguments, errno = reply.errno, status = reply.status);
+    let read = trace::is_active() || tracing::enabled!(tracing::Level::DEBUG) || !A::STAYS;
+    let arguments = read.then(|| argument.to_string());
+    let reply = trace::through(name, arguments.as_deref().unwrap_or_default(), argument, kernel);
+    let shown = arguments.as_deref().map(tracing::field::display);
+    tracing::debug!(command = name, arguments = shown, errno = reply.errno, status = reply.status);
     if reply.errno == 0 {
         return Ok(reply.value);
     }
+    let arguments = arguments.unwrap_or_else(|| argument.to_string());
     let status = match firmware {
         Firmware::None => Status::None,
         Firmware::Sev => Status::sev(reply.status),

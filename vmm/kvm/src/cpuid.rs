@@ -97,23 +97,31 @@ impl From<Entry> for kvm_cpuid_entry2 {
 
 /// How many leaves there are, and of those that say something, hexadecimal: leaf, subleaf if it has any,
 /// EAX to EDX.
-fn words(entries: &[kvm_cpuid_entry2]) -> String {
-    let says = |entry: &&kvm_cpuid_entry2| entry.eax | entry.ebx | entry.ecx | entry.edx != 0;
-    let leaf = |entry: &kvm_cpuid_entry2| {
-        let subleaf = entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0;
-        let subleaf = if subleaf { format!(".{:x}", entry.index) } else { String::new() };
-        let [eax, ebx, ecx, edx] = [entry.eax, entry.ebx, entry.ecx, entry.edx];
-        format!("{:x}{subleaf}: {eax:x} {ebx:x} {ecx:x} {edx:x}", entry.function)
-    };
-    let leaves: Vec<_> = entries.iter().filter(says).map(leaf).collect();
-    let separator = if leaves.is_empty() { "" } else { ": " };
-    format!("{} CPUID entries{separator}{}", entries.len(), leaves.join(", "))
+fn words(entries: &[kvm_cpuid_entry2]) -> impl fmt::Display {
+    fmt::from_fn(move |f| {
+        write!(f, "{} CPUID entries", entries.len())?;
+        let mut separator = ": ";
+        for entry in entries {
+            let [eax, ebx, ecx, edx] = [entry.eax, entry.ebx, entry.ecx, entry.edx];
+            if eax | ebx | ecx | edx == 0 {
+                continue;
+            }
+            write!(f, "{separator}{:x}", entry.function)?;
+            if entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0 {
+                write!(f, ".{:x}", entry.index)?;
+            }
+            write!(f, ": {eax:x} {ebx:x} {ecx:x} {edx:x}")?;
+            separator = ", ";
+        }
+        Ok(())
+    })
 }
 
 /// A structure that ends in a `struct kvm_cpuid2`: head, number of entries, padding, entries.
 pub(crate) struct WithCpuid<Head> {
     bytes: Vec<u8>,
-    shown: String,
+    /// Entries that there is room for, where the kernel is to fill them in.
+    room: Option<usize>,
     head: PhantomData<Head>,
 }
 
@@ -125,8 +133,7 @@ impl<Head: FromBytes + IntoBytes + Immutable + fmt::Display> WithCpuid<Head> {
     pub(crate) fn new(head: &Head, entries: &[kvm_cpuid_entry2]) -> Self {
         let mut all = Self::with_capacity(head, entries.len());
         all.put(entries);
-        all.shown = format!("{head}, {}", words(entries));
-        all
+        Self { room: None, ..all }
     }
 
     /// With room for `capacity` entries.
@@ -135,8 +142,7 @@ impl<Head: FromBytes + IntoBytes + Immutable + fmt::Display> WithCpuid<Head> {
         bytes.resize(Self::ENTRIES + capacity * size_of::<Entry>(), 0);
         let count = u32::try_from(capacity).unwrap_or(u32::MAX);
         bytes[Self::HEAD..][..4].copy_from_slice(&count.to_ne_bytes());
-        let shown = format!("{head}, {count} CPUID entries");
-        Self { bytes, shown, head: PhantomData }
+        Self { bytes, room: Some(capacity), head: PhantomData }
     }
 
     /// Replaces the entries by these, as many as there is room for.
@@ -152,6 +158,10 @@ impl<Head: FromBytes + IntoBytes + Immutable + fmt::Display> WithCpuid<Head> {
 
     /// What the kernel made of it.
     pub(crate) fn into_parts(self) -> (Head, Vec<kvm_cpuid_entry2>) {
+        self.parts()
+    }
+
+    fn parts(&self) -> (Head, Vec<kvm_cpuid_entry2>) {
         let head =
             Head::read_from_prefix(&self.bytes).map_or_else(|_| Head::new_zeroed(), |(h, _)| h);
         let count = u32::read_from_prefix(&self.bytes[Self::HEAD..]).map_or(0, |(count, _)| count);
@@ -165,13 +175,20 @@ impl<Head: FromBytes + IntoBytes + Immutable + fmt::Display> WithCpuid<Head> {
     }
 }
 
-impl<Head> fmt::Display for WithCpuid<Head> {
+impl<Head: FromBytes + IntoBytes + Immutable + fmt::Display> fmt::Display for WithCpuid<Head> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.shown)
+        let (head, entries) = self.parts();
+        match self.room {
+            Some(room) => write!(f, "{head}, {room} CPUID entries"),
+            None => write!(f, "{head}, {}", words(&entries)),
+        }
     }
 }
 
-impl<Head> Argument for WithCpuid<Head> {
+impl<Head: FromBytes + IntoBytes + Immutable + fmt::Display> Argument for WithCpuid<Head> {
+    /// The kernel reads entries or writes them, and its heads say nothing of what it writes.
+    const STAYS: bool = true;
+
     fn bytes(&mut self) -> &mut [u8] {
         &mut self.bytes
     }

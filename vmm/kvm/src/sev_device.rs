@@ -32,14 +32,16 @@ impl SevDevice {
     /// It is not there (no SEV in this machine or kernel), or this user may not open it.
     pub fn open(path: &Path) -> Result<Self, KernelError> {
         let mut opened = None;
-        call("open", Firmware::None, &mut Told::new(path.display().to_string()), |_| {
-            match OpenOptions::new().read(true).write(true).open(path) {
-                Ok(file) => {
-                    opened = Some(file);
-                    Reply::default()
-                }
-                Err(error) => Reply::errno(error.raw_os_error().unwrap_or(libc::EIO)),
+        call("open", Firmware::None, &mut Told::new(path.display()), |_| match OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(path)
+        {
+            Ok(file) => {
+                opened = Some(file);
+                Reply::default()
             }
+            Err(error) => Reply::errno(error.raw_os_error().unwrap_or(libc::EIO)),
         })?;
         // Without one, an interposer said yes in the kernel's place.
         opened.map_or_else(Self::stand_in, |file| Ok(Self(file)))

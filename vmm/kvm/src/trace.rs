@@ -170,6 +170,11 @@ impl Interposer {
     }
 }
 
+/// Whether the thread has an interposer.
+pub(crate) fn is_active() -> bool {
+    ACTIVE.with_borrow(Option::is_some)
+}
+
 /// Answers a command: by the thread's interposer if there is one, else by `kernel`.
 pub(crate) fn through<A: Argument>(
     name: &str,
@@ -177,8 +182,7 @@ pub(crate) fn through<A: Argument>(
     argument: &mut A,
     kernel: impl FnOnce(&mut A) -> Reply,
 ) -> Reply {
-    let active = ACTIVE.with_borrow(Option::is_some);
-    if !active {
+    if !is_active() {
         return kernel(argument);
     }
     let before = argument.bytes().to_vec();

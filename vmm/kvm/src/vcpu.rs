@@ -1,5 +1,7 @@
 //! vCPUs before they run: how they are created, and their registers. kvm-ioctls makes the calls.
 
+use std::fmt;
+
 use kvm_bindings::{
     KVM_MP_STATE_RUNNABLE, Msrs, kvm_debugregs, kvm_dtable, kvm_fpu, kvm_mp_state, kvm_msr_entry,
     kvm_regs, kvm_segment, kvm_sregs, kvm_xcr, kvm_xcrs,
@@ -19,7 +21,7 @@ pub fn create(vm: &VmFd, id: u32) -> Result<VcpuFd, KernelError> {
     const NAME: &str = "KVM_CREATE_VCPU";
     let create = || vm.create_vcpu(id.into());
     let mut created = None;
-    call(NAME, Firmware::None, &mut Told::new(format!("vCPU {id}")), |_| {
+    call(NAME, Firmware::None, &mut Told::new(format_args!("vCPU {id}")), |_| {
         Reply::by(create().map(|vcpu| created = Some(vcpu)))
     })?;
     let stand_in = |error: kvm_ioctls::Error| {
@@ -32,7 +34,7 @@ pub fn create(vm: &VmFd, id: u32) -> Result<VcpuFd, KernelError> {
 /// Runs a command of kvm-ioctls on a vCPU, with its argument in words.
 fn tell(
     name: &'static str,
-    words: String,
+    words: impl fmt::Display,
     kernel: impl FnOnce() -> Result<(), kvm_ioctls::Error>,
 ) -> Result<(), KernelError> {
     call(name, Firmware::None, &mut Told::new(words), |_| Reply::by(kernel())).map(drop)
@@ -67,10 +69,15 @@ pub fn set_regs(vcpu: &VcpuFd, regs: &kvm_regs) -> Result<(), KernelError> {
 }
 
 /// Registers in words, without those that are 0.
-fn registers(all: &[(&str, u64)]) -> String {
-    let set = all.iter().filter(|(_, value)| *value != 0);
-    let words: Vec<_> = set.map(|(name, value)| format!("{name} {value:#x}")).collect();
-    if words.is_empty() { "all 0".into() } else { words.join(", ") }
+fn registers(all: &[(&str, u64)]) -> impl fmt::Display {
+    fmt::from_fn(move |f| {
+        let mut separator = "";
+        for (name, value) in all.iter().filter(|(_, value)| *value != 0) {
+            write!(f, "{separator}{name} {value:#x}")?;
+            separator = ", ";
+        }
+        f.write_str(if separator.is_empty() { "all 0" } else { "" })
+    })
 }
 
 /// IA32_APIC_BASE as it is at reset (KVM_GET_SREGS).
@@ -88,8 +95,8 @@ pub fn apic_base(vcpu: &VcpuFd) -> Result<u64, KernelError> {
 /// What is wanted of all that KVM_GET_SREGS says.
 struct ApicBase(u64);
 
-impl std::fmt::Display for ApicBase {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for ApicBase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("IA32_APIC_BASE")
     }
 }
@@ -124,13 +131,16 @@ pub fn set_sregs(vcpu: &VcpuFd, sregs: &kvm_sregs) -> Result<(), KernelError> {
         ("TR", &sregs.tr),
         ("LDTR", &sregs.ldt),
     ];
-    let mut words = registers(&all);
-    for (name, segment) in segments {
-        words += &format!(", {name} {}", in_words(segment));
-    }
-    for (name, kvm_dtable { base, limit, .. }) in [("GDTR", sregs.gdt), ("IDTR", sregs.idt)] {
-        words += &format!(", {name} {base:#x} limit {limit:#x}");
-    }
+    let words = fmt::from_fn(|f| {
+        write!(f, "{}", registers(&all))?;
+        for (name, segment) in segments {
+            write!(f, ", {name} {}", in_words(segment))?;
+        }
+        for (name, kvm_dtable { base, limit, .. }) in [("GDTR", sregs.gdt), ("IDTR", sregs.idt)] {
+            write!(f, ", {name} {base:#x} limit {limit:#x}")?;
+        }
+        Ok(())
+    });
     tell("KVM_SET_SREGS", words, || vcpu.set_sregs(sregs))
 }
 
@@ -158,7 +168,7 @@ fn in_words(segment: &kvm_segment) -> String {
 /// The guest's state is protected already.
 pub fn set_fpu(vcpu: &VcpuFd, fcw: u16, mxcsr: u32) -> Result<(), KernelError> {
     let fpu = kvm_fpu { fcw, mxcsr, ..kvm_fpu::default() };
-    tell("KVM_SET_FPU", format!("FCW {fcw:#x}, MXCSR {mxcsr:#x}"), || vcpu.set_fpu(&fpu))
+    tell("KVM_SET_FPU", format_args!("FCW {fcw:#x}, MXCSR {mxcsr:#x}"), || vcpu.set_fpu(&fpu))
 }
 
 /// Sets XCR0 (KVM_SET_XCRS).
@@ -168,7 +178,7 @@ pub fn set_fpu(vcpu: &VcpuFd, fcw: u16, mxcsr: u32) -> Result<(), KernelError> {
 pub fn set_xcr0(vcpu: &VcpuFd, value: u64) -> Result<(), KernelError> {
     let mut xcrs = kvm_xcrs { nr_xcrs: 1, ..kvm_xcrs::default() };
     xcrs.xcrs[0] = kvm_xcr { xcr: 0, reserved: 0, value };
-    tell("KVM_SET_XCRS", format!("XCR0 {value:#x}"), || vcpu.set_xcrs(&xcrs))
+    tell("KVM_SET_XCRS", format_args!("XCR0 {value:#x}"), || vcpu.set_xcrs(&xcrs))
 }
 
 /// Sets DR6 and DR7, and the breakpoints to 0 (KVM_SET_DEBUGREGS).
@@ -177,7 +187,7 @@ pub fn set_xcr0(vcpu: &VcpuFd, value: u64) -> Result<(), KernelError> {
 /// The values have bits that are not theirs.
 pub fn set_debug_regs(vcpu: &VcpuFd, dr6: u64, dr7: u64) -> Result<(), KernelError> {
     let debug = kvm_debugregs { dr6, dr7, ..kvm_debugregs::default() };
-    let words = format!("DR6 {dr6:#x}, DR7 {dr7:#x}");
+    let words = format_args!("DR6 {dr6:#x}, DR7 {dr7:#x}");
     tell("KVM_SET_DEBUGREGS", words, || vcpu.set_debug_regs(&debug))
 }
 
@@ -188,13 +198,19 @@ pub fn set_debug_regs(vcpu: &VcpuFd, dr6: u64, dr7: u64) -> Result<(), KernelErr
 /// There are too many of them.
 pub fn set_msrs(vcpu: &VcpuFd, msrs: &[(u32, u64)]) -> Result<usize, KernelError> {
     const NAME: &str = "KVM_SET_MSRS";
-    let words: Vec<_> =
-        msrs.iter().map(|(index, data)| format!("{index:#x} = {data:#x}")).collect();
+    let words = fmt::from_fn(|f| {
+        let mut separator = "";
+        for (index, data) in msrs {
+            write!(f, "{separator}{index:#x} = {data:#x}")?;
+            separator = ", ";
+        }
+        Ok(())
+    });
     let entry = |&(index, data): &(u32, u64)| kvm_msr_entry { index, data, reserved: 0 };
     let entries: Vec<_> = msrs.iter().map(entry).collect();
     let list = Msrs::from_entries(&entries)
-        .map_err(|_| KernelError::new(NAME, words.join(", "), libc::E2BIG, Status::None))?;
-    let mut told = Told::returning(words.join(", "), i32::try_from(msrs.len()).unwrap_or(0));
+        .map_err(|_| KernelError::new(NAME, words.to_string(), libc::E2BIG, Status::None))?;
+    let mut told = Told::returning(words, i32::try_from(msrs.len()).unwrap_or(0));
     let set = call(NAME, Firmware::None, &mut told, |_| match vcpu.set_msrs(&list) {
         Ok(set) => Reply { value: i32::try_from(set).unwrap_or(0), ..Reply::default() },
         Err(error) => Reply::errno(error.errno()),
@@ -208,5 +224,5 @@ pub fn set_msrs(vcpu: &VcpuFd, msrs: &[(u32, u64)]) -> Result<usize, KernelError
 /// The VM has no local APICs.
 pub fn set_runnable(vcpu: &VcpuFd) -> Result<(), KernelError> {
     let state = kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE };
-    tell("KVM_SET_MP_STATE", "runnable".into(), || vcpu.set_mp_state(state))
+    tell("KVM_SET_MP_STATE", "runnable", || vcpu.set_mp_state(state))
 }

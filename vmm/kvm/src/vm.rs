@@ -88,8 +88,8 @@ pub fn create(kvm: &Kvm, vm_type: VmType) -> Result<VmFd, KernelError> {
     let mut file = None;
     // A signal can interrupt it before it has done anything.
     retry(&[libc::EINTR], || {
-        let mut told = Told::new(format!("type {}, {vm_type}", vm_type as u64));
-        call(NAME, Firmware::None, &mut told, |_| {
+        let words = fmt::from_fn(|f| write!(f, "type {}, {vm_type}", vm_type as u64));
+        call(NAME, Firmware::None, &mut Told::new(words), |_| {
             // SAFETY: /dev/kvm takes the number of a type.
             let reply = unsafe { ioctl(kvm, KVM_CREATE_VM, vm_type as c_ulong) };
             if reply.errno == 0 {
