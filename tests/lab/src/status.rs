@@ -54,6 +54,7 @@ pub fn status() -> Result<Vec<Part>, CacheError> {
         tool("dpkg-deb", "dpkg", &everywhere),
         tool("setpriv", "util-linux", &everywhere),
         keyring(&everywhere),
+        mirror(&everywhere),
         fetched(&cache, &everywhere),
         built("emulator", emulator::available(&cache), &everywhere, Host::Snp),
         built("tdx-host-kernel", emulator::tdx_kernel_available(&cache), &["tdx"], Host::Tdx),
@@ -85,11 +86,31 @@ fn keyring(hosts: &[&'static str]) -> Part {
     }
 }
 
+/// Where Debian packages come from: not asked whether it answers.
+fn mirror(hosts: &[&'static str]) -> Part {
+    let candidates = packages::candidates().unwrap_or_default();
+    let best = candidates.first().map(ToString::to_string);
+    let certificates = Path::new("/etc/ssl/certs/ca-certificates.crt").exists();
+    let mut packages = absent(best.is_some(), "python-apt-common");
+    if best.as_ref().is_none_or(|best| best.starts_with("https:")) {
+        packages.extend(absent(certificates, "ca-certificates"));
+    }
+    Part {
+        name: "debian-mirror",
+        hosts: hosts.to_vec(),
+        state: if packages.is_empty() { State::Ready } else { State::Missing },
+        detail: best.unwrap_or_else(|| "none is known here".into()),
+        next: (!packages.is_empty()).then(|| install(&packages)),
+        packages,
+    }
+}
+
 fn fetched(cache: &Cache, hosts: &[&'static str]) -> Part {
     let directory = cache.path("debs");
-    let count = fs::read_dir(&directory)
-        .map(|entries| entries.flatten().filter(|entry| entry.path().is_dir()).count());
-    let count = count.unwrap_or_default();
+    // Beside what is whole lie locks, and what an attempt left.
+    let whole = |path: &Path| path.is_dir() && path.extension() != Some("part".as_ref());
+    let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+    let count = entries.filter(|entry| whole(&entry.path())).count();
     Part {
         name: "packages",
         hosts: hosts.to_vec(),

@@ -48,9 +48,10 @@ pub(super) fn emulator(packages: &Packages, part: &Path) -> Result<(), EmulatorE
     let patch = build.directory.join("patch");
     fs::write(&patch, PATCH).map_err(CacheError::io("writing", &patch))?;
     build.step(Command::new("patch").args(["-p1", "-s", "-i"]).arg(patch).current_dir(&source))?;
-    // QEMU wants a newer meson than some suites have; the package is plain Python.
+    // QEMU wants a newer meson than some suites have, and before Python 3.11 tomli; the packages are
+    // plain Python.
     let mut python_path = Vec::new();
-    for package in ["meson/trixie", "python3-pycotap/trixie"] {
+    for package in ["meson/trixie", "python3-pycotap/trixie", "python3-tomli/trixie"] {
         python_path.push(packages.tree(&package.parse()?)?.join("usr/lib/python3/dist-packages"));
     }
     let python_path = std::env::join_paths(python_path).unwrap_or_default();

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use super::mirrors::{self, Mirrors};
 use super::spec::At;
-use super::{PackageError, Spec};
+use super::{Failures, PackageError, Spec};
 use crate::cache::{Cache, CacheError};
 use crate::process;
 use crate::progress::say;
@@ -136,15 +137,26 @@ impl Apt {
         stamp.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < FRESH))
     }
 
+    /// Fetches the lists from the first mirror that is one.
     fn update(&self) -> Result<(), PackageError> {
-        self.write("sources.list", &self.sources()?)?;
         say(format_args!("fetching Debian's package lists"));
-        process::output(self.command("apt-get").args(["-q", "update", "--error-on=any"]))?;
-        self.write("stamp", "")
+        let mut failures = Vec::new();
+        for mirrors in mirrors::candidates()? {
+            self.write("sources.list", &self.sources(&mirrors))?;
+            let mut command = self.command("apt-get");
+            match process::output(command.args(["-q", "update", "--error-on=any"])) {
+                Ok(_) => return self.write("stamp", ""),
+                Err(error) => failures.push((mirrors.to_string(), error)),
+            }
+        }
+        Err(if failures.is_empty() {
+            PackageError::NoMirror
+        } else {
+            PackageError::Mirrors { failures: Failures(failures) }
+        })
     }
 
-    fn sources(&self) -> Result<String, PackageError> {
-        let mirrors = Mirrors::of_this_machine()?;
+    fn sources(&self, mirrors: &Mirrors) -> String {
         let (word, target) = match self.kind {
             Kind::Binary => ("deb", "Packages"),
             Kind::Source => ("deb-src", "Sources"),
@@ -156,7 +168,7 @@ impl Apt {
         if let Some(security) = &mirrors.security {
             text.extend(SECURITY_SUITES.iter().map(|suite| line(security, suite)));
         }
-        Ok(text)
+        text
     }
 
     fn command(&self, program: &str) -> Command {
@@ -173,6 +185,7 @@ impl Apt {
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
 #clear APT::Update::Post-Invoke-Success;
+#clear APT::Update::Post-Invoke-Stats;
 Dir::State "{directory}/state";
 Dir::State::lists "{directory}/lists";
 Dir::State::status "{directory}/status";
@@ -209,81 +222,31 @@ fn newer(version: &str, best: Option<&str>) -> Result<bool, PackageError> {
     Ok(status.success())
 }
 
-/// The base URIs, the directories that have `dists`.
-#[derive(Debug, PartialEq, Eq)]
-struct Mirrors {
-    main: String,
-    security: Option<String>,
-}
-
-impl Mirrors {
-    fn of_this_machine() -> Result<Self, PackageError> {
-        if let Ok(main) = std::env::var("CASEMATE_DEBIAN_MIRROR") {
-            return Ok(Self { main, security: None });
-        }
-        // What an update would fetch, from whatever form the machine's sources have.
-        let mut command = Command::new("apt-get");
-        command.args(["--print-uris", "update", "-o", "Debug::NoLocking=1"]);
-        Self::from_uris(&process::output(&mut command)?).ok_or(PackageError::NoMirror)
-    }
-
-    fn from_uris(text: &str) -> Option<Self> {
-        let mut main = None;
-        let mut security = None;
-        for line in text.lines() {
-            let Some((uri, _)) = line.strip_prefix('\'').and_then(|line| line.split_once('\''))
-            else {
-                continue;
-            };
-            let Some((base, suite)) =
-                uri.strip_suffix("/InRelease").and_then(|uri| uri.split_once("/dists/"))
-            else {
-                continue;
-            };
-            let release = suite.split('-').next().unwrap_or_default();
-            if !is_debian(release) {
-                continue;
-            }
-            let slot = if suite.ends_with("-security") { &mut security } else { &mut main };
-            slot.get_or_insert_with(|| base.to_owned());
-        }
-        Some(Self { main: main?, security })
-    }
-}
-
-/// Names of Debian's releases; other distributions use none of them.
-fn is_debian(release: &str) -> bool {
-    const NAMES: &[&str] = &[
-        "bullseye",
-        "bookworm",
-        "trixie",
-        "forky",
-        "duke",
-        "sid",
-        "oldstable",
-        "stable",
-        "testing",
-        "unstable",
-    ];
-    NAMES.contains(&release)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Where a machine reaches mirrors only by a proxy, so do we.
     #[test]
-    fn mirrors_are_those_of_the_machines_own_sources() {
-        let text = "\
-'http://mirror.example/debian/dists/bookworm/InRelease' mirror.example_x 0 \n\
-'http://mirror.example/debian/dists/bookworm-updates/InRelease' mirror.example_x 0 \n\
-'http://security.example/debian-security/dists/bookworm-security/InRelease' x 0 \n\
-'http://mirror.example/debian/dists/bookworm/main/binary-amd64/Packages.xz' x 0 \n\
-'http://third.example/dists/nodistro/InRelease' x 0 \n";
-        let mirrors = Mirrors::from_uris(text).unwrap();
-        assert_eq!(mirrors.main, "http://mirror.example/debian");
-        assert_eq!(mirrors.security.as_deref(), Some("http://security.example/debian-security"));
-        let ubuntu = "'http://mirror.example/ubuntu/dists/noble/InRelease' x 0 \n";
-        assert_eq!(Mirrors::from_uris(ubuntu), None);
+    fn the_machines_proxy_holds_and_its_hooks_do_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let machine = directory.path().join("machine.conf");
+        fs::write(
+            &machine,
+            "Acquire::http::Proxy \"http://proxy.example:3128\";\n\
+             APT::Update::Post-Invoke-Stats { \"touch hooked\"; };\n",
+        )
+        .unwrap();
+        let apt = Apt {
+            directory: directory.path().into(),
+            kind: Kind::Binary,
+            _lock: fs::File::open(&machine).unwrap(),
+        };
+        apt.write("apt.conf", &apt.configuration()).unwrap();
+        let mut command = apt.command("apt-config");
+        let dump = process::output(command.arg("dump").env("APT_CONFIG", &machine)).unwrap();
+        assert!(dump.contains("Acquire::http::Proxy \"http://proxy.example:3128\";"), "{dump}");
+        assert!(!dump.contains("touch hooked"), "{dump}");
+        assert!(dump.contains(&format!("Dir::Etc::sourcelist \"{}/", directory.path().display())));
     }
 }

@@ -2,18 +2,20 @@
 //!
 //! Debian's own tools do the work, with lists and state of their own, so that an ordinary user can
 //! do it and the machine's package database is neither read nor changed. The mirror is the one this
-//! machine's apt already uses, or `CASEMATE_DEBIAN_MIRROR`; signatures are checked against
-//! `debian-archive-keyring`.
+//! machine's apt already uses, else Debian's own, or `CASEMATE_DEBIAN_MIRROR`; signatures are checked
+//! against `debian-archive-keyring`.
 
 mod apt;
 mod error;
 mod local;
+mod mirrors;
 mod spec;
+mod template;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub use error::PackageError;
+pub use error::{Failures, PackageError};
 pub(crate) use local::sha256;
 pub use spec::Spec;
 
@@ -23,6 +25,7 @@ use crate::progress::say;
 use apt::{Apt, Kind};
 
 pub(crate) use apt::KEYRING;
+pub(crate) use mirrors::candidates;
 
 /// Gets packages, and files out of them, into a [`Cache`].
 #[derive(Clone, Debug)]
