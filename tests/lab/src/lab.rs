@@ -21,6 +21,7 @@ pub struct Lab {
     timeout: Duration,
     share: Option<PathBuf>,
     kernel: String,
+    qemu: Option<PathBuf>,
     cold: bool,
     log: Option<PathBuf>,
 }
@@ -131,6 +132,7 @@ impl Lab {
             timeout: Duration::from_secs(600),
             share: None,
             kernel: if host == Host::Tdx { "7.2" } else { "6.12" }.into(),
+            qemu: None,
             cold: false,
             log: None,
         }
@@ -168,6 +170,13 @@ impl Lab {
     #[must_use]
     pub fn kernel(mut self, series: &str) -> Self {
         self.kernel = series.into();
+        self
+    }
+
+    /// A QEMU as distributions have it, instead of the patched one; for [`Host::Kvm`] only.
+    #[must_use]
+    pub fn qemu(mut self, program: impl AsRef<Path>) -> Self {
+        self.qemu = Some(program.as_ref().into());
         self
     }
 
@@ -269,7 +278,10 @@ impl Lab {
             return Err(LabError::Memory { host, memory_mib, least_mib });
         }
         let packages = Packages::open()?;
-        let emulator = Emulator::find(self.host, &packages, building)?;
+        let emulator = match &self.qemu {
+            Some(program) => Emulator::stock(self.host, program)?,
+            None => Emulator::find(self.host, &packages, building)?,
+        };
         let kernel = match self.host {
             Host::Tdx => None,
             _ => Some(Kernel::debian(&packages, &self.kernel, Flavour::Generic)?),

@@ -15,6 +15,7 @@ use crate::host::Host;
 use crate::kernel::KernelError;
 use crate::packages::{PackageError, Packages};
 use crate::process::{self, ProcessError};
+use prebuilt::Prebuilt;
 
 /// The patch to Debian's QEMU source.
 pub(crate) const PATCH: &[u8] = include_bytes!("../../emulator/qemu-10.0.13-snp-tdx-host.patch");
@@ -24,6 +25,9 @@ pub(crate) const TDX_KERNEL_CONFIG: &[u8] = include_bytes!("../../emulator/tdx-h
 /// The names of what was built before, beside its record.
 const PREBUILT_EMULATOR: &str = "qemu-system-x86_64.xz";
 const PREBUILT_TDX_KERNEL: &str = "linux-7.2.13-tdx-host.bzImage";
+
+/// Debian's and Ubuntu's QEMU, of the package qemu-system-x86.
+const STOCK: &str = "qemu-system-x86_64";
 
 /// A QEMU that can be started.
 #[derive(Clone, Debug)]
@@ -62,6 +66,38 @@ pub enum EmulatorError {
         what: &'static str,
         /// Names of Debian packages.
         packages: Vec<String>,
+    },
+    /// Only a patched QEMU has what the confidential hosts are.
+    #[error(
+        "the {host} host is made by a patch to QEMU, which {} has not: leave it out; only the kvm host \
+         runs on any QEMU", program.display()
+    )]
+    Stock {
+        /// For which host.
+        host: Host,
+        /// The one that was named.
+        program: PathBuf,
+    },
+    /// The QEMU that was named does not run.
+    #[error(
+        "{} does not run; a QEMU for this is in the package qemu-system-x86", program.display()
+    )]
+    NoStock {
+        /// Which one.
+        program: PathBuf,
+        /// Why.
+        source: ProcessError,
+    },
+    /// The prebuilt files are not where the variable says.
+    #[error(
+        "CASEMATE_LAB_PREBUILT names {}, which cannot be used: {reason}; correct it, or unset it to \
+         build instead", directory.display()
+    )]
+    Prebuilt {
+        /// What it names.
+        directory: PathBuf,
+        /// In words.
+        reason: String,
     },
     /// The build itself failed.
     #[error("building {what} failed; its log is {}", log.display())]
@@ -116,14 +152,24 @@ impl Emulator {
             Err(EmulatorError::NotBuilt { .. }) => {}
             result => return result,
         }
-        if host == Host::Kvm && process::run("qemu-system-x86_64", ["--version"]).is_ok() {
-            return Ok(Self {
-                program: vec!["qemu-system-x86_64".into()],
-                firmware: Vec::new(),
-                origin: "qemu-system-x86_64 of this machine".into(),
-            });
+        if host == Host::Kvm
+            && let Ok(stock) = Self::stock(host, Path::new(STOCK))
+        {
+            return Ok(stock);
         }
         Self::patched(host, packages, building)
+    }
+
+    /// A QEMU as distributions have it, with its own firmware: enough for plain KVM.
+    pub(crate) fn stock(host: Host, program: &Path) -> Result<Self, EmulatorError> {
+        if host != Host::Kvm {
+            return Err(EmulatorError::Stock { host, program: program.into() });
+        }
+        let origin = format!("{} of this machine", program.display());
+        let emulator = Self { program: vec![program.into()], firmware: Vec::new(), origin };
+        process::output(Command::new(program).arg("--version"))
+            .map_err(|source| EmulatorError::NoStock { program: program.into(), source })?;
+        Ok(emulator)
     }
 
     fn patched(host: Host, packages: &Packages, building: Building) -> Result<Self, EmulatorError> {
@@ -132,7 +178,7 @@ impl Emulator {
         if built.is_file() {
             return Self::with_firmware(vec![built.into()], "built here".into(), packages);
         }
-        if let Some(program) = prebuilt::get(cache, &place, PREBUILT_EMULATOR, PATCH)? {
+        if let Some(program) = prebuilt::get(cache, &place, PREBUILT_EMULATOR, PATCH, building)? {
             let command = prebuilt::with_libraries(&program, packages)?;
             return Self::with_firmware(command, "prebuilt".into(), packages);
         }
@@ -217,9 +263,14 @@ fn availability(
 ) -> Availability {
     let kept = cache.path(place);
     let here = [built, &kept].into_iter().find(|path| path.is_file()).map(Path::to_owned);
-    match here.or_else(|| prebuilt::find(prebuilt, source)) {
-        Some(path) => Availability::Here(path.display().to_string()),
-        None => Availability::ToBuild(build::missing(needs)),
+    if let Some(path) = here {
+        return Availability::Here(path.display().to_string());
+    }
+    match Prebuilt::find(prebuilt, source) {
+        Prebuilt::Fits(path) => Availability::Here(path.display().to_string()),
+        Prebuilt::Nothing { .. } | Prebuilt::Other { .. } => {
+            Availability::ToBuild(build::missing(needs))
+        }
     }
 }
 
@@ -244,7 +295,9 @@ pub(crate) fn tdx_kernel(
     if built.is_file() {
         return Ok(built);
     }
-    if let Some(kernel) = prebuilt::get(cache, &place, PREBUILT_TDX_KERNEL, TDX_KERNEL_CONFIG)? {
+    if let Some(kernel) =
+        prebuilt::get(cache, &place, PREBUILT_TDX_KERNEL, TDX_KERNEL_CONFIG, building)?
+    {
         return Ok(kernel);
     }
     if building == Building::Refused {

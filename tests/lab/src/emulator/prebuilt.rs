@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{EmulatorError, hash, make_executable};
+use super::{Building, EmulatorError, hash, make_executable};
 use crate::cache::{Cache, CacheError};
 use crate::kernel::{KernelError, unpack_xz};
 use crate::packages::{Packages, sha256};
@@ -28,18 +28,32 @@ const LIBRARIES: &[&str] = &[
 
 /// A prebuilt file whose record says that it was made of `source`, unpacked to `place` in the cache.
 /// It is looked for in `CASEMATE_LAB_PREBUILT`, else in `../shared/lab/prebuilt` beside the
-/// repository.
+/// repository. One that was made of something else is left, which is said where one is built instead.
 pub(super) fn get(
     cache: &Cache,
     place: &str,
     name: &str,
     source: &[u8],
+    building: Building,
 ) -> Result<Option<PathBuf>, EmulatorError> {
     let kept = cache.path(place);
     if kept.is_file() {
         return Ok(Some(kept));
     }
-    let Some(file) = find(name, source) else { return Ok(None) };
+    let file = match Prebuilt::find(name, source) {
+        Prebuilt::Fits(file) => file,
+        Prebuilt::Other { reason } => {
+            // Whoever waits for a build wants to know why.
+            if building == Building::Allowed {
+                say(format_args!("not taking the prebuilt {name}: {reason}"));
+            }
+            return Ok(None);
+        }
+        Prebuilt::Nothing { named: Some((directory, reason)) } => {
+            return Err(EmulatorError::Prebuilt { directory, reason });
+        }
+        Prebuilt::Nothing { named: None } => return Ok(None),
+    };
     let kept = cache.get(place, |part| {
         say(format_args!("taking the prebuilt {}", file.display()));
         unpack(&file, part)
@@ -47,17 +61,54 @@ pub(super) fn get(
     Ok(Some(kept))
 }
 
-/// One that fits, still packed.
-pub(super) fn find(name: &str, source: &[u8]) -> Option<PathBuf> {
-    let directory = match std::env::var_os("CASEMATE_LAB_PREBUILT") {
-        Some(given) => PathBuf::from(given),
-        None => repository::beside("shared")?.join("lab/prebuilt"),
-    };
-    let record = fs::read_to_string(directory.join(BUILD_INFO)).ok()?;
-    let file = directory.join(name);
-    let fits =
-        records(&record, &hash(source), None) && records(&record, &sha256(&file).ok()?, Some(name));
-    fits.then_some(file)
+/// What there is of a prebuilt file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Prebuilt {
+    /// One that fits, still packed.
+    Fits(PathBuf),
+    /// One that was made of something else, or is not what its record says.
+    Other {
+        /// In words.
+        reason: String,
+    },
+    /// None.
+    Nothing {
+        /// The directory that the variable names, and what is wrong with it.
+        named: Option<(PathBuf, String)>,
+    },
+}
+
+impl Prebuilt {
+    pub(super) fn find(name: &str, source: &[u8]) -> Self {
+        if let Some(given) = std::env::var_os("CASEMATE_LAB_PREBUILT") {
+            let directory = PathBuf::from(given);
+            return Self::within(&directory, name, source)
+                .unwrap_or_else(|reason| Self::Nothing { named: Some((directory, reason)) });
+        }
+        let directory = repository::beside("shared").map(|shared| shared.join("lab/prebuilt"));
+        let found = directory.and_then(|directory| Self::within(&directory, name, source).ok());
+        found.unwrap_or(Self::Nothing { named: None })
+    }
+
+    /// An error is why nothing is there, in words.
+    fn within(directory: &Path, name: &str, source: &[u8]) -> Result<Self, String> {
+        let (file, info) = (directory.join(name), directory.join(BUILD_INFO));
+        let failed = |path: &Path, error| format!("{}: {error}", path.display());
+        let record = fs::read_to_string(&info).map_err(|error| failed(&info, error))?;
+        let actual = sha256(&file).map_err(|error| failed(&file, error))?;
+        let other = |reason: String| Ok(Self::Other { reason });
+        let wanted = hash(source);
+        if !records(&record, &wanted, None) {
+            return other(format!(
+                "{} does not say that it was made of what is here (SHA-256 {wanted})",
+                info.display()
+            ));
+        }
+        if !records(&record, &actual, Some(name)) {
+            return other(format!("it has SHA-256 {actual}, and {} another", info.display()));
+        }
+        Ok(Self::Fits(file))
+    }
 }
 
 fn records(record: &str, hash: &str, name: Option<&str>) -> bool {
@@ -108,5 +159,48 @@ mod tests {
         assert!(records(record, "def", Some("qemu.xz")));
         assert!(!records(record, "abc", Some("qemu.xz")));
         assert!(!records(record, "emulator/some.patch", None));
+    }
+
+    const NAME: &str = "emulator.xz";
+
+    /// A prebuilt file as it is kept, made of `source`.
+    fn directory(source: &[u8]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join(NAME), "packed").unwrap();
+        let record = format!("{}  some.patch\n{}  out/{NAME}\n", hash(source), hash(b"packed"));
+        fs::write(directory.path().join(BUILD_INFO), record).unwrap();
+        directory
+    }
+
+    #[test]
+    fn what_was_made_of_this_patch_is_taken() {
+        let directory = directory(b"patch");
+        let found = Prebuilt::within(directory.path(), NAME, b"patch");
+        assert_eq!(found, Ok(Prebuilt::Fits(directory.path().join(NAME))));
+    }
+
+    #[test]
+    fn what_was_made_of_another_patch_is_left_with_a_reason() {
+        let directory = directory(b"patch");
+        let reason = |found| match found {
+            Ok(Prebuilt::Other { reason }) => reason,
+            found => panic!("{found:?}"),
+        };
+        let said = reason(Prebuilt::within(directory.path(), NAME, b"another patch"));
+        assert!(said.contains(&hash(b"another patch")), "{said}");
+        // The record is right, but the file has changed since.
+        fs::write(directory.path().join(NAME), "changed").unwrap();
+        let said = reason(Prebuilt::within(directory.path(), NAME, b"patch"));
+        assert!(said.contains(&hash(b"changed")), "{said}");
+    }
+
+    #[test]
+    fn a_directory_without_it_is_told_from_one_that_is_not_there() {
+        let directory = directory(b"patch");
+        let missing = Prebuilt::within(directory.path(), "kernel", b"patch").unwrap_err();
+        assert!(missing.contains("/kernel: No such file"), "{missing}");
+        let nowhere = directory.path().join("nowhere");
+        let missing = Prebuilt::within(&nowhere, NAME, b"patch").unwrap_err();
+        assert!(missing.contains("nowhere/BUILD-INFO: No such file"), "{missing}");
     }
 }

@@ -66,6 +66,10 @@ struct Run {
     /// Debian's kernel for the host: 6.12 or 7.2 [default: 6.12; tdx has a 7.2 of its own]
     #[arg(long, value_name = "SERIES")]
     kernel: Option<String>,
+    /// A QEMU as distributions have it, such as qemu-system-x86_64, instead of the patched one; for
+    /// --host kvm only
+    #[arg(long, value_name = "PROGRAM")]
+    qemu: Option<PathBuf>,
     /// A directory for the host's logs: console, kernel messages, what the platform was asked
     #[arg(long, value_name = "DIR")]
     log: Option<PathBuf>,
@@ -137,6 +141,9 @@ fn run_command(args: &Run) -> anyhow::Result<ExitCode> {
     }
     if let Some(kernel) = &args.kernel {
         lab = lab.kernel(kernel);
+    }
+    if let Some(program) = &args.qemu {
+        lab = lab.qemu(program);
     }
     if let Some(log) = &args.log {
         lab = lab.log(log);
