@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use casemate_lab::packages::{Packages, Spec};
+use casemate_lab::packages::{PackageError, Packages, Spec};
+use casemate_lab::{nothing_may_be_missing, require_ok};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
@@ -83,6 +84,10 @@ impl Inputs {
             "recipe" => stream(id, entry["size"].as_u64().context("no size")?)?,
             "debian-package" => match package_file(entry) {
                 Ok(bytes) => bytes,
+                // Debian keeps only the newest version; any other reason is this machine's.
+                Err(error) if !is_replaced(&error) && nothing_may_be_missing() => {
+                    return Err(error.context(format!("{id} could not be had")));
+                }
                 Err(error) => {
                     let why = format!(
                         "{} of package {} {}: {error:#}",
@@ -139,4 +144,31 @@ fn package_file(entry: &Value) -> Result<Vec<u8>> {
     let spec = Spec::version(text("package")?, text("version")?)?;
     let path = Packages::open()?.file(&spec, text("path")?, Some(text("sha256")?))?;
     Ok(fs::read(path)?)
+}
+
+fn is_replaced(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(PackageError::NotInArchive { .. }))
+}
+
+/// Firmware for a test that runs it, of an input's package: of the input's version, or, where Debian
+/// has replaced that, of the newest in the same suite. `None`, and a line on standard error, where
+/// neither can be had; see [`casemate_lab::require`].
+///
+/// # Panics
+/// Neither can be had, and nothing may be missing.
+///
+/// # Errors
+/// There is no such input.
+pub fn firmware(id: &str) -> Result<Option<Vec<u8>>> {
+    let inputs = Inputs::open()?;
+    let entry = inputs.entries.get(id).with_context(|| format!("no input {id}"))?;
+    let text = |name: &str| entry[name].as_str().with_context(|| format!("{id}: no {name}"));
+    let file = package_file(entry).or_else(|error| {
+        if !is_replaced(&error) {
+            return Err(error);
+        }
+        let newest: Spec = format!("{}/{}", text("package")?, text("suite")?).parse()?;
+        Ok(fs::read(Packages::open()?.file(&newest, text("path")?, None)?)?)
+    });
+    Ok(require_ok(file, id))
 }

@@ -23,5 +23,5 @@ pub use emulator::{EmulatorError, qemu};
 pub use host::Host;
 pub use lab::{Lab, LabError, Output};
 pub use process::ProcessError;
-pub use require::require;
+pub use require::{nothing_may_be_missing, require, require_lab, require_ok};
 pub use status::{Part, State, status};

@@ -6,8 +6,9 @@ mod common;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use casemate_lab::{Host, Lab, require_lab};
 use common::{Guest, lab, said};
 
 /// What the guest does, by its command line.
@@ -58,6 +59,22 @@ fn kernels_boot_to_user_space() {
             assert!(console.contains(&format!("UP vcpus={vcpus} kernel={series}")), "{console}");
         }
     }
+}
+
+/// Plain nested KVM needs no patch of ours: a host of this machine's own QEMU, which tests/setup
+/// installs.
+#[test]
+fn a_host_of_an_unpatched_qemu_boots_a_kernel() {
+    let lab = Lab::new(Host::Kvm).qemu("qemu-system-x86_64").timeout(Duration::from_secs(300));
+    let Some(lab) = require_lab(lab) else { return };
+    let guest = Guest::new("6.12", SCRIPT);
+    let script = line(&guest, "vmlinuz", "power-off", "");
+    let output = lab.run(&["sh", "-c", &script]).unwrap();
+    let console = &output.console;
+    assert!(console.contains("UP vcpus=1 kernel=6.12"), "{console}");
+    assert!(console.contains("ENDED power-off 0"), "{console}");
+    let refused = Lab::new(Host::Snp).qemu("qemu-system-x86_64").run(&["true"]).unwrap_err();
+    assert!(refused.to_string().contains("made by a patch"), "{refused}");
 }
 
 /// The way that an encrypted guest takes: reset vector, config page, loader window, 64-bit entry.

@@ -7,12 +7,12 @@
 mod confidential;
 
 use casemate_lab::{Host, require};
-use casemate_tests::vectors::Inputs;
+use casemate_tests::vectors;
 use confidential::{CMDLINE, Guest, casemate, predicted, said, sha256, with_another_kernel};
 
 /// OVMF from Debian's package, as a file of a guest's. `None` if it cannot be had.
 fn ovmf(guest: &Guest) -> Option<String> {
-    let ovmf = Inputs::open().unwrap().get("ovmf-sid-amdsev").unwrap()?;
+    let ovmf = vectors::firmware("ovmf-sid-amdsev").unwrap()?;
     Some(guest.write("ovmf", ovmf))
 }
 

@@ -7,14 +7,14 @@
 mod confidential;
 
 use casemate_lab::{Host, require};
-use casemate_tests::vectors::Inputs;
+use casemate_tests::vectors;
 use confidential::{
     CMDLINE, Guest, casemate, predicted_mrtds, said, sha256, with_another_kernel, written,
 };
 
 /// OVMF from a package of Debian's, as a file of a guest's. `None` if it cannot be had.
 fn ovmf(guest: &Guest, package: &str) -> Option<String> {
-    let ovmf = Inputs::open().unwrap().get(package).unwrap()?;
+    let ovmf = vectors::firmware(package).unwrap()?;
     Some(guest.write("ovmf", ovmf))
 }
 
