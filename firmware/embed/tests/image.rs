@@ -3,6 +3,7 @@
 use casemate_firmware::config::{Config, Flags, Platform};
 use casemate_firmware::layout::{CPUID, IMAGE_SIZE, SECRETS};
 use casemate_firmware_image::{IMAGE, LOGGING_IMAGE};
+use casemate_launch::firmware::FirmwareError;
 use casemate_launch::kernel_hashes::KernelHashes;
 use casemate_launch::ovmf::SnpOptions;
 use casemate_launch::profile::Profile;
@@ -85,6 +86,34 @@ fn what_the_image_for_development_says_is_not_in_the_other() {
     let word = b"for development";
     let says = |image: &[u8; 64 << 10]| image.windows(word.len()).any(|bytes| bytes == word);
     assert_eq!([says(IMAGE), says(LOGGING_IMAGE)], [false, true]);
+}
+
+/// Each image ends a guest that is measured to be of the other: said before there is one.
+#[test]
+fn an_edition_is_not_configured_as_the_other() {
+    let hashes = KernelHashes::new(b"kernel", b"", b"");
+    let configure = |image: &[u8], log| {
+        let flags = Flags { log, ..Flags::default() };
+        firmware::configure(image, &firmware::config(Platform::Snp, flags, &hashes)).map(|_| ())
+    };
+    assert_eq!(configure(IMAGE, false), Ok(()));
+    assert_eq!(configure(LOGGING_IMAGE, true), Ok(()));
+    assert_eq!(configure(IMAGE, true), Err(FirmwareError::DoesNotLog));
+    assert_eq!(configure(LOGGING_IMAGE, false), Err(FirmwareError::Logs));
+}
+
+/// So does a trust domain that the host may read end.
+#[test]
+fn no_debuggable_trust_domain_is_planned() {
+    let hashes = KernelHashes::new(b"kernel", b"", b"");
+    let plan = |attributes, flags| {
+        let policy = casemate_launch::TdxPolicy::new(attributes);
+        firmware::tdx_plan(IMAGE, flags, &hashes, 1, policy).map(|_| ())
+    };
+    assert_eq!(plan(1 << 28, Flags::default()), Ok(()));
+    assert_eq!(plan(1 << 28 | 1, Flags::default()), Err(FirmwareError::Debug));
+    let development = Flags { unmeasured_payload: true, ..Flags::default() };
+    assert_eq!(plan(1 << 28 | 1, development), Ok(()));
 }
 
 /// One of the three launch ways of the same image: what a TDX launcher reads and measures.

@@ -227,6 +227,12 @@ fn what_our_firmware_does_otherwise_is_measured() {
     digests.sort();
     digests.dedup();
     assert_eq!(digests.len(), 6, "{digests:?}");
+    // An edition that is named has to be the one that the guest is said to have.
+    let image = write(folder.path(), "own.fd", casemate_firmware_image::IMAGE);
+    let named = format!("platform = \"snp\"\nkernel = \"{kernel}\"\nfirmware = \"{image}\"\n");
+    let logs = format!("{named}firmware_log = true\n");
+    let logs = write(folder.path(), "logs.toml", logs.as_bytes());
+    assert!(stdout(2, &["measure", &logs]).contains("does not log"));
     let (firmware, signature) = (input("tiny-std.fd"), ["--vcpus", "1", "--vcpu-type", "EPYC"]);
     let ovmf = ["measure", "snp", "--firmware", &firmware, "--firmware-log"];
     refused(&[&ovmf[..], &signature].concat(), "for Casemate's own firmware");
@@ -253,6 +259,39 @@ fn differences_are_said_in_words() {
     let files = ["measure", "--diff", &input("tiny-std.fd"), &input("tiny-order.fd")];
     assert!(stdout(1, &files).contains("firmware: 0x2000 bytes in the first"));
     refused(&["measure", "--diff", &a, &input("kernel-tiny.bin")], "kernel-tiny.bin");
+}
+
+/// Our firmware's config page is part of its image: what differs there is named, not "other contents".
+#[test]
+fn differences_of_the_config_page_are_said_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = input("kernel-tiny.bin");
+    let guest = |name: &str, more: &str| {
+        let text = format!("platform = \"snp\"\nkernel = \"{kernel}\"\n{more}\n");
+        write(folder.path(), name, text.as_bytes())
+    };
+    let base = guest("base.toml", "cmdline = \"quiet\"");
+    let diff = |other: &str| stdout(1, &["measure", "--diff", &base, other]);
+    let words = diff(&guest("cmdline.toml", "cmdline = \"verbose\""));
+    assert_eq!(words.lines().count(), 1, "{words}");
+    // SHA-256 of "quiet" and of "verbose", each with its NUL.
+    for digest in [
+        "c801d8e83dec6220b30fe179a8aabec923c8977255530ecc7dc23b95a6959bbc in the first",
+        "614be95335ee857bcf69f306d3c10e444ec9f90b973c93771b9d54f52d65a750 in the second",
+    ] {
+        assert!(words.contains(digest), "{words}");
+    }
+    let what = "config page of the firmware: SHA-256 of the command line with its NUL is ";
+    assert!(words.starts_with(what), "{words}");
+    let words = diff(&guest("eager.toml", "cmdline = \"quiet\"\naccept_memory = \"eager\""));
+    assert_eq!(
+        words,
+        "config page of the firmware: accept_memory is lazy in the first and eager in the second\n"
+    );
+    // Another image has another page, too.
+    let words = diff(&guest("log.toml", "cmdline = \"quiet\"\nfirmware_log = true"));
+    assert!(words.contains("firmware_log is false in the first and true in the second"), "{words}");
+    assert!(words.contains("firmware at "), "{words}");
 }
 
 #[test]

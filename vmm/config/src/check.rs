@@ -212,6 +212,12 @@ fn platform(config: &GuestConfig, origin: &Origin<'_>) -> Result<(), ConfigError
         let problem = "an IGVM file brings its own firmware";
         return Err(origin.value("firmware_log", "true", problem, "leave it out"));
     }
+    let debug = config.tdx.as_ref().is_some_and(|tdx| tdx.debug);
+    if debug && config.firmware.is_none() && config.igvm.is_none() {
+        let problem = "Casemate's firmware starts no trust domain that the host may read";
+        let remedy = "leave it out, or give a TDVF with firmware";
+        return Err(origin.value("tdx.debug", "true", problem, remedy));
+    }
     if config.balloon && config.platform != Plain {
         let problem = "a confidential guest cannot give memory back through a balloon";
         let remedy = "use balloon = false or platform = \"plain\"";

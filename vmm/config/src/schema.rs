@@ -175,7 +175,7 @@ table! {
 table! {
     /// TDX: attributes and identity. Not allowed with another platform than `"tdx"` or `"auto"`.
     pub struct Tdx {
-        /// The host may debug the guest, that is, read its memory.
+        /// The host may debug the guest, that is, read its memory. Casemate's firmware starts no such guest.
         debug: bool = false,
         /// Attributes beside SEPT_VE_DISABLE, which is always set, and DEBUG: `"LASS"`, `"PKS"`, `"KL"`, `"PERFMON"`. Quotes say them. Kernels up to 7.2 offer none.
         attributes: TdAttributes = TdAttributes::default(),

@@ -89,7 +89,7 @@ fn what_cannot_be_tabled_is_refused_too() {
 fn policies_become_the_specifications_bits() {
     let folder = folder();
     let file = folder.path().join("guest.toml");
-    fs::write(&file, "kernel = \"one\"\n[snp]\n[tdx]\ndebug = true\n").unwrap();
+    fs::write(&file, "firmware = \"one\"\n[snp]\n[tdx]\ndebug = true\n").unwrap();
     let config = load(&file, Overrides::default()).unwrap();
     assert_eq!(config.snp.unwrap().guest_policy(), 0x3_0000);
     assert_eq!(config.tdx.unwrap().attributes(), 0x1000_0001);

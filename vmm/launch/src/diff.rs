@@ -107,7 +107,25 @@ fn page_differences(a: &MeasuredRange, b: &MeasuredRange) -> Vec<String> {
         let (first, second) = (side(a), side(b));
         found.push(format!("at {}: {first} in the first, {second} in the second", a.address));
     } else if a.sha384 != b.sha384 {
-        found.push(format!("{tag} at {}: other contents", a.address));
+        found.extend(contents_differences(a, b));
+    }
+    found
+}
+
+/// What our firmware is told stands in the image itself, in its config page.
+fn contents_differences(a: &MeasuredRange, b: &MeasuredRange) -> Vec<String> {
+    let other = format!("{} at {}: other contents", a.tag, a.address);
+    let (Some(first), Some(second)) = (&a.config_page, &b.config_page) else { return vec![other] };
+    let pairs =
+        first.values.iter().filter_map(|(name, a)| Some((name, a, second.values.get(name)?)));
+    let mut found: Vec<_> = pairs
+        .filter(|(_, a, b)| a != b)
+        .map(|(name, a, b)| {
+            format!("config page of the firmware: {name} is {a} in the first and {b} in the second")
+        })
+        .collect();
+    if first.rest_sha384 != second.rest_sha384 || found.is_empty() {
+        found.push(other);
     }
     found
 }

@@ -14,6 +14,7 @@ use casemate_firmware::layout::LOW_MEMORY_END;
 use crate::guid_table::{GuidTable, GuidTableError};
 use crate::kernel_hashes::KernelHashes;
 use crate::loader_window::{self, LoaderWindowError, Payloads};
+use crate::manifest::ConfigPage;
 use crate::ovmf::{self, OvmfError, SnpOptions};
 use crate::profile::Profile;
 use crate::snp::CpuSignature;
@@ -24,6 +25,9 @@ use crate::{Digest384, Gpa, GpaRange, Guid, LaunchPlan, SnpIdentity, SnpPolicy, 
 /// for guests of all sizes.
 const MOST_MEMORY: u64 = 8 << 40;
 const MOST_VCPUS: u32 = 255;
+
+/// TD attributes (Intel TDX module ABI, "ATTRIBUTES"): the host may read the guest.
+const DEBUG: u64 = 1;
 
 /// Why an image is not our firmware, or makes no plan. Offsets count from the start of the image.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,6 +50,21 @@ pub enum FirmwareError {
     Place { from_end: u32, length: usize },
     #[error("Casemate's firmware starts a kernel and nothing else, and no kernel is given")]
     NoKernel,
+    #[error(
+        "this edition of Casemate's firmware logs what it does, and starts no guest without \
+         firmware_log: add firmware_log = true, or give the edition that does not log"
+    )]
+    Logs,
+    #[error(
+        "this edition of Casemate's firmware does not log what it does, and starts no guest with \
+         firmware_log: leave that out, or give the edition that `casemate firmware --log` writes"
+    )]
+    DoesNotLog,
+    #[error(
+        "Casemate's firmware starts no trust domain that the host may read: leave out debug, or give \
+         a TDVF as firmware"
+    )]
+    Debug,
     #[error(transparent)]
     Image(#[from] OvmfError),
     #[error(transparent)]
@@ -71,9 +90,15 @@ pub fn config(platform: Platform, flags: Flags, kernel: &KernelHashes) -> Config
 /// The image with its config page filled in.
 ///
 /// # Errors
-/// The image has no GUID table that leads to a config page.
+/// The image has no GUID table that leads to a config page, or is the edition that logs where the
+/// page says that it does not, or the other way round: such a guest would end at once.
 pub fn configure(image: &[u8], config: &Config) -> Result<Arc<[u8]>, FirmwareError> {
     let place = config_page(image)?;
+    match (logs(image), config.flags.log) {
+        (true, false) => return Err(FirmwareError::Logs),
+        (false, true) => return Err(FirmwareError::DoesNotLog),
+        _ => {}
+    }
     let mut image: Arc<[u8]> = Arc::from(image);
     // Nobody else has this copy yet, so nothing is copied again.
     Arc::make_mut(&mut image)[place].copy_from_slice(&config.to_page());
@@ -84,6 +109,12 @@ pub fn configure(image: &[u8], config: &Config) -> Result<Arc<[u8]>, FirmwareErr
 #[must_use]
 pub fn is_ours(image: &[u8]) -> bool {
     config_page(image).is_ok()
+}
+
+/// Whether an image is the edition for development: only that one has the first line of its log.
+fn logs(image: &[u8]) -> bool {
+    const WORD: &[u8] = b"an image for development";
+    image.windows(WORD.len()).any(|bytes| bytes == WORD)
 }
 
 /// Where the config page is.
@@ -97,6 +128,28 @@ fn config_page(image: &[u8]) -> Result<Range<usize>, FirmwareError> {
     let start = start.filter(|start| start.is_multiple_of(CONFIG_SIZE)).ok_or(wrong.clone())?;
     let place = start..start + CONFIG_SIZE;
     if place.end > image.len() { Err(wrong) } else { Ok(place) }
+}
+
+/// What the config page of an image says, if it is our firmware and has been filled in.
+pub(crate) fn config_page_of(image: &[u8]) -> Option<ConfigPage> {
+    let place = config_page(image).ok()?;
+    let config = Config::from_page(image.get(place.clone())?.try_into().ok()?)?;
+    let Flags { unmeasured_payload, accept_all, log } = config.flags;
+    let hex = |digest: [u8; 32]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let values = [
+        ("kernel's SHA-256", hex(config.kernel)),
+        ("initial RAM disk's SHA-256", hex(config.initrd)),
+        ("SHA-256 of the command line with its NUL", hex(config.command_line)),
+        ("accept_memory", if accept_all { "eager" } else { "lazy" }.into()),
+        ("firmware_log", log.to_string()),
+        ("unmeasured payload", unmeasured_payload.to_string()),
+        ("most memory", format!("{:#x}", config.most_memory)),
+        ("most vCPUs", config.most_vcpus.to_string()),
+    ];
+    let mut rest = image.to_vec();
+    rest.get_mut(place)?.fill(0);
+    let values = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    Some(ConfigPage { values, rest_sha384: Digest384::of(&rest) })
 }
 
 /// The plan of an SNP guest that our firmware starts; `options.kernel` is needed.
@@ -145,7 +198,7 @@ pub fn snp_guest(
 /// neither memory nor number of vCPUs.
 ///
 /// # Errors
-/// The image is not our firmware or cannot be measured.
+/// The image is not our firmware or cannot be measured, or would end the guest.
 pub fn tdx_plan(
     image: &[u8],
     flags: Flags,
@@ -153,6 +206,9 @@ pub fn tdx_plan(
     vcpus: u32,
     policy: TdxPolicy,
 ) -> Result<LaunchPlan, FirmwareError> {
+    if policy.attributes & DEBUG != 0 && !flags.unmeasured_payload {
+        return Err(FirmwareError::Debug);
+    }
     let image = configure(image, &config(Platform::Tdx, flags, kernel))?;
     // The firmware does not read the list of resources: any memory that its sections are in does.
     let memory = GpaRange::from_bytes(Gpa(0), LOW_MEMORY_END).map_err(SourceError::from)?;

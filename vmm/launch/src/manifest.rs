@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Contents, Digest384, Gpa, Import, PAGE_SIZE, PageKind, PlatformKind};
+use crate::plan::FIRMWARE_TAG;
+use crate::{Contents, Digest384, Gpa, Import, PAGE_SIZE, PageKind, PlatformKind, firmware};
 
 /// Every measured range of a guest. As JSON it is what `casemate measure --manifest` writes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +41,19 @@ pub struct MeasuredRange {
     /// Of a VMSA: its registers that are not zero, by name, in hexadecimal.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub registers: BTreeMap<String, String>,
+    /// Of our firmware: what its config page says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_page: Option<ConfigPage>,
+}
+
+/// The config page of our firmware, which is measured like the rest of the image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigPage {
+    /// What it says, in words by name; digests in hexadecimal.
+    pub values: BTreeMap<String, String>,
+    /// SHA-384 of the image with zeroes for this page.
+    pub rest_sha384: Digest384,
 }
 
 impl Manifest {
@@ -71,7 +85,16 @@ impl MeasuredRange {
             running_digest,
             tag: import.tag.to_owned(),
             registers: BTreeMap::new(),
+            config_page: config_page(import),
         })
+    }
+}
+
+/// What the config page of a firmware of ours says.
+fn config_page(import: &Import) -> Option<ConfigPage> {
+    match &import.contents {
+        Contents::Bytes(bytes) if import.tag == FIRMWARE_TAG => firmware::config_page_of(bytes),
+        _ => None,
     }
 }
 

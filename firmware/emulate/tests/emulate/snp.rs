@@ -51,7 +51,8 @@ fn another_privilege_level() {
 /// Measured to be the image that logs what it does, which this one is not.
 #[test]
 fn the_other_image() {
-    let plan = plan_with(Snp, Flags { log: true, ..Flags::default() }, &payloads());
+    let mut plan = plan(Snp, &payloads());
+    change_image(&mut plan, |image| image[0x10] ^= 1 << 2);
     assert_eq!(run(&plan, Host::default()).end, End::Stopped(Fatal::Config));
 }
 

@@ -151,6 +151,7 @@ fn vmsa_range(
         running_digest,
         tag: format!("VMSA of vCPU {index}"),
         registers: registers.unwrap_or_default(),
+        config_page: None,
     }
 }
 

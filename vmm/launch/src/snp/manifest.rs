@@ -24,6 +24,7 @@ pub fn manifest(plan: &LaunchPlan) -> Result<Manifest, MeasureError> {
         running_digest,
         tag: format!("VMSA of vCPU {index}"),
         registers: registers(vcpu, features),
+        config_page: None,
     });
     Ok(Manifest::new(PlatformKind::Snp, imports.chain(vmsas)))
 }
