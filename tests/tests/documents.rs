@@ -1,0 +1,98 @@
+//! The repository's documents: what they name is there, and what is there is named.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    let path = repository().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The pages of the book, by name.
+fn pages() -> Vec<String> {
+    let entries = fs::read_dir(repository().join("docs/src")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// The targets of a document's links, without those in blocks of code.
+fn links(text: &str) -> Vec<String> {
+    let prose = text.split("```").step_by(2).collect::<String>();
+    let targets = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    targets.map(str::to_owned).collect()
+}
+
+/// The anchor of a heading, as both the book and code hosts make it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.to_lowercase().replace(' ', "-");
+    kept.chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
+}
+
+fn has_anchor(text: &str, wanted: &str) -> bool {
+    let headings = text.lines().filter_map(|line| line.strip_prefix('#'));
+    headings.map(|line| anchor(line.trim_start_matches('#').trim())).any(|have| have == wanted)
+}
+
+#[test]
+fn every_crate_is_in_the_table_of_the_architecture() {
+    let manifest: toml::Value = toml::from_str(&read("Cargo.toml")).unwrap();
+    let table = read("docs/src/architecture.md");
+    for member in manifest["workspace"]["members"].as_array().unwrap() {
+        let folder = member.as_str().unwrap();
+        let own: toml::Value = toml::from_str(&read(Path::new(folder).join("Cargo.toml"))).unwrap();
+        let name = own["package"]["name"].as_str().unwrap();
+        let row = table.lines().find(|line| line.starts_with(&format!("| `{folder}` | ")));
+        let row = row.unwrap_or_else(|| panic!("architecture.md has no row for {folder}"));
+        assert!(row.contains(&format!("`{name}`")), "{name} is not in {row}");
+    }
+}
+
+/// As `mdbook build` wants it: without the page it fails, and a page that is not named is not built.
+#[test]
+fn the_summary_of_the_book_names_each_page() {
+    let mut named = links(&read("docs/src/SUMMARY.md"));
+    let mut there = pages();
+    there.retain(|page| page != "SUMMARY.md");
+    named.sort();
+    there.sort();
+    assert_eq!(named, there);
+}
+
+#[test]
+fn links_within_the_repository_lead_somewhere() {
+    let pages = pages().into_iter().map(|page| format!("docs/src/{page}"));
+    let others = ["README.md", "CONTRIBUTING.md", "tests/lab/emulator/README.md"];
+    let mut count = 0;
+    for document in others.into_iter().map(str::to_owned).chain(pages) {
+        let text = read(&document);
+        let folder = Path::new(&document).parent().unwrap();
+        for link in links(&text).iter().filter(|link| !link.contains(':')) {
+            let (path, wanted) = link.split_once('#').unwrap_or((link, ""));
+            let target = if path.is_empty() { document.clone().into() } else { folder.join(path) };
+            let there = repository().join(&target);
+            assert!(there.exists(), "{document}: {link} leads nowhere");
+            // The book is built of its own folder alone.
+            let within = document.starts_with("docs/src/") && path.contains("..");
+            assert!(!within, "{document}: {link} is not in the book");
+            assert!(
+                wanted.is_empty() || has_anchor(&read(&target), wanted),
+                "{document}: {link}: there is no such heading"
+            );
+            count += 1;
+        }
+    }
+    assert!(count > 20, "{count} links were found");
+}
+
+#[test]
+fn links_and_anchors_are_those_that_renderers_make() {
+    let text = "# What it is made of\n[a](b.md#c) `x`\n```\n[no](code.md)\n```\n[d](#e)";
+    assert_eq!(links(text), ["b.md#c", "#e"]);
+    assert!(has_anchor(text, "what-it-is-made-of") && !has_anchor(text, "what"));
+    assert_eq!(anchor("Guests: `a_b`, c"), "guests-a_b-c");
+}
