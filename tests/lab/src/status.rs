@@ -124,19 +124,22 @@ fn fetched(cache: &Cache, hosts: &[&'static str]) -> Part {
 fn built(name: &'static str, available: Availability, hosts: &[&'static str], host: Host) -> Part {
     let prepare = format!("casemate lab prepare --host {host}");
     let hosts = hosts.to_vec();
-    let missing = match available {
+    let (missing, instead) = match available {
         Availability::Here(detail) => {
             let (packages, next) = (Vec::new(), None);
             return Part { name, hosts, state: State::Ready, detail, packages, next };
         }
-        Availability::ToBuild(missing) => missing,
+        Availability::ToBuild { packages, instead } => (packages, instead),
     };
-    let (state, detail, next) = if missing.is_empty() {
+    let (state, mut detail, next) = if missing.is_empty() {
         (State::ToBuild, "not built yet".into(), prepare)
     } else {
         let detail = format!("not built yet, and {} packages for that are missing", missing.len());
         (State::Missing, detail, format!("{} && {prepare}", install(&missing)))
     };
+    if let Some(reason) = instead {
+        detail = format!("{detail}; no prebuilt one is taken: {reason}");
+    }
     Part { name, hosts, state, detail, packages: missing, next: Some(next) }
 }
 

@@ -237,7 +237,12 @@ pub(crate) enum Availability {
     /// It is, and comes from there.
     Here(String),
     /// It can be built, once these Debian packages are installed.
-    ToBuild(Vec<String>),
+    ToBuild {
+        /// Their names.
+        packages: Vec<String>,
+        /// Why a prebuilt one is not taken, in words, where there is one or one was named.
+        instead: Option<String>,
+    },
 }
 
 /// Whether the patched emulator is here; nothing is fetched or unpacked to find out.
@@ -266,12 +271,12 @@ fn availability(
     if let Some(path) = here {
         return Availability::Here(path.display().to_string());
     }
-    match Prebuilt::find(prebuilt, source) {
-        Prebuilt::Fits(path) => Availability::Here(path.display().to_string()),
-        Prebuilt::Nothing { .. } | Prebuilt::Other { .. } => {
-            Availability::ToBuild(build::missing(needs))
-        }
-    }
+    let instead = match Prebuilt::find(prebuilt, source) {
+        Prebuilt::Fits(path) => return Availability::Here(path.display().to_string()),
+        Prebuilt::Other { reason } | Prebuilt::Nothing { named: Some((_, reason)) } => Some(reason),
+        Prebuilt::Nothing { named: None } => None,
+    };
+    Availability::ToBuild { packages: build::missing(needs), instead }
 }
 
 /// Where a prebuilt emulator is kept, and one that was built here.
