@@ -3,10 +3,9 @@
 use casemate_firmware::fatal::Fatal;
 use casemate_firmware::layout::{GRANULE, HANDOFF, KERNEL, WORK};
 use casemate_launch::PlatformKind::Snp;
-use casemate_launch::firmware::Flags;
 use proptest::prelude::*;
 
-use crate::harness::guest::{MEMORY, payloads, plan, plan_with};
+use crate::harness::guest::{MEMORY, payloads, plan};
 use crate::harness::host::{Host, cpuid};
 use crate::harness::machine::Machine;
 use crate::harness::{End, run};
