@@ -44,7 +44,11 @@ pub(crate) fn golden(name: &str) -> Vec<Event> {
 /// That two launches of a guest are the same. Names the first command that differs.
 pub(crate) fn same(name: &str, events: &[Event], recorded: &[Event]) {
     for (at, (event, recorded)) in events.iter().zip(recorded).enumerate() {
-        assert_eq!(event, recorded, "{name}, command {at}");
+        assert_eq!(
+            event, recorded,
+            "{name}, command {at}; where a newer kernel of the host says more, golden/README.md has how \
+             to record anew"
+        );
     }
     assert_eq!(events.len(), recorded.len(), "{name}");
 }
