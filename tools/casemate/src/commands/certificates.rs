@@ -12,10 +12,11 @@ use super::{read, read_optional};
 
 /// Put a chip's certificates together for its SEV-SNP guests
 ///
-/// Writes the certificate table (GHCB specification, "SNP Extended Guest Request") that `certificates`
-/// in [snp] of a guest's configuration names: guests that ask for it have it with each report, and
-/// whoever verifies the report need not ask AMD. What is given is DER or PEM; that each certificate
-/// was issued by the next is checked. A file that is there is replaced at once, never in part.
+/// Writes the certificate table (GHCB specification, "SNP Extended Guest Request") that
+/// `snp.certificates` of a guest's configuration names: guests that ask for it have it with each
+/// report, and whoever verifies the report need not ask AMD. What is given is DER or PEM; that each
+/// certificate was issued by the next is checked. A file that is there is replaced at once, never in
+/// part.
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Args {
