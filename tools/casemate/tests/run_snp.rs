@@ -67,7 +67,7 @@ fn sixteen_processors_start() {
         return;
     }
     let guest = Guest::new(Host::Snp, "7.2");
-    let Some(output) = guest.in_lab_of(2, &guest.line("--vcpus 16")) else { return };
+    let Some(output) = guest.in_lab(&guest.line("--vcpus 16")) else { return };
     let console = &output.console;
     assert!(console.contains("UP vcpus=16 kernel=7.2") && console.contains("ENDED 0"), "{console}");
     predicted(console, 0);
