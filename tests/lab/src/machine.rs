@@ -141,8 +141,10 @@ impl Machine {
 
     fn command(&self, run: &RunDirectory, share: Option<&Path>, start: Start<'_>) -> Command {
         let mut command = self.emulator.command();
+        // One thread for all processors: one that waits for another lets it run, rather than compete
+        // with it, and with other machines, for this machine's.
         command
-            .args(["-accel", "tcg,thread=multi,tb-size=512"])
+            .args(["-accel", "tcg,thread=single,tb-size=512"])
             .args(["-machine", self.host.machine(), "-cpu", self.host.processor()])
             .args(["-smp", &self.vcpus.to_string(), "-m", &format!("{}M", self.memory_mib)])
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])

@@ -9,7 +9,6 @@ mod golden;
 use std::fs;
 use std::time::Duration;
 
-use casemate_kvm::trace::Event;
 use casemate_lab::{Host, require};
 use golden::{Folder, events, golden, same, trace_file};
 
@@ -41,21 +40,9 @@ fn record(host: Host, kernel: &str, more: impl FnOnce(&Folder) -> String) -> Opt
         if std::env::var_os("CASEMATE_RENEW_TRACES").is_some() {
             fs::write(trace_file(name), &trace).unwrap();
         }
-        same(name, &of_any_clock(events(&trace)), &of_any_clock(golden(name)));
+        same(name, &events(&trace), &golden(name));
     }
     Some(folder)
-}
-
-/// Without the frequency of the host's clock, which is another at each of its boots.
-fn of_any_clock(mut events: Vec<Event>) -> Vec<Event> {
-    for event in &mut events {
-        match &*event.command {
-            "KVM_GET_TSC_KHZ" => event.reply.value = 0,
-            "KVM_SET_TSC_KHZ" => event.arguments.clear(),
-            _ => {}
-        }
-    }
-    events
 }
 
 /// The number of a command's request (`linux/kvm.h`); None for what is no ioctl.
