@@ -154,6 +154,10 @@ impl Kernel {
     }
 }
 
+/// What modules need and do not say. The driver of SEV-SNP reports in Linux 6.12 asks for its cipher by the
+/// name of the algorithm, and without it does not start.
+const UNSAID: &[(&str, &str)] = &[("sev_guest", "ghash_generic"), ("sev_guest", "gcm")];
+
 struct Loader<'a> {
     kernel: &'a Kernel,
     files: HashMap<String, PathBuf>,
@@ -176,6 +180,11 @@ impl Loader<'_> {
             .map_err(|source| KernelError::Unpack { path: path.clone(), source })?;
         for dependency in depends(&bytes) {
             self.add(&dependency)?;
+        }
+        for (_, unsaid) in UNSAID.iter().filter(|(module, _)| *module == name) {
+            if self.files.contains_key(*unsaid) {
+                self.add(unsaid)?;
+            }
         }
         self.order.push((name, bytes));
         Ok(())

@@ -52,15 +52,7 @@ fn clients() -> usize {
 fn make_guest(packages: &Packages, folder: &Path) {
     let kernel = Kernel::debian(packages, "6.12", Flavour::Cloud).unwrap();
     std::fs::copy(&kernel.image, folder.join("kernel")).unwrap();
-    let modules = [
-        "configfs",
-        "ghash-generic",
-        "gcm",
-        "tsm",
-        "sev-guest",
-        "virtio_pci",
-        "vmw_vsock_virtio_transport",
-    ];
+    let modules = ["configfs", "tsm", "sev-guest", "virtio_pci", "vmw_vsock_virtio_transport"];
     let modules = kernel.modules(&modules).unwrap();
     let script = format!(
         "mount -t configfs none /sys/kernel/config

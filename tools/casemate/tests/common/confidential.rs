@@ -89,9 +89,6 @@ const MODULES: &[&str] = &["configfs", "virtio_pci", "virtio_blk", "pvpanic-mmio
 /// What an interface and sockets need besides.
 pub(crate) const DEVICES: &[&str] = &["virtio_net", "vmw_vsock_virtio_transport"];
 
-/// 6.12's driver of reports asks for ciphers by name.
-const SNP_6_12: &[&str] = &["ghash-generic", "gcm"];
-
 /// OVMF guests do not need the last of it; it does no harm.
 pub(crate) const CMDLINE: &str = "console=ttyS0 quiet panic=-1 efi=noruntime";
 
@@ -115,12 +112,8 @@ impl Guest {
     ) -> Self {
         let packages = Packages::open().unwrap();
         let kernel = Kernel::debian(&packages, series, Flavour::Cloud).unwrap();
-        let own: &[&str] = match (host, series) {
-            (Host::Snp, "6.12") => &[SNP_6_12, &["sev-guest"]].concat(),
-            (Host::Snp, _) => &["sev-guest"],
-            _ => &["tdx-guest"],
-        };
-        let modules = kernel.modules(&[own, MODULES, modules].concat()).unwrap();
+        let own = if host == Host::Snp { "sev-guest" } else { "tdx-guest" };
+        let modules = kernel.modules(&[&[own], MODULES, modules].concat()).unwrap();
         // Not in /tmp: the emulated host has one of its own.
         let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let mut image = initramfs(&packages, &modules, SCRIPT).unwrap();
