@@ -59,9 +59,6 @@ fn linux_is_started_by_our_firmware_and_has_the_predicted_registers() {
         let time = Duration::from_secs(said(console, "TIME ", 0).parse().unwrap());
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         assert!(time.abs_diff(now) < Duration::from_hours(1), "{time:?}: {console}");
-        // Timers come when they are due: KVM's view of the guest's TSC is the guest's.
-        let slept: u32 = said(console, "SLEPT ", 0).parse().unwrap();
-        assert!((50..300).contains(&slept), "{slept}: {console}");
         let lazy = accept_memory == "lazy";
         assert_eq!(said(console, "LEFT ", 0), if lazy { "1" } else { "0" }, "{console}");
         assert_eq!(console.contains("firmware: starting the kernel"), !lazy, "{console}");

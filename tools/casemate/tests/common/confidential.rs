@@ -40,15 +40,10 @@ if [ -e /dev/sev-guest ] && mkdir $report; then
 	echo REPORT $(base64 -w 0 $report/outblob)
 	echo CERTIFICATES $(sha256sum <$report/auxblob | cut -d' ' -f1)
 fi
-# A quote; timers, in hundredths of a second; and a processor that goes and comes again: the firmware
-# holds it meanwhile.
-now() { cut -d' ' -f1 /proc/uptime | tr -d .; }
+# A quote; and a processor that goes and comes again: the firmware holds it meanwhile.
 if [ -e /dev/tdx_guest ] && grep -q quote /proc/cmdline && mkdir $report; then
 	head -c 64 /dev/zero >$report/inblob
 	echo QUOTE $(base64 -w 0 $report/outblob)
-	start=$(now)
-	for i in 1 2 3 4 5; do for j in 1 2 3 4 5 6 7 8 9 10; do usleep 10000; done; done
-	echo SLEPT $(($(now) - start))
 	if [ -e /sys/devices/system/cpu/cpu1 ]; then
 		echo 0 >/sys/devices/system/cpu/cpu1/online
 		echo 1 >/sys/devices/system/cpu/cpu1/online
