@@ -66,7 +66,7 @@ fn the_summary_of_the_book_names_each_page() {
 #[test]
 fn links_within_the_repository_lead_somewhere() {
     let pages = pages().into_iter().map(|page| format!("docs/src/{page}"));
-    let others = ["README.md", "CONTRIBUTING.md", "tests/lab/emulator/README.md"];
+    let others = ["README.md", "CONTRIBUTING.md", "tools/lab/qemu/README.md"];
     let mut count = 0;
     for document in others.into_iter().map(str::to_owned).chain(pages) {
         let text = read(&document);

@@ -18,9 +18,9 @@ use crate::process::{self, ProcessError};
 use prebuilt::Prebuilt;
 
 /// The patch to Debian's QEMU source.
-pub(crate) const PATCH: &[u8] = include_bytes!("../../emulator/qemu-10.0.13-snp-tdx-host.patch");
+pub(crate) const PATCH: &[u8] = include_bytes!("../../qemu/qemu-10.0.13-snp-tdx-host.patch");
 /// What the TDX host's kernel is configured with, on top of `tinyconfig`.
-pub(crate) const TDX_KERNEL_CONFIG: &[u8] = include_bytes!("../../emulator/tdx-host-kernel.config");
+pub(crate) const TDX_KERNEL_CONFIG: &[u8] = include_bytes!("../../qemu/tdx-host-kernel.config");
 
 /// The names of what was built before, beside its record.
 const PREBUILT_EMULATOR: &str = "qemu-system-x86_64.xz";

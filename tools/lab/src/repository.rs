@@ -14,5 +14,5 @@ pub(crate) fn beside(name: &str) -> Option<PathBuf> {
 }
 
 fn above(start: &Path) -> Option<&Path> {
-    start.ancestors().find(|path| path.join("tests/lab/Cargo.toml").is_file())
+    start.ancestors().find(|path| path.join("tools/lab/Cargo.toml").is_file())
 }
