@@ -23,7 +23,7 @@ test: setup
 
 bench:
 	@tests/setup bench
-	cargo bench -q --locked -p casemate-attest --bench verify
+	cargo bench -q --locked -p casemate-verify --bench verify
 	cargo bench -q --locked -p casemate-firmware-emulate --bench instructions
 	cargo bench -q --locked -p casemate-firmware-image --bench hashing
 	cargo bench -q --locked -p casemate-launch --bench snp

@@ -1,8 +1,8 @@
 //! Any bytes as a certificate table, as a certificate and as a revocation list.
 #![no_main]
 
-use casemate_attest::snp::{CertificateTable, SnpEvidence, chain_for, verify};
-use casemate_attest::{SnpPolicy, Timestamp, Verdict};
+use casemate_verify::snp::{CertificateTable, SnpEvidence, chain_for, verify};
+use casemate_verify::{SnpPolicy, Timestamp, Verdict};
 use libfuzzer_sys::fuzz_target;
 
 const VEK: &[u8] = include_bytes!("../../evidence/snp/oak-turin_oc/vek.der");

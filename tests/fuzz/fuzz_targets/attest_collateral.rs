@@ -1,8 +1,8 @@
 //! Any bytes as collateral, and any bytes as a policy, for a genuine quote.
 #![no_main]
 
-use casemate_attest::tdx::{TdxEvidence, verify};
-use casemate_attest::{Claims, SnpPolicy, TcbStatus, TdxPolicy, Timestamp, Verdict};
+use casemate_verify::tdx::{TdxEvidence, verify};
+use casemate_verify::{Claims, SnpPolicy, TcbStatus, TdxPolicy, Timestamp, Verdict};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -1,7 +1,7 @@
 //! Any bytes as an event log: no panic, and no registers of a genuine quote from another log.
 #![no_main]
 
-use casemate_attest::rtmr;
+use casemate_verify::rtmr;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|log: &[u8]| {

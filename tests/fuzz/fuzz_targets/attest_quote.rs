@@ -1,8 +1,8 @@
 //! Any bytes as a quote with genuine collateral: what is accepted says what the genuine quote says.
 #![no_main]
 
-use casemate_attest::tdx::{TdxEvidence, verify};
-use casemate_attest::{TdxPolicy, Timestamp, Verdict};
+use casemate_verify::tdx::{TdxEvidence, verify};
+use casemate_verify::{TdxPolicy, Timestamp, Verdict};
 use libfuzzer_sys::fuzz_target;
 
 const GENUINE: &[u8] = include_bytes!("../../evidence/tdx/qvl-v4/quote.bin");

@@ -1,8 +1,8 @@
 //! Any bytes as a report beside genuine certificates: only the genuine report is accepted.
 #![no_main]
 
-use casemate_attest::snp::{SnpEvidence, verify};
-use casemate_attest::{SnpPolicy, Timestamp, Verdict};
+use casemate_verify::snp::{SnpEvidence, verify};
+use casemate_verify::{SnpPolicy, Timestamp, Verdict};
 use libfuzzer_sys::fuzz_target;
 
 const GENUINE: &[u8] = include_bytes!("../../evidence/snp/oak-turin_oc/report.bin");

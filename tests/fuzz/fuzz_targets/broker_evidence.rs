@@ -1,7 +1,7 @@
 //! Any JSON as evidence: read or refused, and what is read is written and read alike.
 #![no_main]
 
-use casemate_kbs::Evidence;
+use casemate_protocol::Evidence;
 use kbs_types::Tee;
 use libfuzzer_sys::fuzz_target;
 

@@ -4,7 +4,7 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use casemate_attest::Timestamp;
+use casemate_verify::Timestamp;
 use casemate_broker::http::read_request;
 use casemate_broker::{Broker, ReleasePolicy, Secret, Store, StoreKey, Verifier};
 use libfuzzer_sys::fuzz_target;

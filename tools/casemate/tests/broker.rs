@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use casemate_agent::{Address, EvidenceError, EvidenceSource, fetch};
-use casemate_kbs::Evidence;
+use casemate_protocol::Evidence;
 use casemate_tests::chip::Report;
 use casemate_tests::evidence;
 use serde_json::{Value, json};

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use casemate_attest::Timestamp;
+use casemate_verify::Timestamp;
 use casemate_tests::evidence::{Case, Inputs, case, cases, folder};
 use serde_json::Value;
 
@@ -143,12 +143,12 @@ fn certificates_are_put_together_if_they_belong_together() {
     assert!(said.contains("the ARK certificate") && !out.exists(), "{said}");
     assert_eq!(make(["vcek.der", "ask.der", "ark.der"]), (Some(0), String::new()));
     let table = std::fs::read(&out).unwrap();
-    let found = casemate_attest::snp::CertificateTable::parse(&table).unwrap();
+    let found = casemate_verify::snp::CertificateTable::parse(&table).unwrap();
     assert_eq!(found.vcek, Some(&*std::fs::read(synthetic.join("vcek.der")).unwrap()));
     assert_eq!(make(["vlek.der", "asvk.der", "ark.der"]), (Some(0), String::new()));
     assert_eq!(make(["vlek.der", "ask.der", "ark.der"]).0, Some(2));
     let table = std::fs::read(&out).unwrap();
-    let found = casemate_attest::snp::CertificateTable::parse(&table).unwrap();
+    let found = casemate_verify::snp::CertificateTable::parse(&table).unwrap();
     assert!(found.vlek.is_some() && found.vcek.is_none(), "the last one that was good");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing beside it");
 }

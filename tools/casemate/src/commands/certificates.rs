@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use casemate_attest::MAX_CERTIFICATE;
-use casemate_attest::snp::certificate_table;
+use casemate_verify::MAX_CERTIFICATE;
+use casemate_verify::snp::certificate_table;
 
 use super::{read, read_optional};
 

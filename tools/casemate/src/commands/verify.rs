@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use casemate_attest::{Hex, OneOrMany, Timestamp};
+use casemate_verify::{Hex, OneOrMany, Timestamp};
 use clap::{Subcommand, ValueEnum};
 
 use super::measure::guest::{self, Expected, Target};

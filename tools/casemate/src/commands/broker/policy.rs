@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
-use casemate_attest::MAX_INPUT;
+use casemate_verify::MAX_INPUT;
 use casemate_broker::{ReleasePolicy, SecretId};
 use clap::Subcommand;
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use casemate_broker::{Secret, SecretId, Store};
-use casemate_kbs::MAX_SECRET;
+use casemate_protocol::MAX_SECRET;
 use clap::Subcommand;
 
 use super::policy::PolicyArgs;

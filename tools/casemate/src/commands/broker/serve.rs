@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use casemate_attest::{MAX_CERTIFICATE, MAX_INPUT};
+use casemate_verify::{MAX_CERTIFICATE, MAX_INPUT};
 use casemate_broker::{Broker, Endorsements, ListenAddress, Listener, Settings, Verifier, serve};
 
 use super::StoreArgs;

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use casemate_attest::snp::{REPORT_LEN, Report};
-use casemate_attest::tdx::TdxEvidence;
-use casemate_attest::{Claims, MAX_INPUT, TdxPolicy, Timestamp};
+use casemate_verify::snp::{REPORT_LEN, Report};
+use casemate_verify::tdx::TdxEvidence;
+use casemate_verify::{Claims, MAX_INPUT, TdxPolicy, Timestamp};
 use casemate_launch::Digest384;
 use casemate_launch::kernel_hashes::KernelHashes;
 use casemate_launch::snp::search::{Explanation, Inputs, search};
@@ -129,7 +129,7 @@ fn words(found: &Explanation) -> Found {
 /// MRTD of a quote. Nothing of it is verified here.
 fn mrtd_of(quote: &[u8]) -> Option<Digest384> {
     let evidence = TdxEvidence { quote, collateral: None, event_log: None };
-    match casemate_attest::tdx::verify(&evidence, &TdxPolicy::default(), None, Timestamp::now())
+    match casemate_verify::tdx::verify(&evidence, &TdxPolicy::default(), None, Timestamp::now())
         .claims
     {
         Claims::Tdx(claims) => Some(Digest384(claims.mrtd.0)),

@@ -13,10 +13,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use casemate_attest::Hex;
-use casemate_attest::snp::Report;
-use casemate_attest::tdx::td_report;
-use casemate_kbs::{CHECK_PORT, Evidence};
+use casemate_verify::Hex;
+use casemate_verify::snp::Report;
+use casemate_verify::tdx::td_report;
+use casemate_protocol::{CHECK_PORT, Evidence};
 use casemate_launch::tdx::PageOrder;
 use casemate_launch::{LaunchPlan, Policy, SnpPolicy, TdxPolicy, snp, tdx};
 use casemate_vmm::{Control, Guest, Outcome};
@@ -219,7 +219,7 @@ fn difference<const N: usize>(name: &str, found: &[u8; N], expected: &[u8; N]) -
 
 #[cfg(test)]
 mod tests {
-    use casemate_attest::snp::REPORT_LEN;
+    use casemate_verify::snp::REPORT_LEN;
     use serde_json::json;
 
     use super::*;

@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use casemate_attest::snp::Trust;
-use casemate_attest::tdx::Root;
-use casemate_attest::{CheckName, Claims, Judgement, Outcome, Verdict};
+use casemate_verify::snp::Trust;
+use casemate_verify::tdx::Root;
+use casemate_verify::{CheckName, Claims, Judgement, Outcome, Verdict};
 
 use super::{Common, Format};
 use crate::commands::EXIT_BAD_INPUT;

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use casemate_attest::snp::{self, SnpEvidence};
-use casemate_attest::{Judgement, MAX_CERTIFICATE, MAX_INPUT, SnpPolicy};
+use casemate_verify::snp::{self, SnpEvidence};
+use casemate_verify::{Judgement, MAX_CERTIFICATE, MAX_INPUT, SnpPolicy};
 
 use super::{Common, Target, output, read, read_optional, require};
 

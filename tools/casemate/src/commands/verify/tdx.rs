@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use casemate_attest::tdx::{self, TdxEvidence};
-use casemate_attest::{Judgement, MAX_CERTIFICATE, MAX_INPUT, TdxPolicy};
+use casemate_verify::tdx::{self, TdxEvidence};
+use casemate_verify::{Judgement, MAX_CERTIFICATE, MAX_INPUT, TdxPolicy};
 
 use super::{Common, Target, output, read, read_optional, require};
 

@@ -1,0 +1,110 @@
+//! Fetching a secret: request, challenge, attestation, resource.
+
+use casemate_protocol::{JweError, PREFIX, TeeKey, VERSION, report_data};
+use kbs_types::{
+    Attestation, Challenge, CompositeEvidence, ErrorInformation, Request, RuntimeData,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use crate::exchange::{self, Answer, exchange};
+use crate::{Address, EvidenceError, EvidenceSource, ExchangeError};
+
+/// No secret.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The broker cannot be spoken to.
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
+    /// The guest has no evidence.
+    #[error("could not make evidence")]
+    Evidence(#[from] EvidenceError),
+    /// The broker says no.
+    #[error("the broker refuses {what} with status {status}: {detail}")]
+    Refused {
+        /// Which of the protocol's steps.
+        what: &'static str,
+        /// HTTP status.
+        status: u16,
+        /// The broker's reason.
+        detail: String,
+    },
+    /// The broker's answer is not the protocol's.
+    #[error("the broker's answer to {what} cannot be understood")]
+    Answer {
+        /// Which of the protocol's steps.
+        what: &'static str,
+        /// What is wrong with it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The secret does not decrypt.
+    #[error("could not decrypt the secret")]
+    Decrypt(#[from] JweError),
+}
+
+/// Fetches the secret `id` (`REPOSITORY/TYPE/TAG`) from the broker at `address`, with a key pair and
+/// evidence made for this one fetch.
+///
+/// # Errors
+/// See [`FetchError`].
+pub fn fetch(
+    address: &Address,
+    source: &dyn EvidenceSource,
+    id: &str,
+) -> Result<Zeroizing<Vec<u8>>, FetchError> {
+    let request = Request { version: VERSION.into(), tee: source.tee()?, extra_params: json!({}) };
+    let answer = post(address, "the request", "auth", None, &request)?;
+    let challenge: Challenge = read("the request", &answer)?;
+    let session = answer.session.ok_or_else(|| FetchError::Answer {
+        what: "the request",
+        source: "it names no session".into(),
+    })?;
+
+    let key = TeeKey::generate()?;
+    let runtime_data = RuntimeData { nonce: challenge.nonce, tee_pubkey: key.public().clone() };
+    let evidence = source.evidence(&report_data(&runtime_data, ""))?;
+    let tee_evidence = CompositeEvidence {
+        primary_evidence: evidence.to_json(),
+        additional_evidence: String::new(),
+    };
+    let attestation = Attestation { init_data: None, runtime_data, tee_evidence };
+    post(address, "the evidence", "attest", Some(&session), &attestation)?;
+
+    let path = format!("{PREFIX}resource/{id}");
+    let request =
+        exchange::Request { method: "GET", path: &path, session: Some(&session), body: b"" };
+    let answer = granted("the secret", exchange(address, &request)?)?;
+    Ok(key.open(read("the secret", &answer)?)?)
+}
+
+fn post(
+    address: &Address,
+    what: &'static str,
+    step: &str,
+    session: Option<&str>,
+    message: &impl Serialize,
+) -> Result<Answer, FetchError> {
+    let body = serde_json::to_vec(message)
+        .map_err(|source| FetchError::Answer { what, source: source.into() })?;
+    let path = format!("{PREFIX}{step}");
+    let request = exchange::Request { method: "POST", path: &path, session, body: &body };
+    granted(what, exchange(address, &request)?)
+}
+
+fn granted(what: &'static str, answer: Answer) -> Result<Answer, FetchError> {
+    match answer.status {
+        200 => Ok(answer),
+        status => {
+            let reason = serde_json::from_slice::<ErrorInformation>(&answer.body);
+            let detail = reason.map_or_else(|_| "no reason given".into(), |reason| reason.detail);
+            Err(FetchError::Refused { what, status, detail })
+        }
+    }
+}
+
+fn read<T: DeserializeOwned>(what: &'static str, answer: &Answer) -> Result<T, FetchError> {
+    serde_json::from_slice(&answer.body)
+        .map_err(|source| FetchError::Answer { what, source: source.into() })
+}

@@ -1,0 +1,274 @@
+//! The agent's command line.
+
+use std::ffi::OsString;
+use std::io::{self, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use casemate_agent::{
+    Address, DEFAULT_PORT, EvidenceSource, FetchError, TSM_ROOT, Tsm, fetch, forward, open_volume,
+    run,
+};
+use casemate_protocol::CHECK_PORT;
+use lexopt::{Arg, Parser, ValueExt as _};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+const HELP: &str = "\
+Runs inside a confidential guest. Asks the processor for evidence, and fetches secrets with it.
+
+casemate-agent run    --secret ID [--fd N] -- PROGRAM [ARGUMENT...]
+    Becomes PROGRAM, which reads the secret from file descriptor N (default 3).
+casemate-agent unlock --secret ID --device DEVICE --name NAME [--cryptsetup PROGRAM]
+    Opens the LUKS volume on DEVICE as /dev/mapper/NAME with the secret.
+casemate-agent report --nonce HEX
+    Prints evidence over up to 64 bytes as JSON; REPORT_DATA is the nonce, zeros after it.
+casemate-agent check
+    Shows evidence to the VMM, started with `casemate run --attest`, which compares it with what it
+    launched; --broker says where, by default vsock:2:8079.
+casemate-agent forward [--listen IP:PORT]
+    Passes TCP connections (default 127.0.0.1:8080) on to the broker, for other clients of the Key Broker
+    Service protocol in a guest without a network. They make evidence of their own.
+
+A secret's ID is REPOSITORY/TYPE/TAG, as the broker has it. It comes over vsock, for which a guest
+needs no network; it is not written to any file or log.
+
+    --broker ADDRESS  where the broker is: vsock:CID:PORT, tcp:IP:PORT or unix:PATH. May be given more
+                      than once: the first that can be reached is asked. Default: vsock:2:8080, the host
+    --tsm DIRECTORY   the kernel's reports; default /sys/kernel/config/tsm/report
+
+Exit status: 0 it worked (run: PROGRAM's own), 1 the broker refuses, 2 bad usage, 3 anything else.
+";
+
+/// Bytes of what the host may say of evidence.
+const LONGEST_VERDICT: u64 = 4096;
+
+const EXIT_REFUSED: u8 = 1;
+const EXIT_USAGE: u8 = 2;
+const EXIT_FAILED: u8 = 3;
+
+type Failure = Box<dyn std::error::Error>;
+
+/// What the command line says.
+#[derive(Default)]
+struct Options {
+    command: Option<String>,
+    brokers: Vec<Address>,
+    tsm: Option<PathBuf>,
+    secret: Option<String>,
+    descriptor: Option<RawFd>,
+    program: Vec<OsString>,
+    device: Option<PathBuf>,
+    name: Option<OsString>,
+    cryptsetup: Option<OsString>,
+    nonce: Option<String>,
+    listen: Option<SocketAddr>,
+    help: bool,
+}
+
+fn main() -> ExitCode {
+    let options = match Options::read(Parser::from_env()) {
+        Ok(options) => options,
+        Err(error) => return usage(&error.to_string()),
+    };
+    if options.help {
+        print!("{HELP}");
+        return ExitCode::SUCCESS;
+    }
+    let outcome = match (options.command.as_deref(), &options.secret) {
+        (Some("run"), Some(id)) if !options.program.is_empty() => start(&options, id),
+        (Some("unlock"), Some(id)) => match (&options.device, &options.name) {
+            (Some(device), Some(name)) => unlock(&options, id, device, name),
+            _ => return usage("unlock needs --device and --name"),
+        },
+        (Some("report"), None) => match options.nonce.as_deref().map(nonce) {
+            Some(Ok(nonce)) => report(&options, &nonce),
+            Some(Err(error)) => return usage(&error),
+            None => return usage("report needs --nonce"),
+        },
+        (Some("forward"), None) => serve(&options),
+        (Some("check"), None) => check(&options),
+        (Some("run" | "unlock"), _) => {
+            return usage("--secret ID is needed, and run needs -- PROGRAM at the end");
+        }
+        _ => return usage("the command is run, unlock, report, check or forward"),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&*error),
+    }
+}
+
+impl Options {
+    fn read(mut parser: Parser) -> Result<Self, lexopt::Error> {
+        let mut options = Options::default();
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Arg::Short('h') | Arg::Long("help") => options.help = true,
+                Arg::Long("broker") => options.brokers.push(parser.value()?.parse()?),
+                Arg::Long("tsm") => options.tsm = Some(parser.value()?.into()),
+                Arg::Long("secret") => options.secret = Some(parser.value()?.string()?),
+                Arg::Long("fd") => options.descriptor = Some(parser.value()?.parse()?),
+                Arg::Long("device") => options.device = Some(parser.value()?.into()),
+                Arg::Long("name") => options.name = Some(parser.value()?),
+                Arg::Long("cryptsetup") => options.cryptsetup = Some(parser.value()?),
+                Arg::Long("nonce") => options.nonce = Some(parser.value()?.string()?),
+                Arg::Long("listen") => options.listen = Some(parser.value()?.parse()?),
+                Arg::Value(value) if options.command.is_none() => {
+                    options.command = Some(value.string()?);
+                }
+                Arg::Value(value) if options.command.as_deref() == Some("run") => {
+                    // The program, and all that follows is its own.
+                    options.program = vec![value];
+                    options.program.extend(parser.raw_args()?);
+                }
+                other => return Err(other.unexpected()),
+            }
+        }
+        Ok(options)
+    }
+
+    fn tsm(&self) -> Tsm {
+        Tsm::new(self.tsm.as_deref().unwrap_or(TSM_ROOT.as_ref()))
+    }
+
+    fn brokers(&self) -> Vec<Address> {
+        if self.brokers.is_empty() { vec![Address::host()] } else { self.brokers.clone() }
+    }
+
+    /// The secret, from the first broker that can be reached.
+    fn fetch(&self, id: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        let source = self.tsm();
+        let brokers = self.brokers();
+        let (last, others) = brokers.split_last().ok_or("no broker is named")?;
+        for broker in others {
+            match fetch(broker, &source, id) {
+                Err(FetchError::Exchange(error)) => eprintln!("casemate-agent: {}", chain(&error)),
+                other => return Ok(other?),
+            }
+        }
+        Ok(fetch(last, &source, id)?)
+    }
+}
+
+fn start(options: &Options, id: &str) -> Result<(), Failure> {
+    let (program, arguments) = options.program.split_first().ok_or("no program is named")?;
+    let secret = options.fetch(id)?;
+    Err(run(secret, options.descriptor.unwrap_or(3), program, arguments).into())
+}
+
+fn unlock(
+    options: &Options,
+    id: &str,
+    device: &std::path::Path,
+    name: &std::ffi::OsStr,
+) -> Result<(), Failure> {
+    let secret = options.fetch(id)?;
+    let cryptsetup = options.cryptsetup.as_deref().unwrap_or("cryptsetup".as_ref());
+    Ok(open_volume(&secret, cryptsetup, device, name)?)
+}
+
+fn report(options: &Options, report_data: &[u8; 64]) -> Result<(), Failure> {
+    let evidence = options.tsm().evidence(report_data)?;
+    let platform = evidence.tee();
+    println!("{}", json!({"tee": platform, "evidence": evidence.to_json()}));
+    Ok(())
+}
+
+/// See [`CHECK_PORT`].
+fn check(options: &Options) -> Result<(), Failure> {
+    let host = options.brokers.first().cloned().unwrap_or(Address::host_at(CHECK_PORT));
+    let mut socket = host.connect().map_err(|error| format!("could not reach {host}: {error}"))?;
+    let mut report_data = [0; 64];
+    socket.read_exact(&mut report_data)?;
+    let evidence = options.tsm().evidence(&report_data)?;
+    let line = json!({"tee": evidence.tee(), "evidence": evidence.to_json()});
+    socket.write_all(format!("{line}\n").as_bytes())?;
+    let mut verdict = String::new();
+    socket.take(LONGEST_VERDICT).read_to_string(&mut verdict)?;
+    match verdict.trim_end() {
+        "ok" => Ok(()),
+        "" => Err("the host went away without a word".into()),
+        verdict => Err(format!("the host says: {verdict}").into()),
+    }
+}
+
+fn serve(options: &Options) -> Result<(), Failure> {
+    let default = SocketAddr::from((Ipv4Addr::LOCALHOST, DEFAULT_PORT));
+    let address = options.listen.unwrap_or(default);
+    let listener = TcpListener::bind(address)
+        .map_err(|error| format!("could not listen at {address}: {error}"))?;
+    let brokers = options.brokers();
+    let first = || {
+        let none = Err(io::Error::other("no broker is named"));
+        brokers.iter().fold(none, |found, broker| found.or_else(|_| broker.connect()))
+    };
+    Ok(forward(&listener, first)?)
+}
+
+/// Up to 64 bytes of hexadecimal digits, padded with zeros.
+fn nonce(text: &str) -> Result<[u8; 64], String> {
+    let wrong = || format!("--nonce takes 2 to 128 hexadecimal digits, not \"{text}\"");
+    let digits: Vec<_> = text.chars().filter_map(|digit| digit.to_digit(16)).collect();
+    if digits.len() != text.len() || digits.is_empty() || digits.len() > 128 {
+        return Err(wrong());
+    }
+    let mut bytes = [0; 64];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
+        let [high, low] = pair else { return Err(wrong()) };
+        *byte = u8::try_from(high * 16 + low).map_err(|_| wrong())?;
+    }
+    Ok(bytes)
+}
+
+fn usage(error: &str) -> ExitCode {
+    eprintln!("casemate-agent: {error}\nTry: casemate-agent --help");
+    ExitCode::from(EXIT_USAGE)
+}
+
+fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
+    eprintln!("casemate-agent: {}", chain(error));
+    let refused = matches!(error.downcast_ref(), Some(FetchError::Refused { .. }));
+    ExitCode::from(if refused { EXIT_REFUSED } else { EXIT_FAILED })
+}
+
+/// The error and all that led to it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Result<Options, lexopt::Error> {
+        Options::read(Parser::from_args(arguments))
+    }
+
+    #[test]
+    fn what_follows_the_program_is_its_own() {
+        let options = read(&["run", "--secret", "a/b/c", "--", "sh", "-c", "--fd"]).unwrap();
+        assert_eq!(options.program, ["sh", "-c", "--fd"]);
+        assert_eq!(options.secret.as_deref(), Some("a/b/c"));
+        assert!(read(&["report", "more"]).is_err());
+        assert!(read(&["run", "--broker", "nonsense"]).is_err());
+    }
+
+    #[test]
+    fn a_nonce_has_whole_bytes() {
+        assert_eq!(nonce("0aF0").unwrap()[..3], [0x0a, 0xf0, 0]);
+        assert!(nonce(&"0".repeat(128)).is_ok());
+        for text in ["", "0", "xx", "0 ", &"0".repeat(130)] {
+            assert!(nonce(text).is_err(), "{text}");
+        }
+    }
+}

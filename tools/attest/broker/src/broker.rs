@@ -1,0 +1,387 @@
+//! The protocol: what each request is answered with.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use casemate_verify::{Judgement, Outcome, Timestamp, Verdict};
+use casemate_protocol::{Evidence, HASH_ALGORITHM, PREFIX, VERSION, report_data};
+use kbs_types::{Attestation, Challenge, ErrorInformation, Request};
+use ring::digest::{SHA384, digest};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::audit::{AuditError, AuditLog, Event, Head as AuditHead, Record};
+use crate::http::{Answer, Head};
+use crate::jwe::Recipient;
+use crate::policy::policy_digest;
+use crate::seal::hex;
+use crate::session::{Attested, Sessions};
+use crate::store::{Kind, Secret, SecretId, Store, StoreError};
+use crate::token::{self, Signer};
+use crate::verifier::{Verifier, trust};
+
+/// How long a nonce is good.
+const NONCE_LIFETIME: Duration = Duration::from_secs(60);
+/// How long what was attested is good for asking for secrets.
+const SESSION_LIFETIME: Duration = Duration::from_secs(300);
+/// The longest text of a guest's that is repeated in a record or an answer, in characters.
+const MAX_QUOTED: usize = 200;
+
+/// A broker that cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The store does not work.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The audit log does not work, or is not what was written.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+}
+
+/// The service, without its sockets.
+pub struct Broker {
+    store: Store,
+    verifier: Verifier,
+    signer: Signer,
+    sessions: Sessions,
+    log: Mutex<AuditLog>,
+}
+
+/// A request that is not granted.
+struct Refusal {
+    status: u16,
+    /// For programs.
+    kind: &'static str,
+    /// For people.
+    detail: String,
+}
+
+impl Refusal {
+    fn new(status: u16, kind: &'static str, detail: impl Into<String>) -> Self {
+        Refusal { status, kind, detail: detail.into() }
+    }
+
+    fn internal(error: &dyn std::error::Error) -> Self {
+        let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+        tracing::error!("{error}{cause}");
+        Refusal::new(500, "Internal", "the broker failed; its own log says why")
+    }
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Self {
+        let body = error_body(refusal.kind, &refusal.detail);
+        Answer { status: refusal.status, session: None, body }
+    }
+}
+
+/// The protocol's form of an error.
+pub(crate) fn error_body(kind: &str, detail: &str) -> Vec<u8> {
+    let information =
+        ErrorInformation { error_type: format!("kbs/errors/{kind}"), detail: detail.to_owned() };
+    json!(information).to_string().into_bytes()
+}
+
+fn granted(body: &Value) -> Answer {
+    Answer { status: 200, session: None, body: body.to_string().into_bytes() }
+}
+
+/// One request on its way.
+struct Call<'a> {
+    head: &'a Head,
+    body: &'a [u8],
+    peer: &'a str,
+    now: Instant,
+    at: Timestamp,
+}
+
+impl Broker {
+    /// A broker that gives out the secrets of `store` and writes to the audit log at `log`.
+    ///
+    /// # Errors
+    /// The store cannot be read, or the log is not what was written or cannot be written.
+    pub fn new(store: Store, verifier: Verifier, log: &Path) -> Result<Self, BrokerError> {
+        let signer = Signer::of(&store)?;
+        let log = AuditLog::open(log, &store.audit_head()?)?;
+        store.set_audit_head(log.head())?;
+        let sessions = Sessions::new(NONCE_LIFETIME, SESSION_LIFETIME);
+        Ok(Broker { store, verifier, signer, sessions, log: Mutex::new(log) })
+    }
+
+    /// Answers a request of `peer`. `now` is for lifetimes, `at` for dates of certificates.
+    #[must_use]
+    pub fn answer(
+        &self,
+        head: &Head,
+        body: &[u8],
+        peer: &str,
+        now: Instant,
+        at: Timestamp,
+    ) -> Answer {
+        let call = Call { head, body, peer, now, at };
+        let Some(path) = head.path.strip_prefix(PREFIX) else {
+            return Refusal::new(404, "Path", format!("paths begin with {PREFIX}")).into();
+        };
+        let answered = match (head.method.as_str(), path) {
+            ("POST", "auth") => self.challenge(&call),
+            ("POST", "attest") => self.attest(&call),
+            (method, path) => match path.strip_prefix("resource/") {
+                // Trustee's clients give the identifier a `/` of its own.
+                Some(id) if method == "GET" => {
+                    self.resource(&call, id.strip_prefix('/').unwrap_or(id))
+                }
+                Some(_) => {
+                    Err(Refusal::new(405, "Method", "secrets are put in on the broker itself"))
+                }
+                None => Err(Refusal::new(404, "Path", "there is no such path")),
+            },
+        };
+        answered.unwrap_or_else(Answer::from)
+    }
+
+    /// `POST auth`: a session and a nonce.
+    fn challenge(&self, call: &Call<'_>) -> Result<Answer, Refusal> {
+        let request: Request = parse(call.body)?;
+        // Versions 0.x.y with the same x understand each other.
+        let minor = |version: &str| version.rsplit_once('.').map(|(minor, _)| minor.to_owned());
+        if minor(&request.version) != minor(VERSION) {
+            let asked = quoted(&request.version);
+            let detail = format!("the version {asked} of the protocol is not spoken; {VERSION} is");
+            return Err(Refusal::new(401, "ProtocolVersion", detail));
+        }
+        if let Some(list) = request.extra_params["supported-hash-algorithms"].as_array() {
+            let known = |name: &Value| {
+                name.as_str().is_some_and(|name| name.eq_ignore_ascii_case(HASH_ALGORITHM))
+            };
+            if !list.iter().any(known) {
+                let detail = format!("REPORT_DATA is bound with {HASH_ALGORITHM} here");
+                return Err(Refusal::new(401, "HashAlgorithm", detail));
+            }
+        }
+        let begun = self.sessions.begin(request.tee, call.now);
+        let (id, nonce) =
+            begun.ok_or_else(|| Refusal::new(503, "Busy", "too many sessions: try again later"))?;
+        let extra_params = json!({"selected-hash-algorithm": HASH_ALGORITHM});
+        let challenge = json!(Challenge { nonce, extra_params });
+        Ok(Answer { session: Some(id), ..granted(&challenge) })
+    }
+
+    /// `POST attest`: is the evidence genuine, and bound to the session's nonce and the key?
+    fn attest(&self, call: &Call<'_>) -> Result<Answer, Refusal> {
+        let attestation: Attestation = parse(call.body)?;
+        let mut record = record(call);
+        record.nonce = Some(quoted(&attestation.runtime_data.nonce));
+        match self.judge_attestation(call, attestation, &mut record) {
+            Ok(token) => {
+                let session = call.head.session.clone();
+                Ok(Answer { session, ..granted(&json!({"token": token})) })
+            }
+            Err(refusal) => Err(self.refuse(record, refusal)),
+        }
+    }
+
+    fn judge_attestation(
+        &self,
+        call: &Call<'_>,
+        attestation: Attestation,
+        record: &mut Record,
+    ) -> Result<String, Refusal> {
+        let nonce_refused = |record: &mut Record, detail: String| {
+            record.failing = vec!["nonce".into()];
+            Refusal::new(401, "Nonce", detail)
+        };
+        let session = call.head.session.as_deref().unwrap_or_default();
+        let (tee, nonce) = self
+            .sessions
+            .take_challenge(session, call.now)
+            .map_err(|error| nonce_refused(record, error.to_string()))?;
+        let Attestation { runtime_data, tee_evidence, .. } = attestation;
+        if runtime_data.nonce != nonce {
+            return Err(nonce_refused(record, "the nonce is not this session's".into()));
+        }
+        let evidence = Evidence::from_json(tee, &tee_evidence.primary_evidence)
+            .map_err(|error| Refusal::new(401, "Evidence", chain(&error)))?;
+        record.evidence = Some(evidence_digest(&evidence));
+        Recipient::new(&runtime_data.tee_pubkey)
+            .map_err(|error| Refusal::new(401, "Key", error.to_string()))?;
+
+        let expected = report_data(&runtime_data, &tee_evidence.additional_evidence);
+        let judgement = self.verifier.judge(&evidence, None, &expected, call.at);
+        judged(record, &judgement)?;
+        let lifetime = self.sessions.lifetime.as_secs();
+        let claims = token::claims(tee, &judgement.claims, &runtime_data, call.at, lifetime)
+            .map_err(|error| Refusal::new(401, "Evidence", chain(&error)))?;
+        let token = self.signer.sign(&claims).ok_or_else(|| {
+            Refusal::new(503, "Random", "the system gave no random bytes: try again later")
+        })?;
+        let attested = Attested {
+            nonce,
+            evidence,
+            report_data: expected,
+            key: runtime_data.tee_pubkey,
+            token: token.clone(),
+        };
+        if !self.sessions.attested(session, attested, call.now) {
+            return Err(Refusal::new(503, "Busy", "too many sessions: try again later"));
+        }
+        Ok(token)
+    }
+
+    /// `GET resource/ID`: may this guest have this secret?
+    fn resource(&self, call: &Call<'_>, id: &str) -> Result<Answer, Refusal> {
+        let by_session =
+            call.head.session.as_deref().and_then(|id| self.sessions.by_id(id, call.now));
+        let by_token =
+            || call.head.token.as_deref().and_then(|token| self.sessions.by_token(token, call.now));
+        let attested = by_session.or_else(by_token).ok_or_else(|| {
+            Refusal::new(
+                401,
+                "Session",
+                "nothing was attested, or it was too long ago: begin again",
+            )
+        })?;
+        let mut record = record(call);
+        record.secret = Some(quoted(id));
+        record.nonce = Some(attested.nonce.clone());
+        record.evidence = Some(evidence_digest(&attested.evidence));
+        match self.judge_release(call, &attested, id, &mut record) {
+            Ok(message) => {
+                record.event = Event::Release;
+                record.reason = "the evidence fulfils the policy".into();
+                self.write_down(record)?;
+                Ok(granted(&message))
+            }
+            Err(refusal) => Err(self.refuse(record, refusal)),
+        }
+    }
+
+    /// The encrypted secret, if the policy allows it.
+    fn judge_release(
+        &self,
+        call: &Call<'_>,
+        attested: &Attested,
+        id: &str,
+        record: &mut Record,
+    ) -> Result<Value, Refusal> {
+        let id: SecretId =
+            id.parse().map_err(|error| Refusal::new(404, "Secret", format!("{error}")))?;
+        let found = self.store.get(&id).map_err(|error| Refusal::internal(&error))?;
+        let Secret { value, policy } =
+            found.ok_or_else(|| Refusal::new(404, "Secret", "there is no such secret"))?;
+        let policy = match &attested.evidence {
+            Evidence::Snp { .. } => policy.snp,
+            Evidence::Tdx { .. } => policy.tdx,
+        };
+        let policy = policy.ok_or_else(|| {
+            let tee = attested.evidence.tee();
+            Refusal::new(401, "Policy", format!("the secret has no policy for {tee} guests"))
+        })?;
+        record.policy = Some(policy_digest(&policy));
+        let judgement =
+            self.verifier.judge(&attested.evidence, Some(&policy), &attested.report_data, call.at);
+        judged(record, &judgement)?;
+        let message = Recipient::new(&attested.key).and_then(|key| key.seal(&value));
+        let message = message.map_err(|error| Refusal::new(401, "Key", error.to_string()))?;
+        Ok(json!(message))
+    }
+
+    fn refuse(&self, mut record: Record, refusal: Refusal) -> Refusal {
+        record.reason.clone_from(&refusal.detail);
+        self.write_down(record).err().unwrap_or(refusal)
+    }
+
+    /// Writes a record to the log, and where the log ends to the store; both are on disk when this
+    /// returns.
+    fn write_down(&self, record: Record) -> Result<(), Refusal> {
+        let Record { event, peer, secret, reason, failing, trust, .. } = &record;
+        let secret = secret.as_deref().unwrap_or("attestation");
+        let test = if trust.as_deref() == Some("TEST") { " TEST" } else { "" };
+        tracing::info!("{event:?}{test}: {secret} for {peer}: {reason} {failing:?}");
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let head = log.append(record).map_err(|error| Refusal::internal(&error))?;
+        self.store.set_audit_head(head).map_err(|error| Refusal::internal(&error))
+    }
+}
+
+impl Store {
+    /// Where the audit log ended when last heard of.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn audit_head(&self) -> Result<AuditHead, StoreError> {
+        match self.read(Kind::AuditHead, "")? {
+            None => Ok(AuditHead::default()),
+            Some(json) => {
+                serde_json::from_slice(&json).map_err(|_| StoreError::Sealed("audit-head".into()))
+            }
+        }
+    }
+
+    fn set_audit_head(&self, head: &AuditHead) -> Result<(), StoreError> {
+        self.write(Kind::AuditHead, "", json!(head).to_string().as_bytes())
+    }
+
+    /// The public key of this store's tokens, as a JSON web key set.
+    ///
+    /// # Errors
+    /// The store cannot be read or written.
+    pub fn token_keys(&self) -> Result<Value, StoreError> {
+        Signer::of(self).map(|signer| signer.key_set())
+    }
+}
+
+fn record(call: &Call<'_>) -> Record {
+    Record {
+        time: call.at.to_string(),
+        event: Event::Refusal,
+        peer: call.peer.to_owned(),
+        secret: None,
+        nonce: None,
+        evidence: None,
+        policy: None,
+        verdict: None,
+        failing: Vec::new(),
+        trust: None,
+        reason: String::new(),
+    }
+}
+
+/// Notes a judgement; an error unless it accepts.
+fn judged(record: &mut Record, judgement: &Judgement) -> Result<(), Refusal> {
+    let verdict = match judgement.verdict {
+        Verdict::Accept => "accept",
+        Verdict::Reject => "reject",
+        Verdict::NoCollateral => "no-collateral",
+    };
+    record.verdict = Some(verdict.into());
+    record.trust = trust(&judgement.claims).map(str::to_owned);
+    let failing = judgement.checks.iter().filter(|check| check.result != Outcome::Passed);
+    record.failing = failing.map(|check| check.name.to_string()).collect();
+    if judgement.verdict == Verdict::Accept {
+        return Ok(());
+    }
+    let detail = format!("the evidence is not accepted: {}", record.failing.join(", "));
+    Err(Refusal::new(401, "Verdict", detail))
+}
+
+fn evidence_digest(evidence: &Evidence) -> String {
+    let (Evidence::Snp { report: bytes, .. } | Evidence::Tdx { quote: bytes, .. }) = evidence;
+    hex(digest(&SHA384, bytes).as_ref())
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body)
+        .map_err(|error| Refusal::new(400, "Json", format!("the message cannot be read: {error}")))
+}
+
+/// A guest's text, cut to a length at which it can do no harm.
+fn quoted(text: &str) -> String {
+    text.chars().take(MAX_QUOTED).collect()
+}
+
+/// An error with all that led to it.
+fn chain(error: &dyn std::error::Error) -> String {
+    let cause = error.source().map(chain);
+    cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}

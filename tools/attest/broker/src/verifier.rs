@@ -1,0 +1,142 @@
+//! Evidence judged with what the broker has beside it: certificates, revocation lists, collateral.
+
+use std::cmp::Reverse;
+
+use casemate_verify::snp::{self, CertificateTable, SnpEvidence, Trust};
+use casemate_verify::tdx::{self, TdxEvidence};
+use casemate_verify::{
+    Claims, Hex, Judgement, OneOrMany, SnpPolicy, TdxPolicy, Timestamp, Verdict,
+};
+use casemate_protocol::Evidence;
+
+/// What vouches for processors. Certificates and lists are DER or PEM.
+#[derive(Clone, Debug, Default)]
+pub struct Endorsements {
+    /// VCEK and VLEK certificates, for guests whose host gives none with the report.
+    pub chip_certificates: Vec<Vec<u8>>,
+    /// AMD's revocation lists. When there are any, only they count, whatever a host gives.
+    pub revocation_lists: Vec<Vec<u8>>,
+    /// Intel's collateral, one JSON object per kind of platform.
+    pub collateral: Vec<Vec<u8>>,
+    /// ASK and ARK of a TEST root. Evidence that it vouches for proves nothing.
+    pub test_root: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Judges evidence.
+#[derive(Clone, Debug, Default)]
+pub struct Verifier {
+    endorsements: Endorsements,
+}
+
+impl Verifier {
+    /// A verifier with these endorsements beside AMD's and Intel's built-in roots.
+    #[must_use]
+    pub fn new(endorsements: Endorsements) -> Self {
+        Verifier { endorsements }
+    }
+
+    /// Judges evidence at the time `at`, by a policy's text. Without a policy: is it genuine? In any
+    /// case its REPORT_DATA has to be `report_data`.
+    ///
+    /// Of several certificates or lists that may belong to the evidence, those count with which it
+    /// is accepted; if there are none, those with which the fewest checks fail.
+    #[must_use]
+    pub fn judge(
+        &self,
+        evidence: &Evidence,
+        policy: Option<&str>,
+        report_data: &[u8; 64],
+        at: Timestamp,
+    ) -> Judgement {
+        let json = policy.unwrap_or("{}").as_bytes();
+        let report_data = Some(OneOrMany(vec![Hex(*report_data)]));
+        let judgements = match evidence {
+            Evidence::Snp { report, certificates } => match SnpPolicy::from_json(json) {
+                Ok(policy) => {
+                    self.judge_snp(report, certificates, &SnpPolicy { report_data, ..policy }, at)
+                }
+                Err(error) => vec![Judgement::policy_invalid(&error)],
+            },
+            Evidence::Tdx { quote, event_log } => match TdxPolicy::from_json(json) {
+                Ok(policy) => {
+                    let policy = TdxPolicy { report_data, ..policy };
+                    self.judge_tdx(quote, event_log.as_deref(), &policy, at)
+                }
+                Err(error) => vec![Judgement::policy_invalid(&error)],
+            },
+        };
+        let best = judgements.into_iter().max_by_key(|judgement| {
+            (judgement.verdict == Verdict::Accept, Reverse(judgement.failed().count()))
+        });
+        best.expect(
+            "both kinds are judged at least once, with empty certificates if there are none",
+        )
+    }
+
+    fn judge_snp(
+        &self,
+        report: &[u8],
+        table: &[u8],
+        policy: &SnpPolicy,
+        at: Timestamp,
+    ) -> Vec<Judgement> {
+        let Endorsements { chip_certificates, revocation_lists, test_root, .. } =
+            &self.endorsements;
+        // The table comes from the host: if it cannot be read, the broker's own certificates do.
+        let table = CertificateTable::parse(table).unwrap_or_default();
+        let mut veks: Vec<&[u8]> = table.vcek.into_iter().chain(table.vlek).collect();
+        veks.extend(chip_certificates.iter().map(Vec::as_slice));
+        if veks.is_empty() {
+            veks.push(b"");
+        }
+        let mut lists: Vec<Option<&[u8]>> =
+            revocation_lists.iter().map(|list| Some(list.as_slice())).collect();
+        if lists.is_empty() {
+            lists.push(table.crl);
+        }
+        let test_root = test_root.as_ref().map(|(ask, ark)| (ask.as_slice(), ark.as_slice()));
+        let mut judgements = Vec::new();
+        for vek in veks {
+            let chain = snp::chain_for(vek).or(test_root).or(table.ask.zip(table.ark));
+            let (ask, ark) = chain.unwrap_or((b"", b""));
+            for crl in &lists {
+                let evidence = SnpEvidence { report, vek, ask, ark, crl: *crl };
+                let root = test_root.map(|(_, ark)| ark);
+                judgements.push(snp::verify(&evidence, policy, root, at));
+            }
+        }
+        judgements
+    }
+
+    fn judge_tdx(
+        &self,
+        quote: &[u8],
+        event_log: Option<&[u8]>,
+        policy: &TdxPolicy,
+        at: Timestamp,
+    ) -> Vec<Judgement> {
+        let mut collateral: Vec<Option<&[u8]>> =
+            self.endorsements.collateral.iter().map(|json| Some(json.as_slice())).collect();
+        if collateral.is_empty() {
+            collateral.push(None);
+        }
+        collateral
+            .into_iter()
+            .map(|collateral| {
+                tdx::verify(&TdxEvidence { quote, collateral, event_log }, policy, None, at)
+            })
+            .collect()
+    }
+}
+
+/// Whose root the evidence rests on, in a word.
+pub(crate) fn trust(claims: &Claims) -> Option<&'static str> {
+    match claims {
+        Claims::Snp(claims) => claims.trust.map(|trust| match trust {
+            Trust::Amd(_) => "AMD",
+            Trust::Test => "TEST",
+        }),
+        Claims::Tdx(_) => Some("Intel"),
+        Claims::None {} => None,
+    }
+}

@@ -1,0 +1,27 @@
+//! The documentation names every check and every policy key, and its policies can be read.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+
+use casemate_verify::{CheckName, SnpPolicy, TdxPolicy};
+
+const VERIFY: &str = include_str!("../../../docs/src/verify.md");
+const POLICY: &str = include_str!("../../../docs/src/policy.md");
+
+#[test]
+fn every_check_is_explained() {
+    for name in CheckName::ALL {
+        assert!(VERIFY.contains(&format!("| `{name}` |")), "{name}");
+    }
+}
+
+#[test]
+fn the_example_policies_can_be_read() {
+    let examples: Vec<String> = POLICY
+        .split("\n    {\n")
+        .skip(1)
+        .map(|rest| format!("{{\n{}}}", rest.split("\n    }\n").next().unwrap()))
+        .collect();
+    let [snp, tdx] = examples.as_slice() else { panic!("{} examples", examples.len()) };
+    SnpPolicy::from_json(snp.as_bytes()).unwrap();
+    TdxPolicy::from_json(tdx.as_bytes()).unwrap();
+}
