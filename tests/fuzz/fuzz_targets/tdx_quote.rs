@@ -1,8 +1,8 @@
 //! A guest's request for a quote, and a quote service's answer: what is taken from either is all there.
 #![no_main]
 
-use casemate_vmm::platform::quote_request;
-use casemate_vmm::quote_service::{Response, response};
+use casemate_machine::platform::quote_request;
+use casemate_machine::quote_service::{Response, response};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -10,7 +10,7 @@ use std::fs;
 
 use casemate_kvm::error::{SeamcallStatus, SevStatus};
 use casemate_kvm::trace::{Event, Interposer, Reply};
-use casemate_vmm::Guest;
+use casemate_machine::Guest;
 use golden::{Folder, golden, launch};
 use libc::{
     E2BIG, EACCES, EAGAIN, EBADF, EBUSY, EEXIST, EFAULT, EINTR, EINVAL, EIO, EMFILE, ENFILE,

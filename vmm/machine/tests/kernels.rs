@@ -11,7 +11,7 @@ use casemate_lab::cache::Cache;
 use casemate_lab::kernel::{Flavour, Kernel};
 use casemate_lab::packages::Packages;
 use casemate_launch::{Contents, LaunchPlan};
-use casemate_vmm::Guest;
+use casemate_machine::Guest;
 use linux_loader::loader::bzimage::BzImage;
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
 use linux_loader::loader::{KernelLoader as _, KernelLoaderResult};

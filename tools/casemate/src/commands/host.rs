@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use casemate_config::QuoteService;
 use casemate_kvm::host::{Facts, Finding, State, can_launch, findings};
 use casemate_kvm::vm::VmType;
-use casemate_vmm::quote_service::{self, QuoteError};
+use casemate_machine::quote_service::{self, QuoteError};
 use serde_json::json;
 
 /// Say what this machine can launch, and what is in the way

@@ -19,7 +19,7 @@ use casemate_verify::tdx::td_report;
 use casemate_protocol::{CHECK_PORT, Evidence};
 use casemate_launch::tdx::PageOrder;
 use casemate_launch::{LaunchPlan, Policy, SnpPolicy, TdxPolicy, snp, tdx};
-use casemate_vmm::{Control, Guest, Outcome};
+use casemate_machine::{Control, Guest, Outcome};
 use serde::Deserialize;
 
 use super::report::Reporter;

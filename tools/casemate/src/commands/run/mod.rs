@@ -22,8 +22,8 @@ use casemate_kvm::host::{Facts, Finding, State, findings};
 use casemate_kvm::trace::Interposer;
 use casemate_kvm::vm::VmType;
 use casemate_launch::PlatformKind;
-use casemate_vmm::platform::{Plain, Platform, Snp, Tdx};
-use casemate_vmm::{ConsolePorts, Guest, Machine, Outcome, SharedMemory};
+use casemate_machine::platform::{Plain, Platform, Snp, Tdx};
+use casemate_machine::{ConsolePorts, Guest, Machine, Outcome, SharedMemory};
 use check::Waiting;
 use report::Reporter;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -134,7 +134,7 @@ pub(crate) struct Args {
         default_missing_value = "120",
     )]
     attest: Option<u64>,
-    /// What to log on standard error, like info or casemate_vmm=debug [default: RUST_LOG, or warn]
+    /// What to log on standard error, like info or casemate_machine=debug [default: RUST_LOG, or warn]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
     /// Events and log on standard error as JSON, one object per line

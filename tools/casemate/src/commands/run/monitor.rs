@@ -1,7 +1,7 @@
 //! The monitor: a line of commands to the machine, on the guest's terminal.
 
 use casemate_config::ByteSize;
-use casemate_vmm::{Control, Outcome};
+use casemate_machine::{Control, Outcome};
 
 use super::terminal::say;
 

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _};
 use anyhow::Context as _;
 use casemate_launch::tdx::PageOrder;
 use casemate_launch::{LaunchPlan, PlatformKind, snp, tdx};
-use casemate_vmm::{Guest, Outcome, SharedMemory};
+use casemate_machine::{Guest, Outcome, SharedMemory};
 use serde_json::json;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -18,7 +18,7 @@ pub(super) fn log(filter: Option<&str>, json: bool) -> anyhow::Result<()> {
     let text = filter.map(str::to_owned).or_else(default).unwrap_or_else(|| "warn".into());
     let filter: Targets = text
         .parse()
-        .with_context(|| format!("\"{text}\" is no log filter; try info, or casemate_vmm=debug"))?;
+        .with_context(|| format!("\"{text}\" is no log filter; try info, or casemate_machine=debug"))?;
     let layer = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     let layer = if json { layer.json().boxed() } else { layer.boxed() };
     Registry::default().with(layer).with(filter).init();

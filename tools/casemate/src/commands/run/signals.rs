@@ -3,7 +3,7 @@
 use std::io::{self, Read as _};
 use std::os::unix::net::UnixStream;
 
-use casemate_vmm::{Control, Outcome, Watcher};
+use casemate_machine::{Control, Outcome, Watcher};
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::termios::tcgetwinsize;
 use signal_hook::SigId;

@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
-use casemate_vmm::ConsolePorts;
+use casemate_machine::ConsolePorts;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcsetattr};
 
