@@ -7,7 +7,7 @@
 
 .PHONY: setup release demo test bench
 setup:
-	@tests/setup
+	@tests/scripts/setup
 
 # Static, so that it runs on any Linux and starts at once; relocated by few instructions (RELR), which
 # glibc's own start-up of a static program can do since 2.36.
@@ -16,20 +16,20 @@ release:
 	cargo rustc --release --locked -p casemate --bin casemate -- -C target-feature=+crt-static $(relr)
 
 demo: setup
-	@tests/demo
+	@tests/scripts/demo
 
 test: setup
-	@tests/test
+	@tests/scripts/test
 
 bench:
-	@tests/setup bench
+	@tests/scripts/setup bench
 	cargo bench -q --locked -p casemate-verify --bench verify
 	cargo bench -q --locked -p casemate-firmware-emulate --bench instructions
 	cargo bench -q --locked -p casemate-firmware-image --bench hashing
 	cargo bench -q --locked -p casemate-launch --bench snp
 	cargo bench -q --locked -p casemate-launch --bench tdx_igvm
-	@tests/bench/measure-snp
-	@tests/bench/machine
-	@tests/bench/disk
-	@tests/bench/boot
-	@tests/bench/confidential
+	@tests/peers/measure-snp
+	@tests/peers/machine
+	@tests/peers/disk
+	@tests/peers/boot
+	@tests/peers/confidential

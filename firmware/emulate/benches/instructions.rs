@@ -17,7 +17,7 @@ use casemate_launch::profile::Profile;
 use casemate_launch::snp::CpuSignature;
 use casemate_launch::tdx::{self, hob};
 use casemate_launch::{LaunchPlan, PageKind, PlatformKind, SnpIdentity, SnpPolicy, TdxPolicy};
-use casemate_tests::vectors::Inputs;
+use casemate_test_support::vectors::Inputs;
 use harness::host::Host;
 use harness::machine::Counts;
 use harness::{End, guest, run};

@@ -5,7 +5,7 @@ use casemate_verify::snp::{CertificateTable, SnpEvidence, chain_for, verify};
 use casemate_verify::{SnpPolicy, Timestamp, Verdict};
 use libfuzzer_sys::fuzz_target;
 
-const VEK: &[u8] = include_bytes!("../../evidence/snp/oak-turin_oc/vek.der");
+const VEK: &[u8] = include_bytes!("../../data/evidence/snp/oak-turin_oc/vek.der");
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(table) = CertificateTable::parse(bytes) {
@@ -18,7 +18,7 @@ fuzz_target!(|bytes: &[u8]| {
 fn judge(vek: &[u8], crl: Option<&[u8]>) {
     let (ask, ark) = chain_for(vek).unwrap_or_default();
     let evidence = SnpEvidence {
-        report: include_bytes!("../../evidence/snp/oak-turin_oc/report.bin"),
+        report: include_bytes!("../../data/evidence/snp/oak-turin_oc/report.bin"),
         vek,
         ask,
         ark,

@@ -9,7 +9,7 @@ fuzz_target!(|bytes: &[u8]| {
     let _ = SnpPolicy::from_json(bytes);
     let policy = TdxPolicy::from_json(bytes).unwrap_or_default();
     let evidence = TdxEvidence {
-        quote: include_bytes!("../../evidence/tdx/qvl-v4/quote.bin"),
+        quote: include_bytes!("../../data/evidence/tdx/qvl-v4/quote.bin"),
         collateral: Some(bytes),
         event_log: None,
     };

@@ -9,8 +9,8 @@ use std::process::{Child, Command, Output, Stdio};
 
 use casemate_agent::{Address, EvidenceError, EvidenceSource, fetch};
 use casemate_protocol::Evidence;
-use casemate_tests::chip::Report;
-use casemate_tests::evidence;
+use casemate_test_support::chip::Report;
+use casemate_test_support::evidence;
 use serde_json::{Value, json};
 
 const ID: &str = "default/disk/root";

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use casemate_tests::vectors::{Inputs, all, folder};
+use casemate_test_support::vectors::{Inputs, all, folder};
 use serde_json::Value;
 
 fn casemate(arguments: &[&str]) -> Output {
@@ -303,7 +303,7 @@ fn a_report_is_explained() {
     let kernel = input("kernel-tiny.bin");
     let boot = ["--kernel", &kernel, "--append", "quiet\n", "--format", "hex"];
     let hex = stdout(0, &[&guest[..], &boot[..]].concat());
-    let genuine = casemate_tests::evidence::file("snp/dstack-milan/report.bin").unwrap();
+    let genuine = casemate_test_support::evidence::file("snp/dstack-milan/report.bin").unwrap();
     let mut report = genuine.clone();
     for (at, byte) in report[0x90..0xc0].iter_mut().enumerate() {
         *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap();
@@ -362,7 +362,7 @@ fn an_id_block_is_made() {
     for vector in all("snp-id-block").unwrap() {
         let (params, expected) = (&vector["params"], &vector["expected"]);
         let file = |name: &str| {
-            casemate_tests::vectors::folder()
+            casemate_test_support::vectors::folder()
                 .join(params[name].as_str().unwrap())
                 .to_str()
                 .unwrap()

@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use casemate_tests::vectors::{all, folder};
+use casemate_test_support::vectors::{all, folder};
 use serde_json::Value;
 
 fn casemate(arguments: &[&str]) -> Output {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use casemate_lab::kernel::{Flavour, Kernel};
 use casemate_lab::packages::Packages;
 use casemate_lab::{Host, guest, require};
-use casemate_tests::{agent, evidence};
+use casemate_test_support::{agent, evidence};
 use serde_json::{Value, json};
 
 const ID: &str = "default/disk/root";

@@ -43,7 +43,7 @@ fn a_guest_shows_its_evidence_to_its_host() {
     if require(Host::Snp).is_none() {
         return;
     }
-    let agent = std::fs::read(casemate_tests::agent::static_binary().unwrap()).unwrap();
+    let agent = std::fs::read(casemate_test_support::agent::static_binary().unwrap()).unwrap();
     let guest = Guest::with(Host::Snp, "7.2", DEVICES, &[("casemate-agent", &agent)]);
     let shows = guest.kernel(&format!("{CMDLINE} shows"));
     let hides = guest.kernel(&format!("{CMDLINE} hides -- wait"));

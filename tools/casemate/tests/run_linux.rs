@@ -61,7 +61,7 @@ fn kernels_boot_to_user_space() {
     }
 }
 
-/// Plain nested KVM needs no patch of ours: a host of this machine's own QEMU, which tests/setup
+/// Plain nested KVM needs no patch of ours: a host of this machine's own QEMU, which tests/scripts/setup
 /// installs.
 #[test]
 fn a_host_of_an_unpatched_qemu_boots_a_kernel() {

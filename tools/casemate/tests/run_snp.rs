@@ -114,7 +114,7 @@ fn pem(der: &[u8]) -> String {
 
 /// A file of the emulated chip's.
 fn synthetic(name: &str) -> String {
-    let folder = casemate_tests::evidence::folder().join("synthetic");
+    let folder = casemate_test_support::evidence::folder().join("synthetic");
     folder.join(name).to_str().unwrap().to_owned()
 }
 
@@ -200,6 +200,6 @@ fn an_id_block_is_for_one_measurement() {
 }
 
 fn key(name: &str) -> String {
-    let inputs = casemate_tests::vectors::folder().join("inputs");
+    let inputs = casemate_test_support::vectors::folder().join("inputs");
     inputs.join(format!("TEST-ONLY-{name}.key.pem")).to_str().unwrap().to_owned()
 }

@@ -7,7 +7,7 @@
 mod confidential;
 
 use casemate_lab::{Host, require};
-use casemate_tests::vectors;
+use casemate_test_support::vectors;
 use confidential::{CMDLINE, Guest, casemate, predicted, said, sha256, with_another_kernel};
 
 /// OVMF from Debian's package, as a file of a guest's. `None` if it cannot be had.

@@ -7,7 +7,7 @@
 mod confidential;
 
 use casemate_lab::{Host, require};
-use casemate_tests::vectors;
+use casemate_test_support::vectors;
 use confidential::{
     CMDLINE, Guest, casemate, predicted_mrtds, said, sha256, with_another_kernel, written,
 };

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use casemate_lab::{Host, require};
-use casemate_tests::quotes;
+use casemate_test_support::quotes;
 use confidential::{CMDLINE, Guest, casemate, predicted_mrtds, said};
 use serde_json::Value;
 

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use casemate_tests::tiny::{CODE, HALT, Start, elf, out, say};
+use casemate_test_support::tiny::{CODE, HALT, Start, elf, out, say};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -99,19 +99,19 @@ fn each_end_has_its_status() {
     }
 }
 
-/// The guest of `tests/bench/disk`, which drives its disk by itself and says what fails.
+/// The guest of `tests/peers/disk`, which drives its disk by itself and says what fails.
 #[test]
 fn a_guest_without_an_operating_system_reads_its_disk() {
     let folder = tempfile::tempdir().unwrap();
     let (kernel, disk) = (folder.path().join("kernel"), folder.path().join("disk"));
-    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/bench/guest");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/peers/guest");
     let mut gcc = Command::new("gcc");
     gcc.args(["-O2", "-ffreestanding", "-fno-pic", "-fno-stack-protector", "-mno-red-zone"]);
     gcc.args(["-fcf-protection=none", "-nostdlib", "-static", "-no-pie"]);
     gcc.arg("-Wl,-Ttext=0x100000,--build-id=none,-e,start,-z,max-page-size=4096");
     gcc.args(["-DRANDOM1=64", "-DRANDOM32=1024", "-DSEQUENTIAL=16", "-o"]).arg(&kernel);
     gcc.args(["entry.S", "disk.c"].map(|name| format!("{source}/{name}")));
-    assert!(gcc.status().expect("gcc is there after tests/setup").success());
+    assert!(gcc.status().expect("gcc is there after tests/scripts/setup").success());
     fs::write(&disk, vec![0x5a; 4 << 20]).unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_casemate"))
         .args(["run", "--platform", "plain", "--memory", "128M", "--kernel"])

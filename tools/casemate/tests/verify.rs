@@ -5,8 +5,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use casemate_test_support::evidence::{Case, Inputs, case, cases, folder};
 use casemate_verify::Timestamp;
-use casemate_tests::evidence::{Case, Inputs, case, cases, folder};
 use serde_json::Value;
 
 fn casemate(arguments: &[&str]) -> Output {
@@ -130,7 +130,7 @@ fn every_real_certificate_may_be_pem() {
 fn certificates_are_put_together_if_they_belong_together() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("table");
-    let synthetic = casemate_tests::evidence::folder().join("synthetic");
+    let synthetic = casemate_test_support::evidence::folder().join("synthetic");
     let make = |names: [&str; 3]| {
         let [vek, ask, ark] = names.map(|name| synthetic.join(name));
         let mut command = Command::new(env!("CARGO_BIN_EXE_casemate"));

@@ -15,7 +15,7 @@ use casemate_launch::profile::{Profile, RESET_VECTOR};
 use casemate_launch::sev_metadata::SevMetadata;
 use casemate_launch::snp::{self, CpuSignature, LaunchDigest};
 use casemate_launch::{Digest384, SnpIdentity, SnpPolicy};
-use casemate_tests::vectors::Inputs;
+use casemate_test_support::vectors::Inputs;
 use common::medians;
 
 const VCPUS: u32 = 255;

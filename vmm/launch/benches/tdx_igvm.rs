@@ -18,7 +18,7 @@ use casemate_launch::{
     Contents, Digest384, Gpa, GpaRange, Import, LaunchPlan, PageKind, Policy, SnpIdentity,
     SnpPolicy, TdxPolicy,
 };
-use casemate_tests::vectors::Inputs;
+use casemate_test_support::vectors::Inputs;
 use common::medians;
 use ring::digest::{SHA384, digest};
 

@@ -4,7 +4,7 @@
 
 use casemate_launch::Digest384;
 use casemate_launch::snp::id_block::{IdBlockFields, KeyError, SigningKey, sign};
-use casemate_tests::vectors::{all, folder};
+use casemate_test_support::vectors::{all, folder};
 use ring::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 use serde_json::Value;
 

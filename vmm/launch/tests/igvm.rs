@@ -1,4 +1,4 @@
-//! IGVM files against independent calculators (`tests/vectors`), and against the `igvm` crate.
+//! IGVM files against independent calculators (`tests/data/vectors`), and against the `igvm` crate.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
@@ -15,7 +15,7 @@ use casemate_launch::{
     Contents, Digest384, Gpa, GpaRange, Import, LaunchPlan, PageCount, PageKind, PlatformKind,
     Policy, SnpIdentity, SnpPolicy, TdxPolicy,
 };
-use casemate_tests::vectors::{all, folder};
+use casemate_test_support::vectors::{all, folder};
 use proptest::prelude::*;
 use serde_json::Value;
 

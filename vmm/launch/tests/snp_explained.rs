@@ -12,7 +12,7 @@ use casemate_launch::profile::Profile;
 use casemate_launch::snp::search::{Explanation, Inputs, search};
 use casemate_launch::snp::{self, CpuSignature};
 use casemate_launch::{SnpIdentity, SnpPolicy};
-use casemate_tests::vectors;
+use casemate_test_support::vectors;
 
 fn firmware(name: &str) -> Arc<[u8]> {
     vectors::Inputs::open().unwrap().get(name).unwrap().unwrap()

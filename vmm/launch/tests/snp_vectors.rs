@@ -10,7 +10,7 @@ use casemate_launch::profile::{Profile, RESET_VECTOR};
 use casemate_launch::sev_metadata::SevMetadata;
 use casemate_launch::snp::{self, CpuSignature, LaunchDigest, VmsaPage};
 use casemate_launch::{Digest384, SnpIdentity, SnpPolicy};
-use casemate_tests::vectors::{Inputs, all, json};
+use casemate_test_support::vectors::{Inputs, all, json};
 use serde_json::Value;
 
 fn number(value: &Value) -> u64 {
@@ -181,7 +181,7 @@ fn what_a_real_chip_signed() {
     digest_now.add_vcpus(&vcpus, number(&anchor["guest_features"]));
     assert_eq!(digest_now.value(), digest(&anchor["expected"]["launch_digest"]));
 
-    let report = casemate_tests::evidence::file("snp/dstack-milan/report.bin").unwrap();
+    let report = casemate_test_support::evidence::file("snp/dstack-milan/report.bin").unwrap();
     assert_eq!(report[0x90..0xc0], digest_now.value().0, "MEASUREMENT of the report");
 }
 

@@ -1,4 +1,4 @@
-//! TDX measurements against independent calculators (`tests/vectors`).
+//! TDX measurements against independent calculators (`tests/data/vectors`).
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
@@ -10,7 +10,7 @@ use casemate_launch::tdx::{
     ATTRIBUTE_SEPT_VE_DISABLE, PageOrder, Tdvf, TdvfError, manifest, mrtd, plan, td_hob,
 };
 use casemate_launch::{LaunchPlan, TdxPolicy};
-use casemate_tests::vectors::{Inputs, all};
+use casemate_test_support::vectors::{Inputs, all};
 use serde_json::Value;
 
 const GIB: u64 = 1 << 30;

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use casemate_verify::{Judgement, Outcome, Timestamp, Verdict};
 use casemate_protocol::{Evidence, HASH_ALGORITHM, PREFIX, VERSION, report_data};
+use casemate_verify::{Judgement, Outcome, Timestamp, Verdict};
 use kbs_types::{Attestation, Challenge, ErrorInformation, Request};
 use ring::digest::{SHA384, digest};
 use serde::de::DeserializeOwned;

@@ -2,12 +2,12 @@
 
 use std::cmp::Reverse;
 
+use casemate_protocol::Evidence;
 use casemate_verify::snp::{self, CertificateTable, SnpEvidence, Trust};
 use casemate_verify::tdx::{self, TdxEvidence};
 use casemate_verify::{
     Claims, Hex, Judgement, OneOrMany, SnpPolicy, TdxPolicy, Timestamp, Verdict,
 };
-use casemate_protocol::Evidence;
 
 /// What vouches for processors. Certificates and lists are DER or PEM.
 #[derive(Clone, Debug, Default)]

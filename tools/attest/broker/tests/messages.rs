@@ -7,9 +7,9 @@ mod common;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use casemate_verify::Timestamp;
 use casemate_broker::Broker;
 use casemate_protocol::TeeKey;
+use casemate_verify::Timestamp;
 use common::{Folder, Guest, ID, attestation, begin, head};
 use proptest::prelude::*;
 use serde_json::Value;

@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use casemate_broker::{Endorsements, ReleasePolicy};
 use casemate_protocol::TeeKey;
-use casemate_tests::chip::Report;
+use casemate_test_support::chip::Report;
 use common::{
     Folder, Guest, ID, SECRET, ask, attest, attestation, begin, endorsements, head, id, policy,
     secret,
@@ -104,8 +104,9 @@ fn the_test_root_counts_only_when_named() {
 
 #[test]
 fn a_revocation_list_of_the_broker_counts() {
-    let file =
-        |name: &str| casemate_tests::evidence::file(&format!("synthetic/{name}.der")).unwrap();
+    let file = |name: &str| {
+        casemate_test_support::evidence::file(&format!("synthetic/{name}.der")).unwrap()
+    };
     let revoked =
         Endorsements { revocation_lists: vec![file("crl-ask-revoked")], ..endorsements() };
     let record = refused(&Guest::good(), revoked);

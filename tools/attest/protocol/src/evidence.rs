@@ -144,7 +144,7 @@ fn decode(
 
 #[cfg(test)]
 mod tests {
-    use casemate_tests::evidence;
+    use casemate_test_support::evidence;
     use proptest::prelude::*;
     use sev::firmware::guest::AttestationReport;
     use sev::firmware::host::{CertTableEntry, CertType};

@@ -8,10 +8,10 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use casemate_test_support::evidence::file;
 use casemate_verify::snp::{self, SnpEvidence};
 use casemate_verify::tdx::{self, TdxEvidence};
 use casemate_verify::{SnpPolicy, TdxPolicy, Timestamp, Verdict};
-use casemate_tests::evidence::file;
 use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P384_SHA384_ASN1,

@@ -211,7 +211,8 @@ pub fn replay_json(log: &[u8]) -> Result<Registers, EventLogError> {
 mod tests {
     use super::*;
 
-    const CCEL: &[u8] = include_bytes!("../../../../tests/evidence/tdx/gotdx-cos113/ccel_data.dat");
+    const CCEL: &[u8] =
+        include_bytes!("../../../../tests/data/evidence/tdx/gotdx-cos113/ccel_data.dat");
 
     #[test]
     fn a_log_that_is_cut_off_gives_other_registers_or_none() {

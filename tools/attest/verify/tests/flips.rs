@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
+use casemate_test_support::evidence::{Inputs, SnpInputs, case};
 use casemate_verify::snp::{self, SIGNED_LEN, SnpEvidence};
 use casemate_verify::tdx::{self, TdxEvidence};
 use casemate_verify::{SnpPolicy, TdxPolicy, Timestamp, Verdict};
-use casemate_tests::evidence::{Inputs, SnpInputs, case};
 use proptest::prelude::*;
 
 fn snp_inputs(id: &str) -> SnpInputs {

@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
+use casemate_test_support::evidence::{Case, Inputs, cases};
 use casemate_verify::snp::{self, SnpEvidence};
 use casemate_verify::tdx::{self, TdxEvidence};
 use casemate_verify::{CheckName, Judgement, Outcome, SnpPolicy, TdxPolicy, Timestamp, Verdict};
-use casemate_tests::evidence::{Case, Inputs, cases};
 use serde_json::Value;
 
 fn time(case: &Case) -> Timestamp {
@@ -74,7 +74,7 @@ fn every_case_gets_its_verdict() {
 #[test]
 fn collateral_that_has_ended_accepts_nothing() {
     for id in ["tdx-qvl-v4", "tdx-flashbots-gcp"] {
-        let mut case = casemate_tests::evidence::case(id).unwrap();
+        let mut case = casemate_test_support::evidence::case(id).unwrap();
         let good = time(&case).0;
         case.at = Some((good + 90 * 86400).into());
         case.verdict = "reject".into();
@@ -90,8 +90,9 @@ fn event_logs_give_the_registers_of_genuine_quotes() {
         ("dstack-64g", "eventlog.json", 3),
         ("dstack-2g", "eventlog.json", 3),
     ] {
-        let quote = casemate_tests::evidence::file(&format!("tdx/{folder}/quote.bin")).unwrap();
-        let log = casemate_tests::evidence::file(&format!("tdx/{folder}/{log}")).unwrap();
+        let quote =
+            casemate_test_support::evidence::file(&format!("tdx/{folder}/quote.bin")).unwrap();
+        let log = casemate_test_support::evidence::file(&format!("tdx/{folder}/{log}")).unwrap();
         let replayed = casemate_verify::rtmr::replay(&log).unwrap();
         // Version 4: the TD report begins at 48, its registers at 328.
         let in_quote: Vec<&[u8]> = quote[48 + 328..].chunks(48).take(registers).collect();

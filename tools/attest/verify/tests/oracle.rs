@@ -4,9 +4,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
+use casemate_test_support::evidence::{Inputs, SnpInputs, cases};
 use casemate_verify::snp::{self, CertificateTable, SnpEvidence};
 use casemate_verify::{SnpPolicy, Timestamp, Verdict};
-use casemate_tests::evidence::{Inputs, SnpInputs, cases};
 use sev::certs::snp::{Chain, Verifiable as _};
 use sev::firmware::guest::AttestationReport;
 use sev::firmware::host::{CertTableEntry, CertType};
@@ -55,8 +55,9 @@ fn certificate_tables_of_the_sev_crate_are_read() {
 
 #[test]
 fn the_sev_crate_reads_certificate_tables_from_here() {
-    let file =
-        |name: &str| casemate_tests::evidence::file(&format!("synthetic/{name}.der")).unwrap();
+    let file = |name: &str| {
+        casemate_test_support::evidence::file(&format!("synthetic/{name}.der")).unwrap()
+    };
     let [vcek, ask, ark, crl] = ["vcek", "ask", "ark", "crl-empty"].map(file);
     let mut bytes = snp::certificate_table(&vcek, &ask, &ark, Some(&crl)).unwrap();
     let entries = CertTableEntry::vec_bytes_to_cert_table(&mut bytes).unwrap();

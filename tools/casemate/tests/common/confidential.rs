@@ -12,7 +12,7 @@ use casemate_lab::guest::initramfs;
 use casemate_lab::kernel::{Flavour, Kernel};
 use casemate_lab::packages::Packages;
 use casemate_lab::{Host, Lab, Output, require};
-use casemate_tests::disk;
+use casemate_test_support::disk;
 
 /// What the guest says of itself: its processors, its encryption, and its launch. SEV-SNP: what its
 /// report says, MEASUREMENT at 0x90, HOST_DATA at 0xc0, ID_KEY_DIGEST at 0xe0, AUTHOR_KEY_DIGEST at 0x110 (SEV-SNP firmware ABI,

@@ -11,9 +11,9 @@ use std::process::Command;
 use casemate_config::{Overrides, PlatformChoice, load};
 use casemate_kvm::trace::{Event, Interposer};
 use casemate_lab::Host;
-use casemate_tests::vectors::Inputs;
 use casemate_machine::platform::{Plain, Platform, Snp, Tdx};
 use casemate_machine::{Guest, Machine};
+use casemate_test_support::vectors::Inputs;
 
 /// Each guest, and the emulated host on which its launch was recorded.
 const GUESTS: [(&str, Host, &str); 6] = [

@@ -14,7 +14,7 @@ use casemate_lab::guest::{MODULES, initramfs};
 use casemate_lab::kernel::{Flavour, Kernel};
 use casemate_lab::packages::Packages;
 use casemate_lab::{Host, Output, require};
-use casemate_tests::tiny;
+use casemate_test_support::tiny;
 
 /// A kernel of Debian's and an initramfs for it, in a directory that the emulated host sees.
 pub(crate) struct Guest {
@@ -101,6 +101,6 @@ pub(crate) fn compile(source: &str) -> Vec<u8> {
     fs::write(&from, source).unwrap();
     let mut gcc = Command::new("gcc");
     gcc.args(["-O1", "-static", "-D_GNU_SOURCE", "-o"]).arg(&to).arg(from);
-    assert!(gcc.status().expect("gcc is there after tests/setup").success());
+    assert!(gcc.status().expect("gcc is there after tests/scripts/setup").success());
     fs::read(to).unwrap()
 }

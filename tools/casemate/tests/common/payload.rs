@@ -102,7 +102,7 @@ pub(crate) fn image(folder: &Path, requests: &[Request]) -> Vec<u8> {
     let mut gcc = Command::new("gcc");
     gcc.args(["-nostdlib", "-static", "-Wl,--build-id=none,-Ttext=0xffff8000,--oformat=binary"]);
     gcc.args([source, "-o"]).arg(&file);
-    assert!(gcc.status().expect("gcc is there after tests/setup").success());
+    assert!(gcc.status().expect("gcc is there after tests/scripts/setup").success());
     let mut image = std::fs::read(file).unwrap();
     let words = requests.iter().flat_map(|request| request.words());
     let list: Vec<u8> = words.flat_map(u64::to_le_bytes).collect();

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use casemate_agent::{EvidenceError, EvidenceSource};
-use casemate_verify::Timestamp;
 use casemate_broker::audit::{Event, Record};
 use casemate_broker::http::{Answer, Head};
 use casemate_broker::{
     Broker, Endorsements, ReleasePolicy, Secret, SecretId, Store, StoreKey, Verifier,
 };
 use casemate_protocol::{Evidence, PREFIX, report_data};
-use casemate_tests::chip::Report;
-use casemate_tests::evidence::file;
+use casemate_test_support::chip::Report;
+use casemate_test_support::evidence::file;
+use casemate_verify::Timestamp;
 use kbs_types::{RuntimeData, Tee, TeePubKey};
 use ring::digest::{SHA384, digest};
 use serde_json::{Value, json};

@@ -59,7 +59,7 @@ pub fn certificate_table(
 
 #[cfg(test)]
 mod tests {
-    use casemate_tests::evidence::file;
+    use casemate_test_support::evidence::file;
 
     use super::*;
 

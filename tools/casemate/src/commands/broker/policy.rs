@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
-use casemate_verify::MAX_INPUT;
 use casemate_broker::{ReleasePolicy, SecretId};
+use casemate_verify::MAX_INPUT;
 use clap::Subcommand;
 
 use super::StoreArgs;

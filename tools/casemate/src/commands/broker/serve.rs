@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use casemate_verify::{MAX_CERTIFICATE, MAX_INPUT};
 use casemate_broker::{Broker, Endorsements, ListenAddress, Listener, Settings, Verifier, serve};
+use casemate_verify::{MAX_CERTIFICATE, MAX_INPUT};
 
 use super::StoreArgs;
 use crate::commands::read;

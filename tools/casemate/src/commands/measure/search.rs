@@ -8,13 +8,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use casemate_verify::snp::{REPORT_LEN, Report};
-use casemate_verify::tdx::TdxEvidence;
-use casemate_verify::{Claims, MAX_INPUT, TdxPolicy, Timestamp};
 use casemate_launch::Digest384;
 use casemate_launch::kernel_hashes::KernelHashes;
 use casemate_launch::snp::search::{Explanation, Inputs, search};
 use casemate_launch::tdx::{self, PageOrder};
+use casemate_verify::snp::{REPORT_LEN, Report};
+use casemate_verify::tdx::TdxEvidence;
+use casemate_verify::{Claims, MAX_INPUT, TdxPolicy, Timestamp};
 use serde_json::{Value, json};
 
 use super::output::Format;

@@ -13,13 +13,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
-use casemate_verify::Hex;
-use casemate_verify::snp::Report;
-use casemate_verify::tdx::td_report;
-use casemate_protocol::{CHECK_PORT, Evidence};
 use casemate_launch::tdx::PageOrder;
 use casemate_launch::{LaunchPlan, Policy, SnpPolicy, TdxPolicy, snp, tdx};
 use casemate_machine::{Control, Guest, Outcome};
+use casemate_protocol::{CHECK_PORT, Evidence};
+use casemate_verify::Hex;
+use casemate_verify::snp::Report;
+use casemate_verify::tdx::td_report;
 use serde::Deserialize;
 
 use super::report::Reporter;

@@ -16,9 +16,9 @@ use tracing_subscriber::{Layer as _, Registry, fmt};
 pub(super) fn log(filter: Option<&str>, json: bool) -> anyhow::Result<()> {
     let default = || std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
     let text = filter.map(str::to_owned).or_else(default).unwrap_or_else(|| "warn".into());
-    let filter: Targets = text
-        .parse()
-        .with_context(|| format!("\"{text}\" is no log filter; try info, or casemate_machine=debug"))?;
+    let filter: Targets = text.parse().with_context(|| {
+        format!("\"{text}\" is no log filter; try info, or casemate_machine=debug")
+    })?;
     let layer = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     let layer = if json { layer.json().boxed() } else { layer.boxed() };
     Registry::default().with(layer).with(filter).init();

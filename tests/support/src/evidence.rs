@@ -1,4 +1,4 @@
-//! The cases of `tests/evidence/manifest.json`, with their files read and their operations applied.
+//! The cases of `tests/data/evidence/manifest.json`, with their files read and their operations applied.
 
 use std::fs;
 use std::path::PathBuf;
@@ -53,7 +53,7 @@ pub struct Case {
 /// The folder with the evidence.
 #[must_use]
 pub fn folder() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/evidence"))
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../data/evidence"))
 }
 
 /// A file of the evidence.

@@ -1,5 +1,5 @@
 //! A chip whose key everybody has: SEV-SNP reports of any content, signed under the TEST root of
-//! `tests/evidence/synthetic`.
+//! `tests/data/evidence/synthetic`.
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;

@@ -1,5 +1,5 @@
 //! A quote service whose keys everybody has: TDX quotes of any report, signed under the TEST root of
-//! `tests/evidence/synthetic/quotes`. It stands in for Intel's, and no verifier takes its quotes for
+//! `tests/data/evidence/synthetic/quotes`. It stands in for Intel's, and no verifier takes its quotes for
 //! Intel's.
 //!
 //! Sources: Intel TDX module ABI, "TDREPORT_STRUCT"; Intel TDX DCAP quoting library API, appendix "Quote

@@ -1,4 +1,4 @@
-//! The vectors of `tests/vectors`: expected measurements, and the inputs they are about.
+//! The vectors of `tests/data/vectors`: expected measurements, and the inputs they are about.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 /// The folder with the vectors.
 #[must_use]
 pub fn folder() -> PathBuf {
-    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/vectors"))
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../data/vectors"))
 }
 
 /// All vectors of a file, such as `snp-launch-digest`.
