@@ -10,7 +10,7 @@
 #[allow(dead_code, reason = "tests use more of it")]
 mod harness;
 
-use casemate_firmware::window::HEADER_SIZE;
+use casemate_firmware_logic::window::HEADER_SIZE;
 use casemate_launch::loader_window::Payloads;
 use casemate_launch::ovmf::{self, SnpOptions};
 use casemate_launch::profile::Profile;

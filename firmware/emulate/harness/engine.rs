@@ -1,6 +1,8 @@
 //! Unicorn with a guest in it: memory and the state in which vCPUs start, then a run to the end.
 
-use casemate_firmware::layout::{ECAM, IMAGE, KERNEL, LOW_MEMORY_END, PAGE, WINDOW, WINDOW_END};
+use casemate_firmware_logic::layout::{
+    ECAM, IMAGE, KERNEL, LOW_MEMORY_END, PAGE, WINDOW, WINDOW_END,
+};
 use casemate_launch::{Contents, InitialVcpu, LaunchPlan, PageKind, PlatformKind};
 use unicorn_engine::{Arch, Mode, Permission, RegisterX86, TlbType, Unicorn, X86Mmr};
 

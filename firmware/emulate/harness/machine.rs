@@ -1,7 +1,7 @@
 //! What of a guest the processor and its trusted firmware keep: which page is whose, and what became
 //! of it.
 
-use casemate_firmware::layout::{IMAGE, KERNEL, PAGE, WINDOW, WINDOW_END};
+use casemate_firmware_logic::layout::{IMAGE, KERNEL, PAGE, WINDOW, WINDOW_END};
 use casemate_launch::{Digest384, LaunchPlan, PageKind, PlatformKind};
 
 use super::End;

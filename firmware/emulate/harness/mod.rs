@@ -18,7 +18,7 @@ mod processor;
 mod snp;
 mod tdx;
 
-use casemate_firmware::fatal::Fatal;
+use casemate_firmware_logic::fatal::Fatal;
 use casemate_launch::LaunchPlan;
 use unicorn_engine::{RegisterX86, Unicorn};
 

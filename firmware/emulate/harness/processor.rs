@@ -2,7 +2,7 @@
 //! shared memory, exceptions, instructions of SEV-SNP and TDX. Unicorn calls back for every page that is
 //! not in its TLB, for instructions that it does not know, and for those that are asked for by address.
 
-use casemate_firmware::layout::{IMAGE, PAGE, WINDOW, WINDOW_END};
+use casemate_firmware_logic::layout::{IMAGE, PAGE, WINDOW, WINDOW_END};
 use casemate_launch::PlatformKind;
 use unicorn_engine::{HookType, MemType, Permission, RegisterX86, TlbEntry, X86Mmr};
 

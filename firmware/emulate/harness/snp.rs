@@ -1,8 +1,8 @@
 //! SEV-SNP: PVALIDATE, RMPADJUST (AMD64 APM volume 3), and the GHCB MSR protocol (GHCB
 //! specification, section 2.3) of a host that knows nothing else.
 
-use casemate_firmware::fatal::{Fatal, TERMINATION_SET};
-use casemate_firmware::layout::{GRANULE, PAGE};
+use casemate_firmware_logic::fatal::{Fatal, TERMINATION_SET};
+use casemate_firmware_logic::layout::{GRANULE, PAGE};
 use unicorn_engine::RegisterX86;
 
 use super::End;

@@ -1,8 +1,8 @@
 //! TDX: the TDX module's answers to TDCALL (Intel TDX module ABI, "Guest-Side (TDCALL) Interface
 //! Functions").
 
-use casemate_firmware::fatal::Fatal;
-use casemate_firmware::layout::{GRANULE, PAGE, WAIT_PORT};
+use casemate_firmware_logic::fatal::Fatal;
+use casemate_firmware_logic::layout::{GRANULE, PAGE, WAIT_PORT};
 use casemate_launch::Digest384;
 use unicorn_engine::RegisterX86;
 

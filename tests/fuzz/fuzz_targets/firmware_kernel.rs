@@ -1,7 +1,7 @@
 //! The header of a kernel as the firmware reads it.
 #![no_main]
 
-use casemate_firmware::kernel::{HEADER, Kernel, setup_size};
+use casemate_firmware_logic::kernel::{HEADER, Kernel, setup_size};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let Ok(kernel) = Kernel::from_file(data) else { return };

@@ -1,10 +1,10 @@
 //! The header of the firmware's loader window: what an untrusted host says of the machine.
 #![no_main]
 
-use casemate_firmware::config::{Config, Flags, Platform};
-use casemate_firmware::layout::{LOW_MEMORY_END, WINDOW, WINDOW_END};
-use casemate_firmware::memory_map::MemoryMap;
-use casemate_firmware::window::{HEADER_SIZE, Header};
+use casemate_firmware_logic::config::{Config, Flags, Platform};
+use casemate_firmware_logic::layout::{LOW_MEMORY_END, WINDOW, WINDOW_END};
+use casemate_firmware_logic::memory_map::MemoryMap;
+use casemate_firmware_logic::window::{HEADER_SIZE, Header};
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     let config = Config {

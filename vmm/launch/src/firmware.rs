@@ -7,9 +7,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use casemate_firmware::config::{CONFIG_GUID, CONFIG_SIZE};
-pub use casemate_firmware::config::{Config, Flags, Platform};
-use casemate_firmware::layout::LOW_MEMORY_END;
+use casemate_firmware_logic::config::{CONFIG_GUID, CONFIG_SIZE};
+pub use casemate_firmware_logic::config::{Config, Flags, Platform};
+use casemate_firmware_logic::layout::LOW_MEMORY_END;
 
 use crate::guid_table::{GuidTable, GuidTableError};
 use crate::kernel_hashes::KernelHashes;

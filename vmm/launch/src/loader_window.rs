@@ -2,9 +2,9 @@
 //! command line come in, and what the host says of the machine. The firmware believes none of it: it
 //! checks the payloads against the digests in its measured config page.
 
-use casemate_firmware::layout::{LOW_MEMORY_END, WINDOW, WINDOW_END};
-use casemate_firmware::sha256;
-use casemate_firmware::window::{
+use casemate_firmware_logic::layout::{LOW_MEMORY_END, WINDOW, WINDOW_END};
+use casemate_firmware_logic::sha256;
+use casemate_firmware_logic::window::{
     HEADER_SIZE, Header, MAGIC, MOST_COMMAND_LINE, MOST_RANGES, Payload, Range,
 };
 
@@ -145,7 +145,7 @@ fn memory(bytes: u64) -> Result<[Range; MOST_RANGES], GpaError> {
 
 #[cfg(test)]
 mod tests {
-    use casemate_firmware::config::{Config, Platform};
+    use casemate_firmware_logic::config::{Config, Platform};
 
     use super::*;
     use crate::firmware::{Flags, config};
@@ -185,7 +185,7 @@ mod tests {
         for (index, (payload, digest)) in (1..).zip(checked) {
             assert_eq!(imports[index].range.start().0, WINDOW + payload.offset);
             assert_eq!(bytes(index).len() as u64, payload.size);
-            assert_eq!(casemate_firmware::sha256::digest(&bytes(index)), digest);
+            assert_eq!(casemate_firmware_logic::sha256::digest(&bytes(index)), digest);
         }
     }
 

@@ -176,7 +176,7 @@ fn the_config_page_of_our_firmware_is_measured() {
     let plan = planned(&our_image(), &options).unwrap();
     let Contents::Bytes(bytes) = &plan.imports[0].contents else { panic!("firmware has bytes") };
     let page = bytes[..4096].try_into().unwrap();
-    let config = casemate_firmware::config::Config::from_page(page).unwrap();
+    let config = casemate_firmware_logic::config::Config::from_page(page).unwrap();
     assert_eq!(config, firmware::config(Platform::Snp, Flags::default(), &kernel));
     assert_eq!((config.kernel, config.command_line), (kernel.kernel, kernel.cmdline));
 

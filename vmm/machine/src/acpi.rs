@@ -18,7 +18,7 @@ use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, AmlSink};
 use casemate_devices::legacy::{AcpiPower, Serial};
-use casemate_firmware::acpi::MADT;
+use casemate_firmware_logic::acpi::MADT;
 use casemate_launch::Gpa;
 use casemate_launch::linux::AcpiTables;
 
@@ -240,14 +240,15 @@ mod tests {
     /// `constant` bytes: a change of the board is a change of the measured image.
     #[test]
     fn the_firmware_has_the_same_tables() {
-        use casemate_firmware::handoff::{ACPI, ACPI_SIZE};
-        use casemate_firmware::{acpi, layout};
+        use casemate_firmware_logic::handoff::{ACPI, ACPI_SIZE};
+        use casemate_firmware_logic::{acpi, layout};
 
         for vcpus in [1, 2, 255] {
             let ours = tables(layout::HANDOFF + ACPI as u64, vcpus);
             let constant = ours.bytes[..MADT].iter().rposition(|byte| *byte != 0).unwrap() + 1;
             if std::env::var_os("CASEMATE_WRITE_ACPI").is_some() {
-                let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../firmware/src/acpi.dat");
+                let file =
+                    concat!(env!("CARGO_MANIFEST_DIR"), "/../../firmware/logic/src/acpi.dat");
                 std::fs::write(file, &ours.bytes[..constant]).unwrap();
             }
             let mut theirs = vec![0; ACPI_SIZE];

@@ -1,7 +1,7 @@
 //! What a kernel finds when it starts, read as Linux reads it (Documentation/arch/x86/boot.rst and
 //! zero-page.rst).
 
-use casemate_firmware::layout::{CPUID, GRANULE, HANDOFF, IMAGE, KERNEL, SECRETS};
+use casemate_firmware_logic::layout::{CPUID, GRANULE, HANDOFF, IMAGE, KERNEL, SECRETS};
 use casemate_launch::PlatformKind;
 use casemate_launch::loader_window::Payloads;
 use unicorn_engine::RegisterX86;

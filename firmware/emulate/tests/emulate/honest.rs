@@ -1,6 +1,6 @@
 //! An honest host.
 
-use casemate_firmware::layout::{GRANULE, PAGE};
+use casemate_firmware_logic::layout::{GRANULE, PAGE};
 use casemate_launch::PlatformKind::{Plain, Snp, Tdx};
 use casemate_launch::firmware::{self, Flags};
 use casemate_launch::loader_window::Payloads;

@@ -1,6 +1,6 @@
 //! A host that has an exception or interrupt come, at any instruction.
 
-use casemate_firmware::fatal::Fatal;
+use casemate_firmware_logic::fatal::Fatal;
 use casemate_launch::PlatformKind::{self, Snp, Tdx};
 
 use crate::harness::guest::{payloads, plan};

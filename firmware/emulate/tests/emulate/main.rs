@@ -16,7 +16,7 @@ mod tdx;
 mod vcpus;
 mod window;
 
-use casemate_firmware::fatal::Fatal;
+use casemate_firmware_logic::fatal::Fatal;
 use casemate_launch::{Contents, LaunchPlan, PageKind, PlatformKind};
 use harness::host::Host;
 use harness::{End, guest, run};

@@ -1,7 +1,7 @@
 //! Hosts of SEV-SNP guests: the GHCB MSR protocol, PVALIDATE, the CPUID page.
 
-use casemate_firmware::fatal::Fatal;
-use casemate_firmware::layout::{GRANULE, HANDOFF, KERNEL, WORK};
+use casemate_firmware_logic::fatal::Fatal;
+use casemate_firmware_logic::layout::{GRANULE, HANDOFF, KERNEL, WORK};
 use casemate_launch::PlatformKind::Snp;
 use proptest::prelude::*;
 

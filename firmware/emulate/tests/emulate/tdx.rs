@@ -1,8 +1,8 @@
 //! Hosts of trust domains. The TDX module answers, and it is trusted; a host chooses what it makes it
 //! answer.
 
-use casemate_firmware::fatal::Fatal;
-use casemate_firmware::layout::{HANDOFF, KERNEL, SECRETS};
+use casemate_firmware_logic::fatal::Fatal;
+use casemate_firmware_logic::layout::{HANDOFF, KERNEL, SECRETS};
 use casemate_launch::PlatformKind::Tdx;
 
 use crate::harness::guest::{MEMORY, payloads, plan};

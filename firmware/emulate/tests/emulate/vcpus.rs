@@ -1,7 +1,7 @@
 //! The other vCPUs: those of a trust domain wait in the image until the kernel wakes them, those of an
 //! SEV-SNP guest until the host gives them the state that the kernel made.
 
-use casemate_firmware::layout::{IMAGE, KERNEL, MAILBOX};
+use casemate_firmware_logic::layout::{IMAGE, KERNEL, MAILBOX};
 use casemate_launch::PlatformKind::{Snp, Tdx};
 use casemate_launch::loader_window::Payloads;
 use unicorn_engine::RegisterX86;

@@ -1,6 +1,6 @@
 //! Hosts that write what they like to the loader window, before and while the guest reads it.
 
-use casemate_firmware::fatal::Fatal::{
+use casemate_firmware_logic::fatal::Fatal::{
     self, CommandLine, Initrd, Kernel, KernelFormat, Machine, Room, Window,
 };
 use casemate_launch::LaunchPlan;

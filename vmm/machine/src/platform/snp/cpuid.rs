@@ -127,7 +127,7 @@ mod tests {
         adapt(&mut entries);
         let page = page(&entries).unwrap();
         assert_eq!(page.0[0], 2, "what says nothing is left out");
-        let found = casemate_firmware::cpuid::Encryption::from_page(&page.0).unwrap();
+        let found = casemate_firmware_logic::cpuid::Encryption::from_page(&page.0).unwrap();
         assert_eq!((found.c_bit, found.touch), (51, true));
     }
 

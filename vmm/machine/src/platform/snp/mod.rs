@@ -9,7 +9,7 @@ use std::path::Path;
 
 use certificates::Certificates;
 
-use casemate_firmware::fatal::{Fatal, TERMINATION_SET};
+use casemate_firmware_logic::fatal::{Fatal, TERMINATION_SET};
 use casemate_kvm::error::{SevStatus, Status};
 use casemate_kvm::exit::{
     CertificateRequest, KVM_EXIT_SNP_REQ_CERTS, KVM_SYSTEM_EVENT_SEV_TERM, SevTermination,

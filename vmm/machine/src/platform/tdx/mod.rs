@@ -8,7 +8,7 @@ mod tests;
 
 use calls::Calls;
 use casemate_config::QuoteService;
-use casemate_firmware::fatal::Fatal;
+use casemate_firmware_logic::fatal::Fatal;
 use casemate_kvm::exit::{KVM_SYSTEM_EVENT_TDX_FATAL, TdxCall, TdxFatal};
 use casemate_kvm::tdx::{self, Gpaw, InitVm, Measure};
 use casemate_kvm::vm;

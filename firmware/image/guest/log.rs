@@ -4,7 +4,7 @@
 use core::arch::asm;
 use core::fmt::{self, Write as _};
 
-use casemate_firmware::config::Platform;
+use casemate_firmware_logic::config::Platform;
 
 use crate::{snp, tdx};
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
-use casemate_firmware::layout;
+use casemate_firmware_logic::layout;
 
 /// Common to both calls. No red zone, no SSE: a trap may come at any instruction. Position
 /// independent code, since the image runs above 2 GiB.
@@ -48,9 +48,9 @@ const STACK_SIZE: u64 = 0xc000;
 /// Builds the sources in `root`, the workspace's root, into `out`: `firmware.bin` and `firmware-log.bin`,
 /// the image for development, and the ELF files that they are cut from.
 pub(crate) fn build(root: &Path, out: &Path) {
-    let library = out.join("libcasemate_firmware.rlib");
-    let mut rustc = rustc(root, "firmware/src/lib.rs", &library);
-    run(rustc.args(["--crate-name=casemate_firmware", "--crate-type=rlib"]));
+    let library = out.join("libcasemate_firmware_logic.rlib");
+    let mut rustc = rustc(root, "firmware/logic/src/lib.rs", &library);
+    run(rustc.args(["--crate-name=casemate_firmware_logic", "--crate-type=rlib"]));
 
     link(root, out, &library, "firmware", &[]);
     link(root, out, &library, "firmware-log", &["--cfg=firmware_log"]);
@@ -59,10 +59,10 @@ pub(crate) fn build(root: &Path, out: &Path) {
 /// One image.
 fn link(root: &Path, out: &Path, library: &Path, name: &str, flags: &[&str]) {
     let elf = out.join(name).with_extension("elf");
-    let script = format!("-Clink-arg=-T{}", root.join("firmware/image/link.ld").display());
-    let mut rustc = self::rustc(root, "firmware/image/main.rs", &elf);
+    let script = format!("-Clink-arg=-T{}", root.join("firmware/image/guest/link.ld").display());
+    let mut rustc = self::rustc(root, "firmware/image/guest/main.rs", &elf);
     rustc.args(["--crate-name=firmware_image", "--crate-type=bin"]);
-    rustc.arg(format!("--extern=casemate_firmware={}", library.display()));
+    rustc.arg(format!("--extern=casemate_firmware_logic={}", library.display()));
     rustc.arg("--check-cfg=cfg(firmware_log)").args(flags);
     rustc.args(LINK).arg(script).args(symbols());
     rustc.arg(format!("-Clink-arg=-Map={}", elf.with_extension("map").display()));
@@ -83,6 +83,9 @@ fn rustc(root: &Path, source: &str, output: &Path) -> Command {
     }
     rustc.current_dir(root).arg(source).args(FLAGS);
     rustc.arg(format!("--remap-path-prefix={}=", root.display()));
+    // The image has its sources' paths, and so its measurement: those of before the folders moved.
+    rustc.arg("--remap-path-prefix=firmware/logic/src=firmware/src");
+    rustc.arg("--remap-path-prefix=firmware/image/guest=firmware/image");
     rustc.arg("-o").arg(output);
     rustc
 }

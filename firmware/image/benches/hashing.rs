@@ -12,9 +12,9 @@ mod common;
 
 use std::process::Command;
 
-use casemate_firmware::layout::{IMAGE, IMAGE_SIZE};
-use casemate_firmware::sha256;
 use casemate_firmware_image as image;
+use casemate_firmware_logic::layout::{IMAGE, IMAGE_SIZE};
+use casemate_firmware_logic::sha256;
 
 /// In turn, so that whatever else the machine does slows both.
 const ROUNDS: usize = 5;

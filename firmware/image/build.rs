@@ -6,11 +6,11 @@ use std::env;
 use std::path::PathBuf;
 
 fn main() {
-    let embed = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
-    let firmware = embed.parent().expect("embed lies in firmware");
+    let image = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it"));
+    let firmware = image.parent().expect("image lies in firmware");
     let root = firmware.parent().expect("firmware lies in the workspace");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
-    for source in ["src", "image"] {
+    for source in ["logic/src", "image/guest"] {
         println!("cargo::rerun-if-changed={}", firmware.join(source).display());
     }
     println!("cargo::rerun-if-changed=recipe.rs");

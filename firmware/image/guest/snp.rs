@@ -3,9 +3,9 @@
 
 use core::arch::asm;
 
-use casemate_firmware::cpuid::Encryption;
-use casemate_firmware::fatal::{Fatal, TERMINATION_SET};
-use casemate_firmware::layout::{CPUID, GRANULE, PAGE, WINDOW, WORK};
+use casemate_firmware_logic::cpuid::Encryption;
+use casemate_firmware_logic::fatal::{Fatal, TERMINATION_SET};
+use casemate_firmware_logic::layout::{CPUID, GRANULE, PAGE, WINDOW, WORK};
 
 use crate::memory;
 

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code, reason = "whether the processor has the instructions is seen at run time")]
 
-use casemate_firmware::sha256::{compress_by_instructions, digest, digest_by};
+use casemate_firmware_logic::sha256::{compress_by_instructions, digest, digest_by};
 use proptest::prelude::*;
 use sha2::Digest as _;
 

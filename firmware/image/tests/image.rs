@@ -1,8 +1,8 @@
 //! What must hold of the bytes that are measured, whatever the compiler made of the sources.
 
-use casemate_firmware::config::{Config, Flags, Platform};
-use casemate_firmware::layout::{CPUID, IMAGE_SIZE, SECRETS};
 use casemate_firmware_image::{IMAGE, LOGGING_IMAGE};
+use casemate_firmware_logic::config::{Config, Flags, Platform};
+use casemate_firmware_logic::layout::{CPUID, IMAGE_SIZE, SECRETS};
 use casemate_launch::firmware::FirmwareError;
 use casemate_launch::kernel_hashes::KernelHashes;
 use casemate_launch::ovmf::SnpOptions;
@@ -67,7 +67,7 @@ fn no_path_of_the_build_is_in_it() {
 
 /// Whoever builds these sources with the pinned toolchain gets these bytes, wherever and in whichever
 /// profile. A change of the firmware changes every guest's measurement: it is made knowingly, with
-/// `casemate firmware fw.bin && sha256sum <fw.bin | cut -d' ' -f1 >firmware/embed/image.sha256`, and the
+/// `casemate firmware fw.bin && sha256sum <fw.bin | cut -d' ' -f1 >firmware/image/image.sha256`, and the
 /// same with `--log` for `image-log.sha256`.
 #[test]
 fn they_are_the_images_that_were_committed() {
@@ -75,7 +75,7 @@ fn they_are_the_images_that_were_committed() {
         (IMAGE, include_str!("../image.sha256")),
         (LOGGING_IMAGE, include_str!("../image-log.sha256")),
     ] {
-        let digest = casemate_firmware::sha256::digest(image);
+        let digest = casemate_firmware_logic::sha256::digest(image);
         let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
         assert_eq!(digest, committed.trim());
     }

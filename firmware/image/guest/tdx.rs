@@ -3,9 +3,9 @@
 
 use core::arch::asm;
 
-use casemate_firmware::config::Config;
-use casemate_firmware::fatal::Fatal;
-use casemate_firmware::sha384;
+use casemate_firmware_logic::config::Config;
+use casemate_firmware_logic::fatal::Fatal;
+use casemate_firmware_logic::sha384;
 
 const VP_INFO: u64 = 1;
 const RTMR_EXTEND: u64 = 2;

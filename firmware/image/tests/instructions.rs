@@ -97,7 +97,7 @@ fn no_port_is_read_or_written() {
 /// pages at 8 MiB that are added at launch or accepted: no device's.
 #[test]
 fn addresses_in_the_code_are_of_private_memory() {
-    use casemate_firmware::layout::{HANDOFF, HANDOFF_SIZE, IMAGE, SECRETS};
+    use casemate_firmware_logic::layout::{HANDOFF, HANDOFF_SIZE, IMAGE, SECRETS};
     let own = [IMAGE..1 << 32, SECRETS..HANDOFF + HANDOFF_SIZE];
     // mov 0xfee00020, %eax: the local APIC.
     let example = [0x67, 0x8b, 0x04, 0x25, 0x20, 0x00, 0xe0, 0xfe];

@@ -16,7 +16,7 @@ use casemate_firmware_image::{IMAGE, LOGGING_IMAGE};
 fn another_directory_and_environment_make_the_same_images() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let other = tempfile::tempdir().unwrap();
-    for folder in ["firmware/src", "firmware/image"] {
+    for folder in ["firmware/logic/src", "firmware/image/guest"] {
         let target = other.path().join(folder);
         fs::create_dir_all(&target).unwrap();
         for file in fs::read_dir(root.join(folder)).unwrap() {

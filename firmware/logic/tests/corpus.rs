@@ -5,15 +5,15 @@
 
 use std::path::Path;
 
-use casemate_firmware::config::{Config, Flags, Platform};
-use casemate_firmware::kernel::{HEADER, Kernel, setup_size};
-use casemate_firmware::layout::{LOW_MEMORY_END, WINDOW, WINDOW_END};
-use casemate_firmware::memory_map::MemoryMap;
-use casemate_firmware::window::{HEADER_SIZE, Header};
+use casemate_firmware_logic::config::{Config, Flags, Platform};
+use casemate_firmware_logic::kernel::{HEADER, Kernel, setup_size};
+use casemate_firmware_logic::layout::{LOW_MEMORY_END, WINDOW, WINDOW_END};
+use casemate_firmware_logic::memory_map::MemoryMap;
+use casemate_firmware_logic::window::{HEADER_SIZE, Header};
 
 /// Gives `target` each input of a fuzz target of that name; of some it takes what it is given.
 fn replay(name: &str, target: impl Fn(&[u8]) -> bool) {
-    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus").join(name);
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus").join(name);
     let inputs: Vec<_> = std::fs::read_dir(&corpus).unwrap().collect();
     assert!(inputs.len() > 10, "{} has only {} inputs", corpus.display(), inputs.len());
     let taken = inputs

@@ -1,7 +1,7 @@
 //! SHA-256 at the speed of the processor.
 
-use casemate_firmware::config::Platform;
-use casemate_firmware::{cpuid, sha256};
+use casemate_firmware_logic::config::Platform;
+use casemate_firmware_logic::{cpuid, sha256};
 
 use crate::snp;
 

@@ -3,7 +3,7 @@
 
 use core::arch::{asm, naked_asm};
 
-use casemate_firmware::fatal::Fatal;
+use casemate_firmware_logic::fatal::Fatal;
 
 /// Descriptors of the table: the architecture's exceptions and those that a host can inject.
 const VECTORS: usize = 256;

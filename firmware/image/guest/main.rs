@@ -1,5 +1,5 @@
 //! The firmware image: from 64-bit mode to the kernel. No port I/O and no devices: inputs lie in
-//! memory. Decisions are made in the `casemate_firmware` library; here is what touches addresses.
+//! memory. Decisions are made in the `casemate_firmware_logic` library; here is what touches addresses.
 
 #![no_std]
 #![no_main]
@@ -14,17 +14,17 @@ mod traps;
 
 use core::arch::{asm, global_asm};
 
-use casemate_firmware::accept::{Accepted, first};
-use casemate_firmware::acpi::{self, Wakeup};
-use casemate_firmware::config::{CONFIG_SIZE, Config, Platform};
-use casemate_firmware::fatal::Fatal;
-use casemate_firmware::handoff::Handoff;
-use casemate_firmware::kernel::{HEADER, Kernel, setup_size};
-use casemate_firmware::layout::{
+use casemate_firmware_logic::accept::{Accepted, first};
+use casemate_firmware_logic::acpi::{self, Wakeup};
+use casemate_firmware_logic::config::{CONFIG_SIZE, Config, Platform};
+use casemate_firmware_logic::fatal::Fatal;
+use casemate_firmware_logic::handoff::Handoff;
+use casemate_firmware_logic::kernel::{HEADER, Kernel, setup_size};
+use casemate_firmware_logic::layout::{
     GRANULE, HANDOFF, HANDOFF_SIZE, IMAGE, KERNEL, MAILBOX, PAGE, WINDOW,
 };
-use casemate_firmware::memory_map::MemoryMap;
-use casemate_firmware::window::{HEADER_SIZE, Header, Payload, Range};
+use casemate_firmware_logic::memory_map::MemoryMap;
+use casemate_firmware_logic::window::{HEADER_SIZE, Header, Payload, Range};
 use log::log;
 use memory::Memory;
 
@@ -90,7 +90,7 @@ fn boot(header: &mut [u8; HEADER_SIZE], c_bit: u32) -> Result<core::convert::Inf
     let mut handoff = Handoff::new(area);
     handoff.boot_parameters(file, &kernel, &map);
     handoff.initrd(initrd);
-    let mut line = [0; casemate_firmware::window::MOST_COMMAND_LINE as usize];
+    let mut line = [0; casemate_firmware_logic::window::MOST_COMMAND_LINE as usize];
     handoff.command_line(command_line(&config, &header, &mut line)?);
     acpi::write(handoff.acpi(), header.vcpus, wakeup(memory))?;
     if platform == Platform::Snp {

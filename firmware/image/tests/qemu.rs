@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use casemate_firmware::layout::{IMAGE, WINDOW, WINDOW_END};
 use casemate_firmware_image::IMAGE as FIRMWARE;
+use casemate_firmware_logic::layout::{IMAGE, WINDOW, WINDOW_END};
 use casemate_lab::guest::initramfs;
 use casemate_lab::kernel::{Flavour, Kernel};
 use casemate_lab::packages::Packages;

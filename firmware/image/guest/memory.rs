@@ -2,12 +2,12 @@
 
 use core::arch::asm;
 
-use casemate_firmware::accept::Accepted;
-use casemate_firmware::config::{Config, Platform};
-use casemate_firmware::cpuid::Encryption;
-use casemate_firmware::fatal::Fatal;
-use casemate_firmware::layout::{GRANULE, LOW_MEMORY_END, PAGE, WINDOW, WINDOW_END};
-use casemate_firmware::window::Range;
+use casemate_firmware_logic::accept::Accepted;
+use casemate_firmware_logic::config::{Config, Platform};
+use casemate_firmware_logic::cpuid::Encryption;
+use casemate_firmware_logic::fatal::Fatal;
+use casemate_firmware_logic::layout::{GRANULE, LOW_MEMORY_END, PAGE, WINDOW, WINDOW_END};
+use casemate_firmware_logic::window::Range;
 
 use crate::tdx::Domain;
 use crate::{snp, tdx};
