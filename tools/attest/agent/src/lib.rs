@@ -4,6 +4,7 @@
 //! gets it. It is never written to a file or a log.
 
 mod address;
+mod check;
 mod client;
 mod evidence;
 mod exchange;
@@ -11,6 +12,7 @@ mod forward;
 mod handover;
 
 pub use address::{Address, AddressError, DEFAULT_PORT};
+pub use check::{CheckError, check, report};
 pub use client::{FetchError, fetch};
 pub use evidence::{EvidenceError, EvidenceSource, TSM_ROOT, Tsm};
 pub use exchange::ExchangeError;

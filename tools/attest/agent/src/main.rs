@@ -1,19 +1,18 @@
 //! The agent's command line.
 
 use std::ffi::OsString;
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use casemate_agent::{
-    Address, DEFAULT_PORT, EvidenceSource, FetchError, TSM_ROOT, Tsm, fetch, forward, open_volume,
+    Address, DEFAULT_PORT, FetchError, TSM_ROOT, Tsm, check, fetch, forward, open_volume, report,
     run,
 };
-use casemate_protocol::CHECK_PORT;
+use casemate_protocol::{CHECK_PORT, Nonce};
 use lexopt::{Arg, Parser, ValueExt as _};
-use serde_json::json;
 use zeroize::Zeroizing;
 
 const HELP: &str = "\
@@ -24,7 +23,8 @@ casemate-agent run    --secret ID [--fd N] -- PROGRAM [ARGUMENT...]
 casemate-agent unlock --secret ID --device DEVICE --name NAME [--cryptsetup PROGRAM]
     Opens the LUKS volume on DEVICE as /dev/mapper/NAME with the secret.
 casemate-agent report --nonce HEX
-    Prints evidence over up to 64 bytes as JSON; REPORT_DATA is the nonce, zeros after it.
+    Prints evidence over a nonce of 1 to 64 bytes as JSON. REPORT_DATA is SHA-512 of the line
+    \"casemate-agent report\" and the nonce, which `casemate verify --nonce HEX` computes.
 casemate-agent check
     Shows evidence to the VMM, started with `casemate run --attest`, which compares it with what it
     launched; --broker says where, by default vsock:2:8079.
@@ -41,9 +41,6 @@ needs no network; it is not written to any file or log.
 
 Exit status: 0 it worked (run: PROGRAM's own), 1 the broker refuses, 2 bad usage, 3 anything else.
 ";
-
-/// Bytes of what the host may say of evidence.
-const LONGEST_VERDICT: u64 = 4096;
 
 const EXIT_REFUSED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
@@ -63,7 +60,7 @@ struct Options {
     device: Option<PathBuf>,
     name: Option<OsString>,
     cryptsetup: Option<OsString>,
-    nonce: Option<String>,
+    nonce: Option<Nonce>,
     listen: Option<SocketAddr>,
     help: bool,
 }
@@ -83,13 +80,12 @@ fn main() -> ExitCode {
             (Some(device), Some(name)) => unlock(&options, id, device, name),
             _ => return usage("unlock needs --device and --name"),
         },
-        (Some("report"), None) => match options.nonce.as_deref().map(nonce) {
-            Some(Ok(nonce)) => report(&options, &nonce),
-            Some(Err(error)) => return usage(&error),
+        (Some("report"), None) => match &options.nonce {
+            Some(nonce) => print_report(&options, nonce),
             None => return usage("report needs --nonce"),
         },
         (Some("forward"), None) => serve(&options),
-        (Some("check"), None) => check(&options),
+        (Some("check"), None) => answer_check(&options),
         (Some("run" | "unlock"), _) => {
             return usage("--secret ID is needed, and run needs -- PROGRAM at the end");
         }
@@ -114,7 +110,7 @@ impl Options {
                 Arg::Long("device") => options.device = Some(parser.value()?.into()),
                 Arg::Long("name") => options.name = Some(parser.value()?),
                 Arg::Long("cryptsetup") => options.cryptsetup = Some(parser.value()?),
-                Arg::Long("nonce") => options.nonce = Some(parser.value()?.string()?),
+                Arg::Long("nonce") => options.nonce = Some(parser.value()?.parse()?),
                 Arg::Long("listen") => options.listen = Some(parser.value()?.parse()?),
                 Arg::Value(value) if options.command.is_none() => {
                     options.command = Some(value.string()?);
@@ -170,29 +166,16 @@ fn unlock(
     Ok(open_volume(&secret, cryptsetup, device, name)?)
 }
 
-fn report(options: &Options, report_data: &[u8; 64]) -> Result<(), Failure> {
-    let evidence = options.tsm().evidence(report_data)?;
-    let platform = evidence.tee();
-    println!("{}", json!({"tee": platform, "evidence": evidence.to_json()}));
+fn print_report(options: &Options, nonce: &Nonce) -> Result<(), Failure> {
+    println!("{}", report(nonce, &options.tsm())?);
     Ok(())
 }
 
 /// See [`CHECK_PORT`].
-fn check(options: &Options) -> Result<(), Failure> {
+fn answer_check(options: &Options) -> Result<(), Failure> {
     let host = options.brokers.first().cloned().unwrap_or(Address::host_at(CHECK_PORT));
     let mut socket = host.connect().map_err(|error| format!("could not reach {host}: {error}"))?;
-    let mut report_data = [0; 64];
-    socket.read_exact(&mut report_data)?;
-    let evidence = options.tsm().evidence(&report_data)?;
-    let line = json!({"tee": evidence.tee(), "evidence": evidence.to_json()});
-    socket.write_all(format!("{line}\n").as_bytes())?;
-    let mut verdict = String::new();
-    socket.take(LONGEST_VERDICT).read_to_string(&mut verdict)?;
-    match verdict.trim_end() {
-        "ok" => Ok(()),
-        "" => Err("the host went away without a word".into()),
-        verdict => Err(format!("the host says: {verdict}").into()),
-    }
+    Ok(check(&mut socket, &options.tsm())?)
 }
 
 fn serve(options: &Options) -> Result<(), Failure> {
@@ -206,21 +189,6 @@ fn serve(options: &Options) -> Result<(), Failure> {
         brokers.iter().fold(none, |found, broker| found.or_else(|_| broker.connect()))
     };
     Ok(forward(&listener, first)?)
-}
-
-/// Up to 64 bytes of hexadecimal digits, padded with zeros.
-fn nonce(text: &str) -> Result<[u8; 64], String> {
-    let wrong = || format!("--nonce takes 2 to 128 hexadecimal digits, not \"{text}\"");
-    let digits: Vec<_> = text.chars().filter_map(|digit| digit.to_digit(16)).collect();
-    if digits.len() != text.len() || digits.is_empty() || digits.len() > 128 {
-        return Err(wrong());
-    }
-    let mut bytes = [0; 64];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
-        let [high, low] = pair else { return Err(wrong()) };
-        *byte = u8::try_from(high * 16 + low).map_err(|_| wrong())?;
-    }
-    Ok(bytes)
 }
 
 fn usage(error: &str) -> ExitCode {
@@ -261,14 +229,6 @@ mod tests {
         assert_eq!(options.secret.as_deref(), Some("a/b/c"));
         assert!(read(&["report", "more"]).is_err());
         assert!(read(&["run", "--broker", "nonsense"]).is_err());
-    }
-
-    #[test]
-    fn a_nonce_has_whole_bytes() {
-        assert_eq!(nonce("0aF0").unwrap()[..3], [0x0a, 0xf0, 0]);
-        assert!(nonce(&"0".repeat(128)).is_ok());
-        for text in ["", "0", "xx", "0 ", &"0".repeat(130)] {
-            assert!(nonce(text).is_err(), "{text}");
-        }
+        assert!(read(&["report", "--nonce", "0"]).is_err());
     }
 }

@@ -5,6 +5,7 @@
 //! those of the crate `kbs-types`; here is what their fields hold:
 //!
 //! * [`report_data`]: how nonce and key are bound into evidence;
+//! * [`challenge_data`]: how the agent binds a challenge that is not a broker's;
 //! * [`Evidence`]: evidence as JSON;
 //! * [`TeeKey`]: the guest's key, to which the broker encrypts, and [`key_encryption_key`], from
 //!   which both sides know how.
@@ -12,11 +13,13 @@
 #![forbid(unsafe_code)]
 
 mod binding;
+mod challenge;
 mod evidence;
 mod jwe;
 mod snp_json;
 
 pub use binding::{HASH_ALGORITHM, report_data};
+pub use challenge::{Challenger, Nonce, NonceError, challenge_data};
 pub use evidence::{Evidence, EvidenceError};
 pub use jwe::{EC_ALGORITHM, EC_CURVE, ENCRYPTION, JweError, TeeKey, key_encryption_key};
 
@@ -26,9 +29,10 @@ pub const VERSION: &str = "0.4.0";
 pub const PREFIX: &str = "/kbs/v0/";
 /// The cookie that names a session.
 pub const COOKIE: &str = "kbs-session-id";
-/// The vsock port of the host at which `casemate run --attest` waits for its guest's evidence. It sends
-/// 64 bytes; the guest answers with a line of JSON, `{"tee": ..., "evidence": ...}`, whose REPORT_DATA
-/// they are; then a line says that all is as it was launched (`ok`), or what is not.
+/// The vsock port of the host at which `casemate run --attest` waits for its guest's evidence. It sends a
+/// nonce of 64 bytes; the guest answers with a line of JSON, `{"tee": ..., "evidence": ...}`, whose
+/// REPORT_DATA is [`challenge_data`] of [`Challenger::Check`]; then a line says that all is as it was
+/// launched (`ok`), or what is not.
 pub const CHECK_PORT: u32 = 8079;
 /// The longest secret, in bytes: it must fit into a pipe.
 pub const MAX_SECRET: usize = 32 * 1024;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use casemate_protocol::{Challenger, Nonce, challenge_data};
 use casemate_verify::{Hex, OneOrMany, Timestamp};
 use clap::{Subcommand, ValueEnum};
 
@@ -44,6 +45,10 @@ struct Common {
     /// GUEST.toml does, and added to the policy's conditions
     #[arg(long, value_name = "GUEST.toml")]
     expect: Option<PathBuf>,
+    /// The nonce given to `casemate-agent report --nonce`: REPORT_DATA must be the agent's hash of it.
+    /// Added to the policy's conditions
+    #[arg(long, value_name = "HEX")]
+    nonce: Option<Nonce>,
     /// The time for which to judge, such as 2026-11-24T12:30:00Z (RFC 3339); default: now
     #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
     at: Option<Timestamp>,
@@ -59,6 +64,13 @@ impl Common {
     /// What `--expect` computes.
     fn expected(&self, platform: Target) -> anyhow::Result<Option<Expected>> {
         self.expect.as_ref().map(|file| guest::expected(file, platform)).transpose()
+    }
+
+    /// Adds what `--nonce` requires of REPORT_DATA.
+    fn require_nonce(&self, report_data: &mut Option<OneOrMany<Hex<64>>>) {
+        if let Some(nonce) = &self.nonce {
+            require(report_data, challenge_data(Challenger::Report, nonce.as_ref()));
+        }
     }
 
     fn at(&self) -> Timestamp {

@@ -16,7 +16,7 @@ use anyhow::{Context as _, bail, ensure};
 use casemate_launch::tdx::PageOrder;
 use casemate_launch::{LaunchPlan, Policy, SnpPolicy, TdxPolicy, snp, tdx};
 use casemate_machine::{Control, Guest, Outcome};
-use casemate_protocol::{CHECK_PORT, Evidence};
+use casemate_protocol::{CHECK_PORT, Challenger, Evidence, challenge_data};
 use casemate_verify::Hex;
 use casemate_verify::snp::Report;
 use casemate_verify::tdx::td_report;
@@ -131,12 +131,14 @@ fn asked(mut stream: UnixStream, expected: &Expected) -> anyhow::Result<()> {
     stream.set_nonblocking(false).context(FAILED)?;
     stream.set_read_timeout(Some(PATIENCE)).context(FAILED)?;
     stream.set_write_timeout(Some(PATIENCE)).context(FAILED)?;
-    let mut nonce = [0; 64];
-    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut nonce)).context(FAILED)?;
-    stream.write_all(&nonce).context(FAILED)?;
+    let mut challenge = [0; 64];
+    File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut challenge))
+        .context(FAILED)?;
+    stream.write_all(&challenge).context(FAILED)?;
     let mut line = String::new();
     BufReader::new((&stream).take(LONGEST)).read_line(&mut line).context(FAILED)?;
-    let verdict = expected.compare(&line, &nonce);
+    let verdict = expected.compare(&line, &challenge_data(Challenger::Check, &challenge));
     let answer = verdict.as_ref().map_or_else(|error| format!("{error:#}"), |()| "ok".into());
     // A guest that does not listen any more has its verdict all the same.
     let _ = stream.write_all(format!("{answer}\n").as_bytes());
@@ -172,8 +174,8 @@ impl Expected {
         })
     }
 
-    /// Whether a line of evidence over `nonce` says all that it has to.
-    fn compare(&self, line: &str, nonce: &[u8; 64]) -> anyhow::Result<()> {
+    /// Whether a line of evidence over `report_data` says all that it has to.
+    fn compare(&self, line: &str, report_data: &[u8; 64]) -> anyhow::Result<()> {
         let shown: Shown = serde_json::from_str(line).context("the guest shows no evidence")?;
         let evidence = Evidence::from_json(shown.tee, &shown.evidence)
             .context("the guest shows no evidence")?;
@@ -184,7 +186,7 @@ impl Expected {
                 vec![
                     difference("MEASUREMENT", &report.measurement, measurement),
                     difference("HOST_DATA", &report.host_data, host_data),
-                    difference("REPORT_DATA", &report.report_data, nonce),
+                    difference("REPORT_DATA", &report.report_data, report_data),
                     difference("POLICY", &report.policy.get().to_be_bytes(), &guest_policy),
                 ]
             }
@@ -197,7 +199,7 @@ impl Expected {
                     difference("MROWNER", &report.mrowner, &policy.mrowner),
                     difference("MROWNERCONFIG", &report.mrownerconfig, &policy.mrownerconfig),
                     difference("TDATTRIBUTES", &report.td_attributes, &attributes),
-                    difference("REPORTDATA", &report.report_data, nonce),
+                    difference("REPORTDATA", &report.report_data, report_data),
                 ]
             }
             _ => bail!("the guest shows evidence of another platform"),
@@ -244,14 +246,14 @@ mod tests {
     fn each_field_counts() {
         let bytes = report();
         let report = Report::parse(&bytes).unwrap();
-        let (expected, nonce) = (expected(report), report.report_data);
-        expected.compare(&line(bytes.clone()), &nonce).unwrap();
+        let (expected, report_data) = (expected(report), report.report_data);
+        expected.compare(&line(bytes.clone()), &report_data).unwrap();
         for (at, name) in
             [(0x90, "MEASUREMENT"), (0xdf, "HOST_DATA"), (0x50, "REPORT_DATA"), (0x8, "POLICY")]
         {
             let mut other = bytes.clone();
             other[at] ^= 1;
-            let error = expected.compare(&line(other), &nonce).unwrap_err().to_string();
+            let error = expected.compare(&line(other), &report_data).unwrap_err().to_string();
             let place = error.find(name).unwrap_or_else(|| panic!("{name}: {error}"));
             assert!(error[place..].starts_with(&format!("{name} is ")), "{error}");
         }

@@ -54,6 +54,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 require(&mut policy.measurements, expected.measurement.0);
                 require(&mut policy.host_data, expected.host_data);
             }
+            args.common.require_nonce(&mut policy.report_data);
             snp::verify(&evidence, &policy, test_root.as_deref(), args.common.at())
         }
         Err(error) => Judgement::policy_invalid(&error),

@@ -49,6 +49,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
                 require(&mut policy.mrtd, expected.measurement.0);
                 require(&mut policy.mrconfigid, expected.mrconfigid);
             }
+            args.common.require_nonce(&mut policy.report_data);
             tdx::verify(&evidence, &policy, test_root.as_deref(), args.common.at())
         }
         Err(error) => Judgement::policy_invalid(&error),
