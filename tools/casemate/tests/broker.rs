@@ -7,7 +7,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
-use casemate_agent::{Address, EvidenceError, EvidenceSource, fetch};
+use casemate_agent::{Address, EvidenceError, EvidenceSource, Trusted, fetch};
 use casemate_protocol::Evidence;
 use casemate_test_support::chip::Report;
 use casemate_test_support::evidence;
@@ -85,6 +85,11 @@ impl Folder {
         self.run(&[&["broker"], arguments, &store].concat(), input)
     }
 
+    /// What a guest takes that pins the key which `casemate broker release-key` prints.
+    fn trusted(&self) -> Trusted {
+        Trusted::Keys(vec![self.store(&["release-key"], b"").trim().parse().unwrap()])
+    }
+
     fn put(&self) {
         let said = self.store(&["secret", "put", ID, "--snp-policy", "policy"], SECRET);
         assert_eq!(said, format!("{ID}: {} bytes are in the store\n", SECRET.len()));
@@ -140,15 +145,19 @@ impl Drop for Killed {
 fn from_nothing_to_a_released_secret_and_on_after_kill_9() {
     let folder = Folder::new();
     folder.put();
+    let trusted = folder.trusted();
     let (broker, address) = folder.serve();
-    assert_eq!(fetch(&address, &Guest(MEASUREMENT), ID).unwrap().as_slice(), SECRET);
+    assert_eq!(fetch(&address, &Guest(MEASUREMENT), &trusted, ID).unwrap().as_slice(), SECRET);
     let mut other = MEASUREMENT;
     other[47] ^= 1;
-    let error = fetch(&address, &Guest(other), ID).unwrap_err();
+    let error = fetch(&address, &Guest(other), &trusted, ID).unwrap_err();
     assert!(error.to_string().contains("measurement"), "{error}");
     // The broker must see what is put in while it runs.
     folder.store(&["secret", "put", "a/b/c", "--snp-policy", "policy"], b"later");
-    assert_eq!(fetch(&address, &Guest(MEASUREMENT), "a/b/c").unwrap().as_slice(), b"later");
+    assert_eq!(
+        fetch(&address, &Guest(MEASUREMENT), &trusted, "a/b/c").unwrap().as_slice(),
+        b"later"
+    );
     let said = broker.kill();
     assert!(said.contains("TEST: a TEST root is trusted"), "{said}");
     assert!(said.contains("Release TEST: default/disk/root"), "{said}");
@@ -160,7 +169,7 @@ fn from_nothing_to_a_released_secret_and_on_after_kill_9() {
     assert_eq!(first["test_releases"], 2);
 
     let (broker, address) = folder.serve();
-    assert_eq!(fetch(&address, &Guest(MEASUREMENT), ID).unwrap().as_slice(), SECRET);
+    assert_eq!(fetch(&address, &Guest(MEASUREMENT), &trusted, ID).unwrap().as_slice(), SECRET);
     drop(broker);
     let head = first["head"].as_str().unwrap();
     let (status, second) = folder.verify(&["--head", head]);

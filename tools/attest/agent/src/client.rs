@@ -1,6 +1,6 @@
 //! Fetching a secret: request, challenge, attestation, resource.
 
-use casemate_protocol::{JweError, PREFIX, TeeKey, VERSION, report_data};
+use casemate_protocol::{BrokerKey, JweError, PREFIX, TeeKey, VERSION, report_data};
 use kbs_types::{
     Attestation, Challenge, CompositeEvidence, ErrorInformation, Request, RuntimeData,
 };
@@ -11,6 +11,16 @@ use zeroize::Zeroizing;
 
 use crate::exchange::{self, Answer, exchange};
 use crate::{Address, EvidenceError, EvidenceSource, ExchangeError};
+
+/// The brokers whose secrets a guest takes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Trusted {
+    /// Those that sign their releases with one of these keys.
+    Keys(Vec<BrokerKey>),
+    /// Whoever answers. Whoever controls the way to the broker, the host by default, can then give the
+    /// guest a secret of their own.
+    AnyBroker,
+}
 
 /// No secret.
 #[derive(Debug, thiserror::Error)]
@@ -39,21 +49,42 @@ pub enum FetchError {
         /// What is wrong with it.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// Not a secret's identifier.
+    #[error("\"{}\" is not the identifier of a secret: write REPOSITORY/TYPE/TAG", .0.escape_debug())]
+    Id(String),
+    /// The release has no signature.
+    #[error(
+        "the release is not signed: this is not the pinned broker, or one that does not sign \
+         releases (--any-broker takes those)"
+    )]
+    Unsigned,
+    /// The release has another broker's signature, or was signed for another guest or secret.
+    #[error(
+        "the release is not signed by a pinned broker key for this guest and secret: compare the \
+         output of `casemate broker release-key` with the pinned key"
+    )]
+    Signature,
     /// The secret does not decrypt.
     #[error("could not decrypt the secret")]
     Decrypt(#[from] JweError),
 }
 
 /// Fetches the secret `id` (`REPOSITORY/TYPE/TAG`) from the broker at `address`, with a key pair and
-/// evidence made for this one fetch.
+/// evidence made for this one fetch. A release that none of the `trusted` brokers signed for this guest,
+/// session and secret is not decrypted.
 ///
 /// # Errors
 /// See [`FetchError`].
 pub fn fetch(
     address: &Address,
     source: &dyn EvidenceSource,
+    trusted: &Trusted,
     id: &str,
 ) -> Result<Zeroizing<Vec<u8>>, FetchError> {
+    // It becomes part of a request line, and of the signed message before a line feed.
+    if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(FetchError::Id(id.to_owned()));
+    }
     let request = Request { version: VERSION.into(), tee: source.tee()?, extra_params: json!({}) };
     let answer = post(address, "the request", "auth", None, &request)?;
     let challenge: Challenge = read("the request", &answer)?;
@@ -64,7 +95,8 @@ pub fn fetch(
 
     let key = TeeKey::generate()?;
     let runtime_data = RuntimeData { nonce: challenge.nonce, tee_pubkey: key.public().clone() };
-    let evidence = source.evidence(&report_data(&runtime_data, ""))?;
+    let binding = report_data(&runtime_data, "");
+    let evidence = source.evidence(&binding)?;
     let tee_evidence = CompositeEvidence {
         primary_evidence: evidence.to_json(),
         additional_evidence: String::new(),
@@ -76,7 +108,24 @@ pub fn fetch(
     let request =
         exchange::Request { method: "GET", path: &path, session: Some(&session), body: b"" };
     let answer = granted("the secret", exchange(address, &request)?)?;
+    trusted.check(&answer, &binding, id)?;
     Ok(key.open(read("the secret", &answer)?)?)
+}
+
+impl Trusted {
+    /// Whether a release is a trusted broker's, to the guest and for the secret.
+    fn check(&self, answer: &Answer, binding: &[u8; 64], id: &str) -> Result<(), FetchError> {
+        let keys = match self {
+            Trusted::AnyBroker => return Ok(()),
+            Trusted::Keys(keys) => keys,
+        };
+        let signature = answer.signature.as_deref().ok_or(FetchError::Unsigned)?;
+        if keys.iter().any(|key| key.signed(signature, binding, id, &answer.body)) {
+            Ok(())
+        } else {
+            Err(FetchError::Signature)
+        }
+    }
 }
 
 fn post(

@@ -3,7 +3,7 @@
 
 use std::io::{self, Read, Write};
 
-use casemate_protocol::COOKIE;
+use casemate_protocol::{COOKIE, SIGNATURE_HEADER};
 
 use crate::Address;
 
@@ -27,6 +27,8 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     /// The session's cookie, if one was set.
     pub(crate) session: Option<String>,
+    /// The signature of a release, if it has one.
+    pub(crate) signature: Option<String>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -107,6 +109,7 @@ impl Answer {
         Some(Answer {
             status: head.code?,
             session,
+            signature: field(SIGNATURE_HEADER).map(|text| text.trim().to_owned()),
             body: bytes.get(start..start.checked_add(length)?)?.to_vec(),
         })
     }
@@ -119,8 +122,14 @@ mod tests {
     #[test]
     fn reads_an_answer() {
         let bytes = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\
-            Set-Cookie: kbs-session-id=abc; HttpOnly\r\n\r\n{}rest";
-        let answer = Answer { status: 200, session: Some("abc".into()), body: b"{}".to_vec() };
+            Set-Cookie: kbs-session-id=abc; HttpOnly\r\n\
+            casemate-release-signature: xyz \r\n\r\n{}rest";
+        let answer = Answer {
+            status: 200,
+            session: Some("abc".into()),
+            signature: Some("xyz".into()),
+            body: b"{}".to_vec(),
+        };
         assert_eq!(Answer::parse(bytes), Some(answer));
     }
 

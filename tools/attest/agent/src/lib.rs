@@ -13,7 +13,7 @@ mod handover;
 
 pub use address::{Address, AddressError, DEFAULT_PORT};
 pub use check::{CheckError, check, report};
-pub use client::{FetchError, fetch};
+pub use client::{FetchError, Trusted, fetch};
 pub use evidence::{EvidenceError, EvidenceSource, TSM_ROOT, Tsm};
 pub use exchange::ExchangeError;
 pub use forward::forward;

@@ -8,10 +8,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use casemate_agent::{
-    Address, DEFAULT_PORT, FetchError, TSM_ROOT, Tsm, check, fetch, forward, open_volume, report,
-    run,
+    Address, DEFAULT_PORT, FetchError, TSM_ROOT, Trusted, Tsm, check, fetch, forward, open_volume,
+    report, run,
 };
-use casemate_protocol::{CHECK_PORT, Nonce};
+use casemate_protocol::{BROKER_KEY_PARAMETER, BrokerKey, CHECK_PORT, Nonce, pinned_keys};
 use lexopt::{Arg, Parser, ValueExt as _};
 use zeroize::Zeroizing;
 
@@ -33,14 +33,21 @@ casemate-agent forward [--listen IP:PORT]
     Service protocol in a guest without a network. They make evidence of their own.
 
 A secret's ID is REPOSITORY/TYPE/TAG, as the broker has it. It comes over vsock, for which a guest
-needs no network; it is not written to any file or log.
+needs no network; it is not written to any file or log. run and unlock need a pinned broker key.
 
     --broker ADDRESS  where the broker is: vsock:CID:PORT, tcp:IP:PORT or unix:PATH. May be given more
                       than once: the first that can be reached is asked. Default: vsock:2:8080, the host
+    --broker-key KEY  take secrets only from the broker with this key, as `casemate broker release-key` prints
+                      it. May be given more than once: each key is good. Default: the keys that the kernel
+                      command line pins with casemate.broker_key=KEY
+    --any-broker      take secrets from whoever answers, signed or not: the host can then choose them
     --tsm DIRECTORY   the kernel's reports; default /sys/kernel/config/tsm/report
 
 Exit status: 0 it worked (run: PROGRAM's own), 1 the broker refuses, 2 bad usage, 3 anything else.
 ";
+
+/// The kernel's command line, which a confidential guest's measurement covers.
+const COMMAND_LINE: &str = "/proc/cmdline";
 
 const EXIT_REFUSED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
@@ -53,6 +60,8 @@ type Failure = Box<dyn std::error::Error>;
 struct Options {
     command: Option<String>,
     brokers: Vec<Address>,
+    broker_keys: Vec<BrokerKey>,
+    any_broker: bool,
     tsm: Option<PathBuf>,
     secret: Option<String>,
     descriptor: Option<RawFd>,
@@ -75,9 +84,13 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let outcome = match (options.command.as_deref(), &options.secret) {
-        (Some("run"), Some(id)) if !options.program.is_empty() => start(&options, id),
-        (Some("unlock"), Some(id)) => match (&options.device, &options.name) {
-            (Some(device), Some(name)) => unlock(&options, id, device, name),
+        (Some("run"), Some(id)) if !options.program.is_empty() => match options.trusted() {
+            Ok(trusted) => start(&options, &trusted, id),
+            Err(error) => return usage(&error),
+        },
+        (Some("unlock"), Some(id)) => match (&options.device, &options.name, options.trusted()) {
+            (Some(device), Some(name), Ok(trusted)) => unlock(&options, &trusted, id, device, name),
+            (Some(_), Some(_), Err(error)) => return usage(&error),
             _ => return usage("unlock needs --device and --name"),
         },
         (Some("report"), None) => match &options.nonce {
@@ -104,6 +117,8 @@ impl Options {
             match argument {
                 Arg::Short('h') | Arg::Long("help") => options.help = true,
                 Arg::Long("broker") => options.brokers.push(parser.value()?.parse()?),
+                Arg::Long("broker-key") => options.broker_keys.push(parser.value()?.parse()?),
+                Arg::Long("any-broker") => options.any_broker = true,
                 Arg::Long("tsm") => options.tsm = Some(parser.value()?.into()),
                 Arg::Long("secret") => options.secret = Some(parser.value()?.string()?),
                 Arg::Long("fd") => options.descriptor = Some(parser.value()?.parse()?),
@@ -134,34 +149,68 @@ impl Options {
         if self.brokers.is_empty() { vec![Address::host()] } else { self.brokers.clone() }
     }
 
+    /// The brokers whose secrets are taken.
+    fn trusted(&self) -> Result<Trusted, String> {
+        if self.any_broker || !self.broker_keys.is_empty() {
+            return trusted(&self.broker_keys, self.any_broker, "");
+        }
+        let line = std::fs::read_to_string(COMMAND_LINE)
+            .map_err(|error| format!("could not read {COMMAND_LINE}: {error}; mount /proc"))?;
+        trusted(&[], false, &line)
+    }
+
     /// The secret, from the first broker that can be reached.
-    fn fetch(&self, id: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    fn fetch(&self, trusted: &Trusted, id: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
         let source = self.tsm();
         let brokers = self.brokers();
         let (last, others) = brokers.split_last().ok_or("no broker is named")?;
         for broker in others {
-            match fetch(broker, &source, id) {
+            match fetch(broker, &source, trusted, id) {
                 Err(FetchError::Exchange(error)) => eprintln!("casemate-agent: {}", chain(&error)),
                 other => return Ok(other?),
             }
         }
-        Ok(fetch(last, &source, id)?)
+        Ok(fetch(last, &source, trusted, id)?)
     }
 }
 
-fn start(options: &Options, id: &str) -> Result<(), Failure> {
+/// The brokers whose secrets are taken: those with `keys`, or else with the keys that the kernel's
+/// command line pins, or any if that is asked for.
+fn trusted(keys: &[BrokerKey], any: bool, command_line: &str) -> Result<Trusted, String> {
+    if any && !keys.is_empty() {
+        return Err("--any-broker and --broker-key exclude each other".into());
+    }
+    if any {
+        return Ok(Trusted::AnyBroker);
+    }
+    let pinned = || {
+        pinned_keys(command_line)
+            .map_err(|error| format!("{BROKER_KEY_PARAMETER} on the kernel command line: {error}"))
+    };
+    let keys = if keys.is_empty() { pinned()? } else { keys.to_vec() };
+    if keys.is_empty() {
+        return Err(format!(
+            "no broker key is pinned, so the host could choose the secret: add \
+             {BROKER_KEY_PARAMETER}=KEY to the measured kernel command line, or --broker-key KEY"
+        ));
+    }
+    Ok(Trusted::Keys(keys))
+}
+
+fn start(options: &Options, trusted: &Trusted, id: &str) -> Result<(), Failure> {
     let (program, arguments) = options.program.split_first().ok_or("no program is named")?;
-    let secret = options.fetch(id)?;
+    let secret = options.fetch(trusted, id)?;
     Err(run(secret, options.descriptor.unwrap_or(3), program, arguments).into())
 }
 
 fn unlock(
     options: &Options,
+    trusted: &Trusted,
     id: &str,
     device: &std::path::Path,
     name: &std::ffi::OsStr,
 ) -> Result<(), Failure> {
-    let secret = options.fetch(id)?;
+    let secret = options.fetch(trusted, id)?;
     let cryptsetup = options.cryptsetup.as_deref().unwrap_or("cryptsetup".as_ref());
     Ok(open_volume(&secret, cryptsetup, device, name)?)
 }
@@ -230,5 +279,20 @@ mod tests {
         assert!(read(&["report", "more"]).is_err());
         assert!(read(&["run", "--broker", "nonsense"]).is_err());
         assert!(read(&["report", "--nonce", "0"]).is_err());
+    }
+
+    #[test]
+    fn a_broker_key_is_needed_and_the_flag_comes_first() {
+        let key = |byte| BrokerKey::new([byte; 32]);
+        let line = format!("quiet casemate.broker_key={}", key(1));
+        let pinned = |keys: &[BrokerKey], line| trusted(keys, false, line).unwrap();
+        assert_eq!(pinned(&[], &line), Trusted::Keys(vec![key(1)]));
+        assert_eq!(pinned(&[key(2)], &line), Trusted::Keys(vec![key(2)]));
+        assert_eq!(trusted(&[], true, &line), Ok(Trusted::AnyBroker));
+        let error = trusted(&[], false, "quiet").unwrap_err();
+        assert!(error.contains("casemate.broker_key=KEY"), "{error}");
+        assert!(trusted(&[], false, "casemate.broker_key=x").is_err());
+        assert!(trusted(&[key(1)], true, "").is_err());
+        assert!(read(&["unlock", "--broker-key", "x"]).is_err());
     }
 }

@@ -15,6 +15,7 @@ use crate::audit::{AuditError, AuditLog, Event, Head as AuditHead, Record};
 use crate::http::{Answer, Head};
 use crate::jwe::Recipient;
 use crate::policy::policy_digest;
+use crate::release::ReleaseKey;
 use crate::seal::hex;
 use crate::session::{Attested, Sessions};
 use crate::store::{Kind, Secret, SecretId, Store, StoreError};
@@ -44,6 +45,7 @@ pub struct Broker {
     store: Store,
     verifier: Verifier,
     signer: Signer,
+    release_key: ReleaseKey,
     sessions: Sessions,
     log: Mutex<AuditLog>,
 }
@@ -72,7 +74,7 @@ impl Refusal {
 impl From<Refusal> for Answer {
     fn from(refusal: Refusal) -> Self {
         let body = error_body(refusal.kind, &refusal.detail);
-        Answer { status: refusal.status, session: None, body }
+        Answer { status: refusal.status, session: None, signature: None, body }
     }
 }
 
@@ -84,7 +86,7 @@ pub(crate) fn error_body(kind: &str, detail: &str) -> Vec<u8> {
 }
 
 fn granted(body: &Value) -> Answer {
-    Answer { status: 200, session: None, body: body.to_string().into_bytes() }
+    Answer { status: 200, session: None, signature: None, body: body.to_string().into_bytes() }
 }
 
 /// One request on its way.
@@ -103,10 +105,11 @@ impl Broker {
     /// The store cannot be read, or the log is not what was written or cannot be written.
     pub fn new(store: Store, verifier: Verifier, log: &Path) -> Result<Self, BrokerError> {
         let signer = Signer::of(&store)?;
+        let release_key = ReleaseKey::of(&store)?;
         let log = AuditLog::open(log, &store.audit_head()?)?;
         store.set_audit_head(log.head())?;
         let sessions = Sessions::new(NONCE_LIFETIME, SESSION_LIFETIME);
-        Ok(Broker { store, verifier, signer, sessions, log: Mutex::new(log) })
+        Ok(Broker { store, verifier, signer, release_key, sessions, log: Mutex::new(log) })
     }
 
     /// Answers a request of `peer`. `now` is for lifetimes, `at` for dates of certificates.
@@ -246,24 +249,24 @@ impl Broker {
         record.nonce = Some(attested.nonce.clone());
         record.evidence = Some(evidence_digest(&attested.evidence));
         match self.judge_release(call, &attested, id, &mut record) {
-            Ok(message) => {
+            Ok(release) => {
                 record.event = Event::Release;
                 record.reason = "the evidence fulfils the policy".into();
                 self.write_down(record)?;
-                Ok(granted(&message))
+                Ok(release)
             }
             Err(refusal) => Err(self.refuse(record, refusal)),
         }
     }
 
-    /// The encrypted secret, if the policy allows it.
+    /// The secret, encrypted and signed, if the policy allows it.
     fn judge_release(
         &self,
         call: &Call<'_>,
         attested: &Attested,
         id: &str,
         record: &mut Record,
-    ) -> Result<Value, Refusal> {
+    ) -> Result<Answer, Refusal> {
         let id: SecretId =
             id.parse().map_err(|error| Refusal::new(404, "Secret", format!("{error}")))?;
         let found = self.store.get(&id).map_err(|error| Refusal::internal(&error))?;
@@ -283,7 +286,9 @@ impl Broker {
         judged(record, &judgement)?;
         let message = Recipient::new(&attested.key).and_then(|key| key.seal(&value));
         let message = message.map_err(|error| Refusal::new(401, "Key", error.to_string()))?;
-        Ok(json!(message))
+        let release = granted(&json!(message));
+        let signature = self.release_key.sign(&attested.report_data, id.as_ref(), &release.body);
+        Ok(Answer { signature: Some(signature), ..release })
     }
 
     fn refuse(&self, mut record: Record, refusal: Refusal) -> Refusal {

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use casemate_protocol::COOKIE;
+use casemate_protocol::{COOKIE, SIGNATURE_HEADER};
 
 /// The longest request line with headers, in bytes.
 pub const MAX_HEAD: usize = 16 * 1024;
@@ -166,6 +166,8 @@ pub struct Answer {
     pub status: u16,
     /// A session to name from now on.
     pub session: Option<String>,
+    /// A release's signature.
+    pub signature: Option<String>,
     /// JSON.
     pub body: Vec<u8>,
 }
@@ -194,9 +196,13 @@ impl Answer {
             Some(id) => format!("Set-Cookie: {COOKIE}={id}; Path=/; HttpOnly\r\n"),
             None => String::new(),
         };
+        let signature = match &self.signature {
+            Some(signature) => format!("{SIGNATURE_HEADER}: {signature}\r\n"),
+            None => String::new(),
+        };
         let head = format!(
             "HTTP/1.1 {} {reason}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-             Cache-Control: no-store\r\nConnection: close\r\n{cookie}\r\n",
+             Cache-Control: no-store\r\nConnection: close\r\n{cookie}{signature}\r\n",
             self.status,
             self.body.len()
         );

@@ -24,6 +24,7 @@ mod jwe;
 mod listen;
 mod policy;
 mod rate;
+mod release;
 mod seal;
 mod server;
 mod session;

@@ -84,7 +84,8 @@ fn accept(listener: &Listener, sender: &SyncSender<Waiting>, limit: &RateLimit) 
 /// Says no without reading. The few bytes fit into any socket's buffer, so this does not wait.
 fn turn_away(connection: Connection, status: u16, detail: &str) {
     let mut stream = Timed::new(connection, Instant::now() + Duration::from_millis(100));
-    let answer = Answer { status, session: None, body: error_body("Busy", detail) };
+    let body = error_body("Busy", detail);
+    let answer = Answer { status, session: None, signature: None, body };
     // A peer that does not listen misses nothing.
     let _ = answer.write(&mut stream);
 }
@@ -101,6 +102,7 @@ fn work(broker: &Broker, receiver: &Mutex<Receiver<Waiting>>, timeout: Duration)
             Err(error) => Answer {
                 status: error.status(),
                 session: None,
+                signature: None,
                 body: error_body("Request", &error.to_string()),
             },
         };

@@ -110,6 +110,8 @@ pub(crate) enum Kind {
     Secret,
     /// The key that signs tokens.
     SigningKey,
+    /// The key that signs releases.
+    ReleaseKey,
     /// Where the audit log ends.
     AuditHead,
 }
@@ -120,6 +122,7 @@ impl Kind {
             Kind::Check => "check",
             Kind::Secret => "secret",
             Kind::SigningKey => "signing-key",
+            Kind::ReleaseKey => "release-key",
             Kind::AuditHead => "audit-head",
         }
     }

@@ -81,11 +81,10 @@ fn attack(broker: &Broker, tee: &str, answer: impl Fn(&[u8; 64]) -> Value) -> [u
 fn is_refused(tee: &str, guest: &(dyn EvidenceSource + Sync)) {
     let folder = Folder::new();
     let broker = folder.broker();
-    let plays: [&dyn Fn(&[u8; 64]) -> Value; 3] = [
-        &|binding| checked(guest, binding),
-        &|binding| reported(guest, binding),
-        &|binding| reported(guest, &binding[..48]),
-    ];
+    let plays: [&dyn Fn(&[u8; 64]) -> Value; 3] =
+        [&|binding| checked(guest, binding), &|binding| reported(guest, binding), &|binding| {
+            reported(guest, &binding[..48])
+        }];
     for play in plays {
         assert_eq!(attack(&broker, tee, play), [401, 401], "{tee}");
     }

@@ -41,15 +41,16 @@ fn unlimited() -> Settings {
 fn an_agent_gets_its_secret_over_either_socket() {
     let folder = Folder::new();
     let (tcp, unix) = start(&folder, Settings::default());
+    let trusted = folder.trusted();
     for address in [&tcp, &unix] {
-        let secret = fetch(address, &Guest::good(), ID).unwrap();
+        let secret = fetch(address, &Guest::good(), &trusted, ID).unwrap();
         assert_eq!(secret.as_slice(), SECRET.as_bytes());
     }
     let bad = Guest { command_line: "console=ttyS0", ..Guest::good() };
-    let error = fetch(&unix, &bad, ID).unwrap_err();
+    let error = fetch(&unix, &bad, &trusted, ID).unwrap_err();
     assert!(matches!(error, FetchError::Refused { status: 401, .. }), "{error}");
     assert!(error.to_string().contains("measurement"), "{error}");
-    let error = fetch(&tcp, &Guest::good(), "default/disk/other").unwrap_err();
+    let error = fetch(&tcp, &Guest::good(), &trusted, "default/disk/other").unwrap_err();
     assert!(matches!(error, FetchError::Refused { status: 404, .. }), "{error}");
     let peers: Vec<_> = folder.records().iter().map(|record| record["peer"].clone()).collect();
     assert_eq!(peers[0], "tcp:127.0.0.1");
@@ -60,10 +61,11 @@ fn an_agent_gets_its_secret_over_either_socket() {
 fn many_agents_at_once_each_get_theirs_and_the_log_stays_whole() {
     let folder = Folder::new();
     let (tcp, unix) = start(&folder, unlimited());
+    let trusted = &folder.trusted();
     std::thread::scope(|scope| {
         for number in 0..12 {
             let address = if number % 2 == 0 { &tcp } else { &unix };
-            scope.spawn(move || fetch(address, &Guest::good(), ID).unwrap());
+            scope.spawn(move || fetch(address, &Guest::good(), trusted, ID).unwrap());
         }
     });
     let log = std::fs::read(folder.log()).unwrap();
@@ -90,9 +92,10 @@ fn slow_silent_and_rude_peers_do_not_stop_the_others() {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "a request may take 1.5 s");
+    let trusted = folder.trusted();
     // As long as the silent ones' time lasts, the answer may be that the broker is busy.
     let secret = loop {
-        match fetch(&unix, &Guest::good(), ID) {
+        match fetch(&unix, &Guest::good(), &trusted, ID) {
             Ok(secret) => break secret,
             Err(FetchError::Refused { status: 503, .. }) if begun.elapsed().as_secs() < 30 => {
                 std::thread::sleep(Duration::from_millis(50));

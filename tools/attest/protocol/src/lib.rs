@@ -7,6 +7,7 @@
 //! * [`report_data`]: how nonce and key are bound into evidence;
 //! * [`challenge_data`]: how the agent binds a challenge that is not a broker's;
 //! * [`Evidence`]: evidence as JSON;
+//! * [`BrokerKey`] and [`release_message`]: the signature of a release, by which a guest knows its broker;
 //! * [`TeeKey`]: the guest's key, to which the broker encrypts, and [`key_encryption_key`], from
 //!   which both sides know how.
 
@@ -14,14 +15,20 @@
 
 mod binding;
 mod challenge;
+mod command_line;
 mod evidence;
 mod jwe;
+mod release;
 mod snp_json;
 
 pub use binding::{HASH_ALGORITHM, report_data};
 pub use challenge::{Challenger, Nonce, NonceError, challenge_data};
+pub use command_line::parameters;
 pub use evidence::{Evidence, EvidenceError};
 pub use jwe::{EC_ALGORITHM, EC_CURVE, ENCRYPTION, JweError, TeeKey, key_encryption_key};
+pub use release::{
+    BROKER_KEY_PARAMETER, BrokerKey, BrokerKeyError, SIGNATURE_HEADER, pinned_keys, release_message,
+};
 
 /// The protocol's version, as requests state it.
 pub const VERSION: &str = "0.4.0";

@@ -48,6 +48,11 @@ enum Command {
     Policy(policy::Args),
     /// Print the public key of the store's tokens as a JSON web key set
     TokenKey(StoreArgs),
+    /// Print the public key of the store's releases, for guests to pin
+    ///
+    /// On a guest's measured command line: casemate.broker_key=KEY. The guest's agent then takes secrets
+    /// from a broker with this store only.
+    ReleaseKey(StoreArgs),
 }
 
 /// The store, and the key to it.
@@ -100,6 +105,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => serve::run(args),
         Command::Secret(args) => secret::run(args),
         Command::Policy(args) => policy::run(args),
+        Command::ReleaseKey(args) => {
+            writeln!(super::output(), "{}", args.open()?.release_key()?)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::TokenKey(args) => {
             writeln!(super::output(), "{:#}", args.open()?.token_keys()?)?;
             Ok(ExitCode::SUCCESS)

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use casemate_agent::{EvidenceError, EvidenceSource};
+use casemate_agent::{EvidenceError, EvidenceSource, Trusted};
 use casemate_broker::audit::{Event, Record};
 use casemate_broker::http::{Answer, Head};
 use casemate_broker::{
@@ -61,6 +61,11 @@ impl Folder {
 
     pub(crate) fn store(&self) -> Store {
         Store::open(&self.path("store"), StoreKey::parse(KEY.as_bytes()).unwrap()).unwrap()
+    }
+
+    /// What a guest that pins this store's key takes.
+    pub(crate) fn trusted(&self) -> Trusted {
+        Trusted::Keys(vec![self.store().release_key().unwrap()])
     }
 
     pub(crate) fn log(&self) -> PathBuf {
