@@ -15,6 +15,7 @@ pub(crate) use own_firmware::OwnFirmware;
 
 pub(crate) mod audit;
 pub(crate) mod broker;
+pub(crate) mod cautions;
 pub(crate) mod certificates;
 pub(crate) mod completions;
 pub(crate) mod explain;

@@ -5,9 +5,11 @@ use std::fmt;
 
 use casemate_config::GuestConfig;
 use casemate_launch::PlatformKind;
+use casemate_protocol::{BROKER_KEY_PARAMETER, pinned_keys};
 use serde::Serialize;
 
 use super::host::Host;
+use crate::commands::cautions::measured_line;
 
 /// What the guest starts with.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -179,7 +181,24 @@ fn keys(platform: PlatformKind, config: &GuestConfig) -> Vec<Fact> {
         "disk keys and other secrets",
         "their owner, until a broker gives them to a guest whose evidence it accepts",
     ));
+    list.extend(measured_line(config).map(|line| fact("broker key", broker_key(line))));
     list
+}
+
+/// The brokers from which the guest's agent takes secrets.
+fn broker_key(command_line: &str) -> String {
+    match pinned_keys(command_line) {
+        Ok(keys) if keys.is_empty() => format!(
+            "the command line pins none ({BROKER_KEY_PARAMETER}=KEY): the host can choose the secrets of a \
+             guest whose agent takes any broker"
+        ),
+        Ok(keys) => {
+            let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
+            format!("{}: pinned by the command line; who has its other half", keys.join(", "))
+                + " chooses the guest's secrets"
+        }
+        Err(error) => format!("{BROKER_KEY_PARAMETER} on the command line is {error}"),
+    }
 }
 
 fn support(platform: PlatformKind, config: &GuestConfig) -> Vec<Support> {

@@ -13,6 +13,7 @@ use super::output::Measured;
 use super::snp::Cpu;
 use super::snp_guest::SnpGuest;
 use super::tdx;
+use crate::commands::cautions::measured_line;
 use crate::commands::{MAX_FIRMWARE, OwnFirmware, read};
 
 /// What a configuration leaves open.
@@ -62,11 +63,20 @@ pub(super) fn measured(
     if allowed.is_empty() {
         bail!("{} does not allow this platform", file.display());
     }
-    let measure = |platform| match platform {
-        PlatformKind::Snp => {
-            Ok(measured_snp(&config, open)?.beside("host_data", &config.host_data()))
-        }
-        _ => Ok(tdx::measured(&tdx::Args::of(&config))?.beside("mrconfigid", &config.mrconfigid())),
+    let measure = |platform| {
+        let measured = match platform {
+            PlatformKind::Snp => {
+                measured_snp(&config, open)?.beside("host_data", &config.host_data())
+            }
+            _ => {
+                let args = tdx::Args::of(&config);
+                tdx::measured(&args)?.beside("mrconfigid", &config.mrconfigid())
+            }
+        };
+        Ok(match measured_line(&config) {
+            Some(line) => measured.with_line(line, config.vsock.is_some()),
+            None => measured,
+        })
     };
     Ok(allowed.into_iter().map(|platform| (platform, measure(platform))).collect())
 }

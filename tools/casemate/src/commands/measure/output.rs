@@ -8,10 +8,12 @@ use std::process::ExitCode;
 use anyhow::{Context as _, bail};
 use casemate_launch::manifest::Manifest;
 use casemate_launch::{Digest384, PlatformKind};
+use casemate_protocol::pinned_keys;
 use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::commands::cautions::{Caution, cautions};
 use crate::commands::{EXIT_BAD_INPUT, output};
 
 /// Options of every measurement.
@@ -53,6 +55,8 @@ pub(super) struct Measured {
     pub(super) measurement: Digest384,
     json: Value,
     rows: Vec<Row>,
+    /// Hazards of the measured command line.
+    cautions: Vec<Caution>,
     /// Takes another pass over everything that is measured.
     pub(super) manifest: Box<dyn FnOnce() -> anyhow::Result<Manifest>>,
 }
@@ -68,6 +72,7 @@ impl<Details: Serialize, Assumptions: Serialize> Report<Details, Assumptions> {
             measurement: self.measurement,
             json: serde_json::to_value(self)?,
             rows,
+            cautions: Vec::new(),
             manifest: Box::new(manifest),
         })
     }
@@ -81,11 +86,26 @@ impl Measured {
         self.rows.insert(0, (name, value));
         self
     }
+
+    /// With the broker keys that the measured command line pins, and its hazards. `vsock`: the guest
+    /// can reach a broker on its host.
+    pub(super) fn with_line(mut self, command_line: &str, vsock: bool) -> Self {
+        // A malformed key is a caution.
+        let keys = pinned_keys(command_line).unwrap_or_default();
+        let keys: Vec<_> = keys.iter().map(ToString::to_string).collect();
+        self.json["broker_keys"] = json!(keys);
+        let after = self.rows.iter().position(|(name, _)| *name == "command line");
+        let at = after.map_or(self.rows.len(), |at| at + 1);
+        self.rows.splice(at..at, keys.into_iter().map(|key| ("broker key", key)));
+        self.cautions = cautions(command_line, vsock);
+        self
+    }
 }
 
 impl Output {
     /// Prints a result, and writes the manifest if one is wanted.
     pub(super) fn print(&self, measured: Measured) -> anyhow::Result<ExitCode> {
+        warn(&measured.cautions);
         let mut out = output();
         match self.format {
             Format::Hex => writeln!(out, "{}", measured.measurement)?,
@@ -107,6 +127,10 @@ impl Output {
                 "{measured} platforms of this guest are measured, and --format hex and --manifest \
                  are for one: add --platform"
             );
+        }
+        // Platforms share their command line.
+        if let Some(measured) = results.iter().find_map(|(_, result)| result.as_ref().ok()) {
+            warn(&measured.cautions);
         }
         match self.format {
             Format::Json => {
@@ -142,6 +166,12 @@ impl Output {
         let mut file = BufWriter::new(File::create(path).with_context(failed)?);
         serde_json::to_writer_pretty(&mut file, &manifest).with_context(failed)?;
         writeln!(file).and_then(|()| file.flush()).with_context(failed)
+    }
+}
+
+fn warn(cautions: &[Caution]) {
+    for caution in cautions {
+        eprintln!("casemate: warning: {caution}");
     }
 }
 

@@ -101,5 +101,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         append: args.append.clone(),
         own: args.own,
     };
-    args.output.print(guest.measured()?)
+    let measured = guest.measured()?;
+    args.output.print(match &guest.append {
+        Some(line) => measured.with_line(&line.to_string_lossy(), false),
+        None => measured,
+    })
 }

@@ -124,7 +124,11 @@ const KERNEL_RULE: &str = "QEMU's q35 machine patches the kernel's setup header,
      edk2-stable202505";
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    args.output.print(measured(args)?)
+    let measured = measured(args)?;
+    args.output.print(match &args.append {
+        Some(line) => measured.with_line(line, false),
+        None => measured,
+    })
 }
 
 pub(super) fn measured(args: &Args) -> anyhow::Result<Measured> {

@@ -165,6 +165,7 @@ fn guest(args: &Args) -> anyhow::Result<ExitCode> {
         PlatformChoice::Auto => confidential(config)?,
     };
     let reporter = Reporter { json: args.json };
+    reporter.cautions(&guest);
     reporter.planned(guest.plan())?;
     let (outcome, shared) = runs(guest, reporter, args)?;
     reporter.ended(&outcome, shared);

@@ -12,6 +12,8 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Layer as _, Registry, fmt};
 
+use crate::commands::cautions::{Caution, cautions, measured_line};
+
 /// Starts the log.
 pub(super) fn log(filter: Option<&str>, json: bool) -> anyhow::Result<()> {
     let default = || std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
@@ -55,6 +57,23 @@ impl Reporter {
             eprintln!("casemate: expected measurement {digest}");
         }
         Ok(())
+    }
+
+    /// Hazards of a confidential guest's command line.
+    pub(super) fn cautions(&self, guest: &Guest) {
+        let config = guest.config();
+        let Some(line) = measured_line(config) else { return };
+        if guest.plan().platform() == PlatformKind::Plain {
+            return;
+        }
+        for caution in cautions(line, config.vsock.is_some()) {
+            if self.json {
+                let Caution { problem, remedy } = caution;
+                eprintln!("{}", json!({"event": "warning", "text": problem, "remedy": remedy}));
+            } else {
+                eprintln!("casemate: warning: {caution}");
+            }
+        }
     }
 
     pub(super) fn launched(&self, guest: &Guest) {
