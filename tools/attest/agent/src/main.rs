@@ -1,15 +1,16 @@
 //! The agent's command line.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use casemate_agent::{
-    Address, DEFAULT_PORT, FetchError, TSM_ROOT, Trusted, Tsm, check, fetch, forward, open_volume,
-    report, run,
+    Address, DEFAULT_PORT, FetchError, LuksHeader, TSM_ROOT, Trusted, Tsm, check, fetch, forward,
+    open_volume, report, run,
 };
 use casemate_protocol::{BROKER_KEY_PARAMETER, BrokerKey, CHECK_PORT, Nonce, pinned_keys};
 use lexopt::{Arg, Parser, ValueExt as _};
@@ -207,12 +208,21 @@ fn unlock(
     options: &Options,
     trusted: &Trusted,
     id: &str,
-    device: &std::path::Path,
+    device: &Path,
     name: &std::ffi::OsStr,
 ) -> Result<(), Failure> {
+    // Before a secret is asked for: a volume that is refused needs none.
+    let header = read_header(device)?;
     let secret = options.fetch(trusted, id)?;
     let cryptsetup = options.cryptsetup.as_deref().unwrap_or("cryptsetup".as_ref());
-    Ok(open_volume(&secret, cryptsetup, device, name)?)
+    Ok(open_volume(&secret, &header, cryptsetup, device, name)?)
+}
+
+fn read_header(device: &Path) -> Result<LuksHeader, Failure> {
+    let place = device.display();
+    let mut file =
+        File::open(device).map_err(|error| format!("could not open {place}: {error}"))?;
+    LuksHeader::read(&mut file).map_err(|error| format!("{place}: {}", chain(&error)).into())
 }
 
 fn print_report(options: &Options, nonce: &Nonce) -> Result<(), Failure> {
