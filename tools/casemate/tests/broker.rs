@@ -126,7 +126,7 @@ struct Killed(Child);
 impl Killed {
     /// Ends it; what it wrote to its standard error.
     fn kill(mut self) -> String {
-        self.0.kill().unwrap();
+        let _ = self.0.kill();
         let mut text = String::new();
         std::io::Read::read_to_string(&mut self.0.stderr.take().unwrap(), &mut text).unwrap();
         self.0.wait().unwrap();
@@ -200,6 +200,32 @@ fn from_nothing_to_a_released_secret_and_on_after_kill_9() {
     let output = folder.run_store(&serve, b"");
     assert_eq!(output.status.code(), Some(2), "{output:?}");
     assert!(String::from_utf8(output.stderr).unwrap().contains("was changed"));
+}
+
+#[test]
+fn a_broker_s_memory_is_locked_or_it_says_why_not_and_leaves_no_core_file() {
+    use std::os::unix::process::ExitStatusExt as _;
+    let folder = Folder::new();
+    folder.put();
+    let (mut broker, _) = folder.serve();
+    let pid = broker.0.id();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap().trim();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    // A limit for this process alone, so that a core file would be written.
+    rustix::process::prlimit(Some(pid), rustix::process::Resource::Core, unlimited(pid)).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::SEGV).unwrap();
+    let ended = broker.0.wait().unwrap();
+    assert_eq!(ended.signal(), Some(rustix::process::Signal::SEGV.as_raw()));
+    assert!(!ended.core_dumped());
+    let said = broker.kill();
+    assert_eq!(locked == "0 kB", said.contains("memory is not locked"), "{locked}: {said}");
+}
+
+/// The most that a process may raise its limit of core files to.
+fn unlimited(_: rustix::process::Pid) -> rustix::process::Rlimit {
+    let hard = rustix::process::getrlimit(rustix::process::Resource::Core).maximum;
+    rustix::process::Rlimit { current: hard, maximum: hard }
 }
 
 #[test]

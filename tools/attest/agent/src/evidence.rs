@@ -9,6 +9,8 @@ use kbs_types::Tee;
 
 /// Where the kernel has its reports.
 pub const TSM_ROOT: &str = "/sys/kernel/config/tsm/report";
+/// Entries that may be left of killed processes with the same identifier.
+const LEFT: usize = 64;
 /// How often to begin again when somebody else wrote to the same entry.
 const ATTEMPTS: usize = 3;
 
@@ -50,6 +52,12 @@ pub enum EvidenceError {
     /// A processor that is not known here.
     #[error("evidence of the provider \"{0}\" is not known here; sev_guest and tdx_guest are")]
     Provider(String),
+    /// Too many entries are left.
+    #[error(
+        "{} has {LEFT} entries of killed agents with this process identifier; remove them with rmdir",
+        .0.display()
+    )]
+    Full(PathBuf),
     /// Others use the same entry again and again.
     #[error("{} was written to by others {ATTEMPTS} times", .0.display())]
     Disturbed(PathBuf),
@@ -101,10 +109,22 @@ impl Entry {
         if !root.is_dir() {
             return Err(EvidenceError::NoInterface(root.to_owned()));
         }
-        let path = root.join(format!("casemate-{}", std::process::id()));
-        match fs::create_dir(&path) {
-            Ok(()) => Ok(Entry { path }),
-            Err(source) => Err(EvidenceError::Step { step: "make the entry", path, source }),
+        let mut names = (0..LEFT).map(|number| {
+            let path = root.join(format!("casemate-{}-{number}", std::process::id()));
+            let made = fs::create_dir(&path);
+            (path, made)
+        });
+        // A killed process leaves its entry, and another process namespace has the same identifiers:
+        // somebody else's entry is passed over, and neither used nor removed.
+        let is_taken = |(_, made): &(_, io::Result<()>)| {
+            made.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists)
+        };
+        match names.find(|name| !is_taken(name)) {
+            Some((path, Ok(()))) => Ok(Entry { path }),
+            Some((path, Err(source))) => {
+                Err(EvidenceError::Step { step: "make the entry", path, source })
+            }
+            None => Err(EvidenceError::Full(root.to_owned())),
         }
     }
 
@@ -217,6 +237,21 @@ mod tests {
             let (_folder, entry) = entry("tdx_guest\n", &quote);
             assert!(entry.ask(&[9; 64]).unwrap().is_some());
         }
+    }
+
+    #[test]
+    fn an_entry_of_a_killed_predecessor_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let stale = folder.path().join(format!("casemate-{}-0", std::process::id()));
+        fs::create_dir(&stale).unwrap();
+        let entry = Entry::create(folder.path()).unwrap();
+        assert_ne!(entry.path, stale);
+        drop(entry);
+        assert!(stale.exists());
+        let taken: Vec<_> = (1..LEFT).map(|_| Entry::create(folder.path()).unwrap()).collect();
+        assert!(matches!(Entry::create(folder.path()), Err(EvidenceError::Full(_))));
+        drop(taken);
+        assert!(Entry::create(folder.path()).is_ok());
     }
 
     #[test]

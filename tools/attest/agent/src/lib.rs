@@ -1,7 +1,7 @@
 //! Inside the guest: asks the processor for evidence, fetches secrets with it, and hands them on.
 //!
-//! A secret is in this process's memory, wiped when it is no longer needed, and in a pipe to whoever
-//! gets it. It is never written to a file or a log.
+//! A secret is in this process's memory, which is locked and wiped when it is no longer needed, and in a
+//! pipe to whoever gets it. It is never written to a file or a log.
 
 mod address;
 mod check;
@@ -11,6 +11,7 @@ mod exchange;
 mod forward;
 mod handover;
 mod luks;
+mod memory;
 
 pub use address::{Address, AddressError, DEFAULT_PORT};
 pub use check::{CheckError, check, report};
@@ -20,3 +21,4 @@ pub use exchange::ExchangeError;
 pub use forward::forward;
 pub use handover::{HandoverError, open_volume, run};
 pub use luks::{LuksError, LuksHeader, MAX_HEADER, MetadataError};
+pub use memory::{MemoryError, protect_memory};

@@ -162,6 +162,7 @@ impl Options {
 
     /// The secret, from the first broker that can be reached.
     fn fetch(&self, trusted: &Trusted, id: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+        protect_memory()?;
         let source = self.tsm();
         let brokers = self.brokers();
         let (last, others) = brokers.split_last().ok_or("no broker is named")?;

@@ -184,7 +184,7 @@ fn the_secret_is_on_cryptsetup_s_input_and_nowhere_else() {
     );
     fs::write(&program, script).unwrap();
     fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
-    let secret = Zeroizing::new(b"pass".to_vec());
+    let secret = Zeroizing::new(b"0f7c-secret".to_vec());
     let open = |program: &Path| {
         open_volume(&secret, &header, program.as_os_str(), Path::new("/dev/vda2"), "data".as_ref())
     };
@@ -194,7 +194,10 @@ fn the_secret_is_on_cryptsetup_s_input_and_nowhere_else() {
     let (before, after) = arguments.split_once("/proc/self/fd/").unwrap();
     assert_eq!(before, "open --type luks2 --key-file - --header ");
     assert!(after.ends_with(" -- /dev/vda2 data"), "{arguments}");
-    assert!(rest.starts_with("pass\n") && text.matches("pass").count() == 1, "{text}");
+    assert!(
+        rest.starts_with("0f7c-secret\n") && text.matches("0f7c-secret").count() == 1,
+        "{text}"
+    );
     assert!(matches!(open(Path::new("/bin/false")), Err(HandoverError::Failed { .. })));
     assert!(matches!(open(Path::new("/nowhere")), Err(HandoverError::Start { .. })));
 }

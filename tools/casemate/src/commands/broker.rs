@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::read;
 
+mod memory;
 mod policy;
 mod secret;
 mod serve;
@@ -96,6 +97,7 @@ fn read_or_stdin(what: &str, path: &Path, limit: usize) -> anyhow::Result<Zeroiz
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    memory::deny_core_files();
     match &args.command {
         Command::Key => {
             let key = StoreKey::generate()?;

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use casemate_broker::{Broker, Endorsements, ListenAddress, Listener, Settings, Verifier, serve};
 use casemate_verify::{MAX_CERTIFICATE, MAX_INPUT};
 
-use super::StoreArgs;
+use super::{StoreArgs, memory};
 use crate::commands::read;
 
 /// Where a broker listens when nobody says where.
@@ -69,6 +69,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .try_init();
+    memory::lock();
     let endorsements = args.endorsements()?;
     if endorsements.test_root.is_some() {
         eprintln!(
