@@ -11,6 +11,7 @@ use casemate_agent::{Address, EvidenceError, EvidenceSource, Trusted, fetch};
 use casemate_protocol::Evidence;
 use casemate_test_support::chip::Report;
 use casemate_test_support::evidence;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::{Value, json};
 
 const ID: &str = "default/disk/root";
@@ -211,21 +212,16 @@ fn a_broker_s_memory_is_locked_or_it_says_why_not_and_leaves_no_core_file() {
     let pid = broker.0.id();
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let locked = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap().trim();
-    let pid = rustix::process::Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
-    // A limit for this process alone, so that a core file would be written.
-    rustix::process::prlimit(Some(pid), rustix::process::Resource::Core, unlimited(pid)).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::SEGV).unwrap();
+    let pid = Pid::from_raw(i32::try_from(pid).unwrap()).unwrap();
+    // As long a core file as the limit of this user allows.
+    let hard = getrlimit(Resource::Core).maximum;
+    prlimit(Some(pid), Resource::Core, Rlimit { current: hard, maximum: hard }).unwrap();
+    kill_process(pid, Signal::SEGV).unwrap();
     let ended = broker.0.wait().unwrap();
-    assert_eq!(ended.signal(), Some(rustix::process::Signal::SEGV.as_raw()));
+    assert_eq!(ended.signal(), Some(Signal::SEGV.as_raw()));
     assert!(!ended.core_dumped());
     let said = broker.kill();
     assert_eq!(locked == "0 kB", said.contains("memory is not locked"), "{locked}: {said}");
-}
-
-/// The most that a process may raise its limit of core files to.
-fn unlimited(_: rustix::process::Pid) -> rustix::process::Rlimit {
-    let hard = rustix::process::getrlimit(rustix::process::Resource::Core).maximum;
-    rustix::process::Rlimit { current: hard, maximum: hard }
 }
 
 #[test]
