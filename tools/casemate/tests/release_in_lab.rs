@@ -85,24 +85,40 @@ fn make_guest(packages: &Packages, folder: &Path) {
     std::fs::write(folder.join("debug.toml"), guest(true)).unwrap();
 }
 
+/// A command line that pins the broker's key, which the guest's agent reads there.
+fn command_line(folder: &Path, parameters: &str) -> String {
+    let key = std::fs::read_to_string(folder.join("broker-key")).unwrap();
+    format!("{parameters} casemate.broker_key={}", key.trim())
+}
+
 /// What `casemate measure` predicts for the guest with the good command line.
 fn predicted(folder: &Path) -> String {
+    let line = command_line(folder, COMMAND_LINE);
     let json = run(casemate()
         .args(["measure", "snp", "--vmm", "casemate", "--vcpus", "1"])
-        .args(["--kernel", "kernel", "--initrd", "initrd", "--append", COMMAND_LINE])
+        .args(["--kernel", "kernel", "--initrd", "initrd", "--append", &line])
         .args(["--format", "json"])
         .current_dir(folder));
     let json: Value = serde_json::from_str(&json).unwrap();
+    let pinned = std::fs::read_to_string(folder.join("broker-key")).unwrap();
+    assert_eq!(json["broker_keys"], json!([pinned.trim()]));
     json["measurement"].as_str().unwrap().to_owned()
 }
 
-/// A store with the secret, for guests with this measurement that cannot be debugged.
-fn make_store(folder: &Path, measurement: &str) {
+/// An empty store, its key, and the key that signs its releases.
+fn make_store(folder: &Path) {
+    let key = run(casemate().args(["broker", "key"]));
+    std::fs::write(folder.join("key"), key).unwrap();
+    let release_key = ["broker", "release-key", "--store", "store", "--key", "key"];
+    let key = run(casemate().args(release_key).current_dir(folder));
+    std::fs::write(folder.join("broker-key"), key).unwrap();
+}
+
+/// Puts the secret into the store, for guests with this measurement that cannot be debugged.
+fn put_secret(folder: &Path, measurement: &str) {
     let policy = json!({"allow_debug": false, "vmpl": [0], "measurements": measurement});
     std::fs::write(folder.join("policy"), policy.to_string()).unwrap();
     std::fs::write(folder.join("secret"), SECRET).unwrap();
-    let key = run(casemate().args(["broker", "key"]));
-    std::fs::write(folder.join("key"), key).unwrap();
     run(casemate()
         .args(["broker", "secret", "put", ID, "--from", "secret", "--snp-policy", "policy"])
         .args(["--store", "store", "--key", "key"])
@@ -116,7 +132,8 @@ fn a_guest_gets_its_secret_only_with_the_predicted_measurement() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     make_guest(&packages, path);
-    make_store(path, &predicted(path));
+    make_store(path);
+    put_secret(path, &predicted(path));
 
     let own = std::env::current_exe().unwrap().display().to_string();
     let inside = format!(
@@ -287,10 +304,11 @@ fn forward(socket: &Path, request: &[u8]) -> Vec<u8> {
 }
 
 /// Boots the guest, until it powers off; its console is then in `NAME.log`.
-fn boot(folder: &Path, name: &str, command_line: &str, config: &str) {
+fn boot(folder: &Path, name: &str, parameters: &str, config: &str) {
     let log = std::fs::File::create(folder.join(format!("{name}.log"))).unwrap();
     let status = Command::new("timeout")
-        .args(["120", env!("CARGO_BIN_EXE_casemate"), "run", "--cmdline", command_line, config])
+        .args(["120", env!("CARGO_BIN_EXE_casemate"), "run", "--cmdline"])
+        .args([&command_line(folder, parameters), config])
         .current_dir(folder)
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())

@@ -18,9 +18,11 @@ mod serve;
 
 /// Keep secrets, and give them only to guests that prove themselves
 ///
-/// A first run, with the measurement that `casemate measure` predicts in policy.json:
+/// A first run. The guest's command line gets casemate.broker_key= with the key that the second command
+/// prints, and policy.json the measurement that `casemate measure` then predicts:
 ///
 ///   casemate broker key > store.key
+///   casemate broker release-key --store store --key store.key
 ///   casemate broker secret put default/disk/root --store store --key store.key \
 ///       --snp-policy policy.json < passphrase
 ///   casemate broker serve --store store --key store.key --audit audit.jsonl
