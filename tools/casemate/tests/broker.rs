@@ -216,9 +216,9 @@ fn a_broker_s_memory_is_locked_or_it_says_why_not_and_leaves_no_core_file() {
     // As long a core file as the limit of this user allows.
     let hard = getrlimit(Resource::Core).maximum;
     prlimit(Some(pid), Resource::Core, Rlimit { current: hard, maximum: hard }).unwrap();
-    kill_process(pid, Signal::SEGV).unwrap();
+    kill_process(pid, Signal::ABORT).unwrap();
     let ended = broker.0.wait().unwrap();
-    assert_eq!(ended.signal(), Some(Signal::SEGV.as_raw()));
+    assert_eq!(ended.signal(), Some(Signal::ABORT.as_raw()));
     assert!(!ended.core_dumped());
     let said = broker.kill();
     assert_eq!(locked == "0 kB", said.contains("memory is not locked"), "{locked}: {said}");

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 
 use casemate_agent::{
     Address, DEFAULT_PORT, FetchError, LuksHeader, TSM_ROOT, Trusted, Tsm, check, fetch, forward,
-    open_volume, report, run,
+    open_volume, protect_memory, report, run,
 };
 use casemate_protocol::{BROKER_KEY_PARAMETER, BrokerKey, CHECK_PORT, Nonce, pinned_keys};
 use lexopt::{Arg, Parser, ValueExt as _};

@@ -12,7 +12,7 @@ use rustix::process::{
     kill_process, setrlimit,
 };
 
-/// The test binary runs itself; the copy, told so by the environment, ends by a signal that leaves a
+/// The test binary runs itself; the copy, told so by the environment, ends by SIGABRT, which leaves a
 /// core file.
 const TOLD: &str = "MEMORY_TEST_PROTECT";
 
@@ -22,8 +22,8 @@ fn locked_bytes() -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
-/// What the copy does: protects itself, or not, and faults.
-fn fault(protect: bool) {
+/// What the copy does: protects itself, or not, and aborts.
+fn abort(protect: bool) {
     let hard = getrlimit(Resource::Core).maximum;
     setrlimit(Resource::Core, Rlimit { current: hard, maximum: hard }).unwrap();
     assert_eq!(locked_bytes(), 0);
@@ -44,7 +44,7 @@ fn fault(protect: bool) {
         }
         assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
     }
-    kill_process(getpid(), Signal::SEGV).unwrap();
+    kill_process(getpid(), Signal::ABORT).unwrap();
 }
 
 fn copy(protect: &str) -> ExitStatus {
@@ -56,14 +56,14 @@ fn copy(protect: &str) -> ExitStatus {
         .current_dir(folder.path())
         .status()
         .unwrap();
-    assert_eq!(status.signal(), Some(Signal::SEGV.as_raw()), "{status}");
+    assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "{status}");
     status
 }
 
 #[test]
 fn a_protected_process_is_locked_and_leaves_no_core_file() {
     if let Ok(protect) = std::env::var(TOLD) {
-        return fault(protect == "yes");
+        return abort(protect == "yes");
     }
     assert!(!copy("yes").core_dumped());
     // Without protection there is a core file, where the limit allows one.

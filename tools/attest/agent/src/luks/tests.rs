@@ -184,7 +184,7 @@ fn other_volumes_that_cryptsetup_makes_are_accepted() {
         let mut json = metadata();
         for (pointer, value) in change {
             let (parent, name) = pointer.rsplit_once('/').unwrap();
-            json.pointer_mut(parent).unwrap()[*name] = value.clone();
+            json.pointer_mut(parent).unwrap()[name] = value.clone();
         }
         read_json(&json.to_string()).unwrap();
     }
