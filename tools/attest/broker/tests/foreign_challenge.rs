@@ -76,12 +76,15 @@ fn attack(broker: &Broker, tee: &str, answer: impl Fn(&[u8; 64]) -> Value) -> [u
     [attested.status, released.status]
 }
 
+/// How the host gets evidence for a binding.
+type Play<'a> = &'a dyn Fn(&[u8; 64]) -> Value;
+
 /// Plays the attack with each command that answers challenges. The broker has to refuse, because
 /// REPORT_DATA is not the binding.
 fn is_refused(tee: &str, guest: &(dyn EvidenceSource + Sync)) {
     let folder = Folder::new();
     let broker = folder.broker();
-    let plays: [&dyn Fn(&[u8; 64]) -> Value; 3] =
+    let plays: [Play<'_>; 3] =
         [&|binding| checked(guest, binding), &|binding| reported(guest, binding), &|binding| {
             reported(guest, &binding[..48])
         }];
