@@ -14,15 +14,10 @@ pub(crate) struct ReleaseKey(Ed25519KeyPair);
 impl ReleaseKey {
     /// The store's key; made when there is none yet.
     pub(crate) fn of(store: &Store) -> Result<Self, StoreError> {
-        let document = match store.read(Kind::ReleaseKey, "")? {
-            Some(document) => document,
-            None => {
-                let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new())
-                    .map_err(|_| StoreError::Random)?;
-                store.write(Kind::ReleaseKey, "", document.as_ref())?;
-                document.as_ref().to_vec().into()
-            }
-        };
+        let document = store.read_or_make(Kind::ReleaseKey, || {
+            let document = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).ok()?;
+            Some(document.as_ref().to_vec().into())
+        })?;
         let key = Ed25519KeyPair::from_pkcs8(&document);
         key.map(ReleaseKey).map_err(|_| StoreError::Sealed("release-key".into()))
     }

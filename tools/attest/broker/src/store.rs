@@ -232,6 +232,27 @@ impl Store {
         }
     }
 
+    /// The value of this kind that there is one of; what `make` returns if there is none yet. Of several
+    /// processes that find none at the same time, all get the same one.
+    pub(crate) fn read_or_make(
+        &self,
+        kind: Kind,
+        make: impl FnOnce() -> Option<Zeroizing<Vec<u8>>>,
+    ) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+        if let Some(value) = self.read(kind, "")? {
+            return Ok(value);
+        }
+        let value = make().ok_or(StoreError::Random)?;
+        let sealed = self.key.seal(&context(kind, ""), &value).ok_or(StoreError::Random)?;
+        self.connection()
+            .execute(
+                "INSERT OR IGNORE INTO sealed (kind, name, value) VALUES (?1, '', ?2)",
+                params![kind.name(), sealed],
+            )
+            .map_err(|source| StoreError::Sqlite { step: "write a value", source })?;
+        self.read(kind, "")?.ok_or_else(|| StoreError::Sealed(kind.name().to_owned()))
+    }
+
     pub(crate) fn write(&self, kind: Kind, name: &str, value: &[u8]) -> Result<(), StoreError> {
         let sealed = self.key.seal(&context(kind, name), value).ok_or(StoreError::Random)?;
         self.connection()

@@ -29,15 +29,10 @@ impl Signer {
     pub(crate) fn of(store: &Store) -> Result<Self, StoreError> {
         let random = SystemRandom::new();
         let algorithm = &ECDSA_P256_SHA256_FIXED_SIGNING;
-        let document = match store.read(Kind::SigningKey, "")? {
-            Some(document) => document,
-            None => {
-                let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random)
-                    .map_err(|_| StoreError::Random)?;
-                store.write(Kind::SigningKey, "", document.as_ref())?;
-                document.as_ref().to_vec().into()
-            }
-        };
+        let document = store.read_or_make(Kind::SigningKey, || {
+            let document = EcdsaKeyPair::generate_pkcs8(algorithm, &random).ok()?;
+            Some(document.as_ref().to_vec().into())
+        })?;
         let key = EcdsaKeyPair::from_pkcs8(algorithm, &document, &random)
             .map_err(|_| StoreError::Sealed("signing-key".into()))?;
         Ok(Signer { key, random })

@@ -144,6 +144,26 @@ fn an_identifier_that_is_none_is_not_sent() {
     }
 }
 
+/// As when a broker starts while somebody prints the key for a guest's command line.
+#[test]
+fn all_who_open_a_new_store_at_once_get_the_same_key() {
+    let folder = Folder::new();
+    let stores: Vec<_> = (0..8).map(|_| folder.store()).collect();
+    let barrier = std::sync::Barrier::new(stores.len());
+    let keys: Vec<BrokerKey> = std::thread::scope(|scope| {
+        let open = |store| {
+            let barrier = &barrier;
+            scope.spawn(move || {
+                barrier.wait();
+                casemate_broker::Store::release_key(store).unwrap()
+            })
+        };
+        let threads: Vec<_> = stores.iter().map(open).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+}
+
 #[test]
 fn the_key_of_a_store_stays() {
     let folder = Folder::new();
