@@ -15,7 +15,7 @@ use casemate_launch::loader_window::Payloads;
 use casemate_launch::ovmf::{self, SnpOptions};
 use casemate_launch::profile::Profile;
 use casemate_launch::snp::CpuSignature;
-use casemate_launch::tdx::{self, hob};
+use casemate_launch::tdvf::{self, hob};
 use casemate_launch::{LaunchPlan, PageKind, PlatformKind, SnpIdentity, SnpPolicy, TdxPolicy};
 use casemate_test_support::vectors::Inputs;
 use harness::host::Host;
@@ -56,7 +56,7 @@ fn main() {
         "ovmf_tdx",
         inputs.get("ovmf-sid-inteltdx").unwrap().map(|image| {
             let memory = hob::q35_memory(256 << 20).unwrap();
-            tdx::plan(&image, &memory, 1, TdxPolicy::new(0)).unwrap()
+            tdvf::plan(&image, &memory, 1, TdxPolicy::new(0)).unwrap()
         }),
     ));
     println!("{{\"firmware_image\": {{{}}}}}", rows.join(", "));

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use casemate_launch::tdx::hob::{self, TdHob};
+use casemate_launch::tdvf::hob::{self, TdHob};
 use casemate_launch::{Gpa, GpaRange};
 use libfuzzer_sys::fuzz_target;
 

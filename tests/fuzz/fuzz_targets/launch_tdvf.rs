@@ -3,7 +3,8 @@
 #![no_main]
 
 use casemate_launch::TdxPolicy;
-use casemate_launch::tdx::{PageOrder, hob, mrtd, plan};
+use casemate_launch::tdvf::{hob, plan};
+use casemate_launch::tdx::{PageOrder, mrtd};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|image: &[u8]| {

@@ -13,7 +13,8 @@ use std::hint::black_box;
 use std::path::Path;
 
 use casemate_launch::igvm::{IgvmFile, ZeroPages, export, measure_snp, measure_tdx};
-use casemate_launch::tdx::{PageOrder, hob, mrtd, plan};
+use casemate_launch::tdvf::{hob, plan};
+use casemate_launch::tdx::{PageOrder, mrtd};
 use casemate_launch::{
     Contents, Digest384, Gpa, GpaRange, Import, LaunchPlan, PageKind, Policy, SnpIdentity,
     SnpPolicy, TdxPolicy,

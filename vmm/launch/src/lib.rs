@@ -9,34 +9,18 @@
 
 #![forbid(unsafe_code)]
 
-mod bytes;
-pub mod diff;
-mod digest;
-pub mod firmware;
-mod gpa;
-mod guid;
-pub mod guid_table;
-pub mod igvm;
-pub mod kernel_hashes;
-pub mod linux;
-pub mod loader_window;
-pub mod manifest;
-mod memory_map;
-pub mod ovmf;
+pub mod measure;
 mod plan;
-pub mod profile;
-pub mod sev_metadata;
-pub mod snp;
-pub mod tdx;
-mod vcpu;
+pub mod rules;
+pub mod source;
 
-pub use bytes::Bytes;
-pub use digest::{Digest384, DigestError};
-pub use gpa::{Gpa, GpaError, GpaRange, PAGE_SIZE, PageCount};
-pub use guid::Guid;
-pub use memory_map::{MemoryKind, MemoryRange};
+pub use measure::{diff, manifest, snp, tdx};
 pub use plan::{
-    Contents, FIRMWARE_TAG, IdBlock, Import, LaunchPlan, PageKind, PlatformKind, Policy,
-    SnpIdentity, SnpPolicy, TdxPolicy,
+    Bytes, Contents, Digest384, DigestError, FIRMWARE_TAG, Gpa, GpaError, GpaRange, IdBlock,
+    Import, InitialVcpu, LaunchPlan, MemoryKind, MemoryRange, PAGE_SIZE, PageCount, PageKind,
+    PlatformKind, Policy, Segment, SnpIdentity, SnpPolicy, TdxPolicy, VmsaPage,
 };
-pub use vcpu::{InitialVcpu, Segment};
+pub use rules as profile;
+pub use source::{
+    Guid, firmware, guid_table, igvm, kernel_hashes, linux, loader_window, ovmf, sev_metadata, tdvf,
+};

@@ -10,7 +10,7 @@ use casemate_launch::linux::{AcpiTables, DirectBoot, Kernel};
 use casemate_launch::ovmf::SnpOptions;
 use casemate_launch::profile::Profile;
 use casemate_launch::snp::CpuSignature;
-use casemate_launch::tdx::{self, hob};
+use casemate_launch::tdvf::{self, hob};
 use casemate_launch::{
     Bytes, Gpa, MemoryKind, MemoryRange, SnpIdentity, SnpPolicy, TdxPolicy, ovmf, snp,
 };
@@ -51,7 +51,7 @@ fn ovmf_images() {
 fn tdvf_images_and_hobs() {
     let memory = hob::q35_memory(4 << 30).unwrap();
     replay("launch_tdvf", |image| {
-        let _ = tdx::plan(&image, &memory, 1, TdxPolicy::new(0));
+        let _ = tdvf::plan(&image, &memory, 1, TdxPolicy::new(0));
     });
     replay("launch_hob", |list| {
         let _ = hob::read(&list, Gpa(0x80_9000));

@@ -10,7 +10,8 @@ use casemate_launch::igvm::{
 };
 use casemate_launch::profile::{Profile, RESET_VECTOR};
 use casemate_launch::snp::{self, CpuSignature};
-use casemate_launch::tdx::{ATTRIBUTE_SEPT_VE_DISABLE, PageOrder, mrtd};
+use casemate_launch::tdvf::ATTRIBUTE_SEPT_VE_DISABLE;
+use casemate_launch::tdx::{PageOrder, mrtd};
 use casemate_launch::{
     Contents, Digest384, Gpa, GpaRange, Import, LaunchPlan, PageCount, PageKind, PlatformKind,
     Policy, SnpIdentity, SnpPolicy, TdxPolicy,

@@ -4,11 +4,10 @@
 
 use std::sync::Arc;
 
-use casemate_launch::tdx::hob::{self, TdHob};
+use casemate_launch::tdvf::hob::{self, TdHob};
+use casemate_launch::tdvf::{ATTRIBUTE_SEPT_VE_DISABLE, Tdvf, TdvfError, plan, td_hob};
 use casemate_launch::tdx::rtmr::{DirectBoot, Initrd};
-use casemate_launch::tdx::{
-    ATTRIBUTE_SEPT_VE_DISABLE, PageOrder, Tdvf, TdvfError, manifest, mrtd, plan, td_hob,
-};
+use casemate_launch::tdx::{PageOrder, manifest, mrtd};
 use casemate_launch::{LaunchPlan, TdxPolicy};
 use casemate_test_support::vectors::{Inputs, all};
 use serde_json::Value;

@@ -14,7 +14,7 @@
 
 use std::ops::Range;
 
-use casemate_launch::tdx::hob::q35_low_memory;
+use casemate_launch::tdvf::hob::q35_low_memory;
 use casemate_launch::{Gpa, GpaError, GpaRange, MemoryKind, MemoryRange};
 
 /// Below this, RAM starts at 0; what does not fit goes to [`HIGH_RAM`].

@@ -8,12 +8,12 @@ use casemate_config::{Acceptance, ByteSize, GuestConfig, Hex, Snp, Tdx};
 use casemate_devices::legacy::AcpiPower;
 use casemate_devices::legacy::fw_cfg::Items;
 use casemate_launch::firmware::{self, FirmwareError, Flags};
+use casemate_launch::linux::qemu_kernel::{self, PatchError};
 use casemate_launch::linux::{BzImage, DirectBoot, DirectBootError, Kernel, KernelError};
 use casemate_launch::loader_window::Payloads;
 use casemate_launch::ovmf::{self, OvmfError, SnpOptions};
 use casemate_launch::profile::Profile;
 use casemate_launch::snp::CpuSignature;
-use casemate_launch::tdx::qemu_kernel::{self, PatchError};
 use casemate_launch::{Bytes, GpaError, IdBlock, LaunchPlan, SnpIdentity, SnpPolicy, TdxPolicy};
 
 use crate::acpi;
@@ -72,7 +72,7 @@ pub enum PrepareError {
         /// The image.
         file: PathBuf,
         /// Why.
-        source: casemate_launch::tdx::SourceError,
+        source: casemate_launch::tdvf::SourceError,
     },
     /// OVMF cannot start the guest.
     #[error(
@@ -223,7 +223,7 @@ impl Guest {
         match Firmware::of(&config)? {
             Firmware::Ovmf { file, image } => {
                 let ram: Vec<_> = q35_board(&config)?.ram().collect();
-                let plan = casemate_launch::tdx::plan(&image, &ram, config.vcpus, policy)
+                let plan = casemate_launch::tdvf::plan(&image, &ram, config.vcpus, policy)
                     .map_err(|source| PrepareError::Tdvf { file, source })?;
                 let boot = boot_files(&config)?.map(|boot| boot.patched(&config)).transpose()?;
                 Self::like_q35(config, plan, boot.as_ref())

@@ -7,7 +7,7 @@ use casemate_config::{GuestConfig, TdAttributes};
 use casemate_launch::igvm::{
     IgvmError, IgvmFile, ImportError, Imported, TellError, ZeroPages, import,
 };
-use casemate_launch::tdx::{ATTRIBUTE_DEBUG, ATTRIBUTE_MIGRATABLE, ATTRIBUTE_SEPT_VE_DISABLE};
+use casemate_launch::tdvf::{ATTRIBUTE_DEBUG, ATTRIBUTE_MIGRATABLE, ATTRIBUTE_SEPT_VE_DISABLE};
 use casemate_launch::{
     GpaError, InitialVcpu, LaunchPlan, PlatformKind, Policy, SnpIdentity, TdxPolicy,
 };

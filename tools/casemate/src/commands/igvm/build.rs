@@ -15,7 +15,8 @@ use casemate_launch::loader_window::Payloads;
 use casemate_launch::ovmf::{self, SnpOptions};
 use casemate_launch::profile::Profile;
 use casemate_launch::snp::{self, CpuSignature};
-use casemate_launch::tdx::{self, ATTRIBUTE_SEPT_VE_DISABLE, PageOrder};
+use casemate_launch::tdvf::ATTRIBUTE_SEPT_VE_DISABLE;
+use casemate_launch::tdx::{self, PageOrder};
 use casemate_launch::{
     Digest384, LaunchPlan, PlatformKind, SnpIdentity, SnpPolicy, TdxPolicy, firmware,
 };

@@ -8,8 +8,9 @@ use casemate_config::{ByteSize, GuestConfig};
 use casemate_launch::igvm::{IgvmFile, ZeroPages, manifest, measure_tdx};
 use casemate_launch::loader_window::Payloads;
 use casemate_launch::manifest::Manifest;
+use casemate_launch::tdvf::{self, ATTRIBUTE_SEPT_VE_DISABLE, SectionKind, Tdvf, hob};
 use casemate_launch::tdx::rtmr::{DirectBoot, Initrd};
-use casemate_launch::tdx::{self, ATTRIBUTE_SEPT_VE_DISABLE, PageOrder, SectionKind, Tdvf, hob};
+use casemate_launch::tdx::{self, PageOrder};
 use casemate_launch::{Digest384, LaunchPlan, PlatformKind, TdxPolicy, firmware};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -211,7 +212,7 @@ fn measured_tdvf(args: &Args, path: &Path, image: &[u8]) -> anyhow::Result<Measu
     let mrtd = tdx::mrtd(&plan, order).with_context(failed)?;
     let memory = args.memory.map(|memory| hob::q35_memory(memory.0)).transpose()?;
     let td_hob =
-        memory.map(|memory| tdx::td_hob(&tdvf, &memory)).transpose().with_context(failed)?;
+        memory.map(|memory| tdvf::td_hob(&tdvf, &memory)).transpose().with_context(failed)?;
     let events =
         Events { td_hob: td_hob.map(|hob| hob.event_digest()), cfv: tdvf.cfv_event_digest() };
     let [rtmr1, rtmr2] = direct_boot(args)?;
@@ -227,7 +228,7 @@ fn measured_tdvf(args: &Args, path: &Path, image: &[u8]) -> anyhow::Result<Measu
 pub(crate) fn firmware_plan(image: &[u8], memory: Option<u64>) -> anyhow::Result<LaunchPlan> {
     let policy = TdxPolicy::new(ATTRIBUTE_SEPT_VE_DISABLE);
     let memory = hob::q35_memory(memory.unwrap_or(ANY_MEMORY))?;
-    Ok(tdx::plan(image, &memory, 1, policy)?)
+    Ok(tdvf::plan(image, &memory, 1, policy)?)
 }
 
 /// RTMR1 and RTMR2, if there is a kernel.

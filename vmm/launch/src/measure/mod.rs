@@ -1,0 +1,8 @@
+//! Measurements of a [`LaunchPlan`](crate::LaunchPlan): the SEV-SNP launch digest, the TDX MRTD and
+//! RTMRs, the manifest that lists what they consist of, and the comparison of two manifests.
+
+pub mod diff;
+pub(crate) mod igvm;
+pub mod manifest;
+pub mod snp;
+pub mod tdx;

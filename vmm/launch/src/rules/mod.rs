@@ -1,0 +1,140 @@
+//! What differs between VMMs at launch: the registers of new vCPUs, and what OVMF's sections become.
+//!
+//! A profile is one table of registers, read by the calculator and by the launcher alike. Sources
+//! of the values: `qemu` reproduces what a genuine chip signed under QEMU 10 on KVM; `ec2` and `gce`
+//! are those of sev-snp-measure 0.0.13; `casemate` is ours to define.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::{InitialVcpu, Segment};
+
+mod cpu_signature;
+
+pub use cpu_signature::{CpuSignature, CpuSignatureError};
+
+/// Where an x86 processor starts, and so the boot processor.
+pub const RESET_VECTOR: u32 = 0xffff_fff0;
+
+/// Whose guest it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Profile {
+    /// QEMU on KVM. An OVMF guest that we launch has this profile too, so that it measures to what
+    /// is in its owner's policies already.
+    #[default]
+    Qemu,
+    /// Amazon EC2, as of 2026.
+    Ec2,
+    /// Google Compute Engine.
+    Gce,
+    /// Our own firmware. RDX is zero, so that the digest does not depend on the CPU model.
+    Casemate,
+}
+
+const fn segment(selector: u16, attributes: u16, limit: u32, base: u64) -> Segment {
+    Segment { selector, attributes, limit, base }
+}
+
+const DATA: Segment = segment(0, 0x93, 0xffff, 0);
+const TABLE: Segment = segment(0, 0, 0xffff, 0);
+
+/// The reset state as QEMU writes it. CS, RIP and RDX come from [`Profile::vcpu`].
+const QEMU: InitialVcpu = InitialVcpu {
+    es: DATA,
+    cs: segment(0xf000, 0x9b, 0xffff, 0),
+    ss: DATA,
+    ds: DATA,
+    fs: DATA,
+    gs: DATA,
+    gdtr: TABLE,
+    ldtr: segment(0, 0x82, 0xffff, 0),
+    idtr: TABLE,
+    tr: segment(0, 0x8b, 0xffff, 0),
+    cr0: 0x10,
+    dr6: 0xffff_0ff0,
+    dr7: 0x400,
+    rflags: 2,
+    g_pat: 0x0007_0406_0007_0406,
+    xcr0: 1,
+    mxcsr: 0x1f80,
+    x87_fcw: 0x37f,
+    ..InitialVcpu::ZERO
+};
+
+/// KVM's own reset value of RDX: family 6.
+const KVM_RDX: u64 = 0x600;
+
+/// CS has attributes 0x9a on a vCPU that starts at the reset vector.
+const EC2: InitialVcpu = InitialVcpu {
+    ss: segment(0, 0x92, 0xffff, 0),
+    tr: segment(0, 0x83, 0xffff, 0),
+    rdx: KVM_RDX,
+    mxcsr: 0,
+    x87_fcw: 0,
+    ..QEMU
+};
+
+const GCE: InitialVcpu =
+    InitialVcpu { g_pat: 0x0007_0106, rdx: KVM_RDX, mxcsr: 0, x87_fcw: 0, ..QEMU };
+
+const CASEMATE: InitialVcpu = QEMU;
+
+impl Profile {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Qemu, Self::Ec2, Self::Gce, Self::Casemate];
+
+    /// The name on the command line and in output.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+            Self::Ec2 => "ec2",
+            Self::Gce => "gce",
+            Self::Casemate => "casemate",
+        }
+    }
+
+    /// Whether the boot state, and so the digest, depends on the CPU model.
+    #[must_use]
+    pub const fn uses_signature(self) -> bool {
+        matches!(self, Self::Qemu)
+    }
+
+    /// A vCPU that starts at `entry`, of a CPU model with this signature.
+    #[must_use]
+    pub fn vcpu(self, entry: u32, signature: CpuSignature) -> InitialVcpu {
+        let mut vcpu = match self {
+            Self::Qemu => InitialVcpu { rdx: signature.0.into(), ..QEMU },
+            Self::Ec2 => EC2,
+            Self::Gce => GCE,
+            Self::Casemate => CASEMATE,
+        };
+        if self == Self::Ec2 && entry == RESET_VECTOR {
+            vcpu.cs.attributes = 0x9a;
+        }
+        vcpu.waits_for_sipi = self != Self::Casemate && entry != RESET_VECTOR;
+        vcpu.cs.base = u64::from(entry & 0xffff_0000);
+        vcpu.rip = u64::from(entry & 0xffff);
+        vcpu
+    }
+}
+
+/// A name that is no profile.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown profile {0:?}; known are qemu, ec2, gce and casemate")]
+pub struct ProfileError(String);
+
+impl FromStr for Profile {
+    type Err = ProfileError;
+
+    fn from_str(name: &str) -> Result<Self, ProfileError> {
+        let found = Self::ALL.into_iter().find(|profile| profile.name() == name);
+        found.ok_or_else(|| ProfileError(name.to_owned()))
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,267 @@
+//! Our own firmware as the source of a plan.
+//!
+//! The image is measured like OVMF, page by page from its end at 4 GiB downwards in address, with
+//! the sections of its SEV metadata. What is different: the hashes of kernel, initial RAM disk and
+//! command line stand in the image itself, in its config page, which is filled in here.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use casemate_firmware_logic::config::{CONFIG_GUID, CONFIG_SIZE};
+pub use casemate_firmware_logic::config::{Config, Flags, Platform};
+use casemate_firmware_logic::layout::LOW_MEMORY_END;
+
+use super::guid_table::{GuidTable, GuidTableError};
+use super::kernel_hashes::KernelHashes;
+use super::loader_window::{self, LoaderWindowError, Payloads};
+use super::ovmf::{self, OvmfError, SnpOptions};
+use super::tdvf::{self, SourceError};
+use crate::measure::manifest::ConfigPage;
+use crate::measure::tdx::rtmr;
+use crate::rules::{CpuSignature, Profile};
+use crate::{Digest384, Gpa, GpaRange, Guid, LaunchPlan, SnpIdentity, SnpPolicy, TdxPolicy};
+
+/// What a guest may have at most. The values are measured; these ones keep the measurement the same
+/// for guests of all sizes.
+const MOST_MEMORY: u64 = 8 << 40;
+const MOST_VCPUS: u32 = 255;
+
+/// TD attributes (Intel TDX module ABI, "ATTRIBUTES"): the host may read the guest.
+const DEBUG: u64 = 1;
+
+/// Why an image is not our firmware, or makes no plan. Offsets count from the start of the image.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum FirmwareError {
+    #[error(transparent)]
+    Table(#[from] GuidTableError),
+    #[error(
+        "the GUID table has no entry {guid}: this is not Casemate's firmware (for OVMF, choose the \
+         profile qemu)",
+        guid = Guid(CONFIG_GUID)
+    )]
+    NotOurs,
+    #[error("entry {guid} of the GUID table has {found} bytes of data instead of 4", guid = Guid(CONFIG_GUID))]
+    EntrySize { found: usize },
+    #[error(
+        "the config page is said to start {from_end:#x} bytes before the end of the image of \
+         {length:#x} bytes, which is no place for a page"
+    )]
+    Place { from_end: u32, length: usize },
+    #[error("Casemate's firmware starts a kernel and nothing else, and no kernel is given")]
+    NoKernel,
+    #[error(
+        "this edition of Casemate's firmware logs what it does, and starts no guest without \
+         firmware_log: add firmware_log = true, or give the edition that does not log"
+    )]
+    Logs,
+    #[error(
+        "this edition of Casemate's firmware does not log what it does, and starts no guest with \
+         firmware_log: leave that out, or give the edition that `casemate firmware --log` writes"
+    )]
+    DoesNotLog,
+    #[error(
+        "Casemate's firmware starts no trust domain that the host may read: leave out debug, or give \
+         a TDVF as firmware"
+    )]
+    Debug,
+    #[error(transparent)]
+    Image(#[from] OvmfError),
+    #[error(transparent)]
+    Tdvf(#[from] SourceError),
+    #[error(transparent)]
+    Window(#[from] LoaderWindowError),
+}
+
+/// What the config page of a guest with this kernel says.
+#[must_use]
+pub fn config(platform: Platform, flags: Flags, kernel: &KernelHashes) -> Config {
+    Config {
+        platform,
+        flags,
+        most_memory: MOST_MEMORY,
+        most_vcpus: MOST_VCPUS,
+        kernel: kernel.kernel,
+        initrd: kernel.initrd,
+        command_line: kernel.cmdline,
+    }
+}
+
+/// The image with its config page filled in.
+///
+/// # Errors
+/// The image has no GUID table that leads to a config page, or is the edition that logs where the
+/// page says that it does not, or the other way round: such a guest would end at once.
+pub fn configure(image: &[u8], config: &Config) -> Result<Arc<[u8]>, FirmwareError> {
+    let place = config_page(image)?;
+    match (logs(image), config.flags.log) {
+        (true, false) => return Err(FirmwareError::Logs),
+        (false, true) => return Err(FirmwareError::DoesNotLog),
+        _ => {}
+    }
+    let mut image: Arc<[u8]> = Arc::from(image);
+    // Nobody else has this copy yet, so nothing is copied again.
+    Arc::make_mut(&mut image)[place].copy_from_slice(&config.to_page());
+    Ok(image)
+}
+
+/// Whether an image is our firmware.
+#[must_use]
+pub fn is_ours(image: &[u8]) -> bool {
+    config_page(image).is_ok()
+}
+
+/// Whether an image is the edition for development: only that one has the first line of its log.
+fn logs(image: &[u8]) -> bool {
+    const WORD: &[u8] = b"an image for development";
+    image.windows(WORD.len()).any(|bytes| bytes == WORD)
+}
+
+/// Where the config page is.
+fn config_page(image: &[u8]) -> Result<Range<usize>, FirmwareError> {
+    let entry = GuidTable::parse(image)?.find(Guid(CONFIG_GUID)).ok_or(FirmwareError::NotOurs)?;
+    let from_end: [u8; 4] =
+        entry.try_into().map_err(|_| FirmwareError::EntrySize { found: entry.len() })?;
+    let from_end = u32::from_le_bytes(from_end);
+    let wrong = FirmwareError::Place { from_end, length: image.len() };
+    let start = usize::try_from(from_end).ok().and_then(|back| image.len().checked_sub(back));
+    let start = start.filter(|start| start.is_multiple_of(CONFIG_SIZE)).ok_or(wrong.clone())?;
+    let place = start..start + CONFIG_SIZE;
+    if place.end > image.len() { Err(wrong) } else { Ok(place) }
+}
+
+/// What the config page of an image says, if it is our firmware and has been filled in.
+pub(crate) fn config_page_of(image: &[u8]) -> Option<ConfigPage> {
+    let place = config_page(image).ok()?;
+    let config = Config::from_page(image.get(place.clone())?.try_into().ok()?)?;
+    let Flags { unmeasured_payload, accept_all, log } = config.flags;
+    let hex = |digest: [u8; 32]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let values = [
+        ("kernel's SHA-256", hex(config.kernel)),
+        ("initial RAM disk's SHA-256", hex(config.initrd)),
+        ("SHA-256 of the command line with its NUL", hex(config.command_line)),
+        ("accept_memory", if accept_all { "eager" } else { "lazy" }.into()),
+        ("firmware_log", log.to_string()),
+        ("unmeasured payload", unmeasured_payload.to_string()),
+        ("most memory", format!("{:#x}", config.most_memory)),
+        ("most vCPUs", config.most_vcpus.to_string()),
+    ];
+    let mut rest = image.to_vec();
+    rest.get_mut(place)?.fill(0);
+    let values = values.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    Some(ConfigPage { values, rest_sha384: Digest384::of(&rest) })
+}
+
+/// The plan of an SNP guest that our firmware starts; `options.kernel` is needed.
+///
+/// # Errors
+/// There is no kernel, or the image is not our firmware or cannot be measured.
+pub fn snp_plan(
+    image: &[u8],
+    flags: Flags,
+    options: &SnpOptions,
+) -> Result<LaunchPlan, FirmwareError> {
+    config_page(image)?;
+    let kernel = options.kernel.as_ref().ok_or(FirmwareError::NoKernel)?;
+    let image = configure(image, &config(Platform::Snp, flags, kernel))?;
+    // The hashes are in the image; a section for them, which only QEMU fills, stays empty.
+    let options = SnpOptions { kernel: None, ..options.clone() };
+    Ok(ovmf::snp_plan(&image, &options)?)
+}
+
+/// The whole plan of an SNP guest that our firmware starts: what [`snp_plan`] has, which is what is
+/// measured, and the loader window with the payloads.
+///
+/// # Errors
+/// The image is not our firmware, or the payloads do not fit it.
+pub fn snp_guest(
+    image: &[u8],
+    flags: Flags,
+    payloads: &Payloads,
+    policy: SnpPolicy,
+    identity: SnpIdentity,
+) -> Result<LaunchPlan, FirmwareError> {
+    let options = SnpOptions {
+        profile: Profile::Casemate,
+        vcpus: payloads.vcpus,
+        cpu_signature: CpuSignature(0),
+        policy,
+        kernel: Some(KernelHashes::new(&payloads.kernel, &payloads.initrd, &payloads.cmdline)),
+        identity,
+    };
+    let mut plan = snp_plan(image, flags, &options)?;
+    plan.imports.extend(loader_window::imports(payloads)?);
+    Ok(plan)
+}
+
+/// The plan of a TDX guest that our firmware starts, as far as it is measured. Its MRTD depends on
+/// neither memory nor number of vCPUs.
+///
+/// # Errors
+/// The image is not our firmware or cannot be measured, or would end the guest.
+pub fn tdx_plan(
+    image: &[u8],
+    flags: Flags,
+    kernel: &KernelHashes,
+    vcpus: u32,
+    policy: TdxPolicy,
+) -> Result<LaunchPlan, FirmwareError> {
+    if policy.attributes & DEBUG != 0 && !flags.unmeasured_payload {
+        return Err(FirmwareError::Debug);
+    }
+    let image = configure(image, &config(Platform::Tdx, flags, kernel))?;
+    // The firmware does not read the list of resources: any memory that its sections are in does.
+    let memory = GpaRange::from_bytes(Gpa(0), LOW_MEMORY_END).map_err(SourceError::from)?;
+    Ok(tdvf::plan(&image, &[memory], vcpus, policy)?)
+}
+
+/// The whole plan of a TDX guest that our firmware starts: what [`tdx_plan`] has, and the loader
+/// window with the payloads.
+///
+/// # Errors
+/// The image is not our firmware, or the payloads do not fit it.
+pub fn tdx_guest(
+    image: &[u8],
+    flags: Flags,
+    payloads: &Payloads,
+    policy: TdxPolicy,
+) -> Result<LaunchPlan, FirmwareError> {
+    let hashes = KernelHashes::new(&payloads.kernel, &payloads.initrd, &payloads.cmdline);
+    let mut plan = tdx_plan(image, flags, &hashes, payloads.vcpus, policy)?;
+    plan.imports.extend(loader_window::imports(payloads)?);
+    Ok(plan)
+}
+
+/// RTMR0 to RTMR2 of a TDX guest when our firmware starts its kernel. Events are SHA-384 digests of
+/// SHA-256 digests: of the loader window's header in RTMR0, of the kernel in RTMR1, of the initial
+/// RAM disk and then of the command line in RTMR2.
+///
+/// # Errors
+/// The payloads do not fit the loader window.
+pub fn rtmrs(payloads: &Payloads) -> Result<[Digest384; 3], FirmwareError> {
+    let event = |digest: &[u8; 32]| Digest384::of(digest);
+    let hashes = KernelHashes::new(&payloads.kernel, &payloads.initrd, &payloads.cmdline);
+    let imports = loader_window::imports(payloads)?;
+    Ok([
+        rtmr::fold(&[event(&loader_window::header_digest(&imports))]),
+        rtmr::fold(&[event(&hashes.kernel)]),
+        rtmr::fold(&[event(&hashes.initrd), event(&hashes.cmdline)]),
+    ])
+}
+
+/// The plan of a plain guest that our firmware starts. Nothing is measured, and the guest takes the
+/// way that an encrypted one would.
+///
+/// # Errors
+/// The image is not our firmware, or the payloads do not fit it.
+pub fn plain_plan(
+    image: &[u8],
+    flags: Flags,
+    payloads: &Payloads,
+) -> Result<LaunchPlan, FirmwareError> {
+    let hashes = KernelHashes::new(&payloads.kernel, &payloads.initrd, &payloads.cmdline);
+    let image = configure(image, &config(Platform::Plain, flags, &hashes))?;
+    let mut plan = ovmf::plain_plan(&image)?;
+    plan.imports.extend(loader_window::imports(payloads)?);
+    Ok(plan)
+}
