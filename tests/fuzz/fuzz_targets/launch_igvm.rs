@@ -5,7 +5,8 @@
 use std::io::Cursor;
 
 use casemate_launch::PlatformKind;
-use casemate_launch::igvm::{IgvmFile, ZeroPages, import, inspect, measure_snp, measure_tdx};
+use casemate_launch::igvm::{IgvmFile, ZeroPages, import, inspect};
+use casemate_launch::measure::igvm::{measure_snp, measure_tdx};
 use casemate_launch::{snp, tdx};
 use libfuzzer_sys::fuzz_target;
 

@@ -26,7 +26,7 @@ pub use schema::{
 };
 pub use size::{ByteSize, Hex, Mac, SizeError};
 pub use td_bits::{TdAttributes, Xfam};
-pub use vcpu_type::VcpuType;
+pub use vcpu_type::{VcpuType, VcpuTypeError};
 
 /// Values from the command line; each that is there wins over the file's.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +42,8 @@ pub struct Overrides {
     pub igvm: Option<PathBuf>,
     pub accept_memory: Option<Acceptance>,
     pub firmware_log: Option<bool>,
+    /// `snp.vcpu_type`.
+    pub vcpu_type: Option<VcpuType>,
     pub rng: Option<bool>,
     pub balloon: Option<bool>,
     pub shared_memory: Option<ByteSize>,
@@ -101,6 +103,10 @@ impl GuestConfig {
         take!(accept_memory: From::from, firmware_log: From::from, rng: From::from, balloon: From::from);
         take!(prefault: From::from, console: From::from);
         take!(on_reset: From::from, on_panic: From::from);
+        if let Some(model) = overrides.vcpu_type {
+            self.snp.get_or_insert_default().vcpu_type = Some(model);
+            taken.push("vcpu_type");
+        }
         if !overrides.disk.is_empty() {
             self.disk = overrides.disk;
             taken.push("disk");

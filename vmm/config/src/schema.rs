@@ -157,7 +157,7 @@ table! {
         smt: bool = true,
         /// The guest stays on one socket.
         single_socket: bool = false,
-        /// The CPU model whose signature the vCPUs of an OVMF guest start with, as QEMU's `-cpu` has it: a name like `"EPYC-Milan"`, or CPUID leaf 1 EAX as a number, like `"0x00a00f11"`. It is part of the measurement. Left out: this machine's own. Casemate's firmware needs none.
+        /// The CPU model whose signature the vCPUs of an OVMF guest start with, as QEMU's `-cpu` has it: a name like `"EPYC-Milan"`, or CPUID leaf 1 EAX as a number, like `"0x00a00f11"`. `"host"` is the processor of the machine on which the guest runs, or is measured. It is part of the measurement. Required for OVMF; Casemate's firmware needs none.
         vcpu_type: Option<VcpuType> = None,
         /// HOST_DATA of attestation reports. Left out: SHA-256 of the machine's canonical form (memory, vCPUs, devices).
         host_data: Option<Hex<32>> = None,

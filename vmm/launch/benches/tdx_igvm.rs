@@ -12,7 +12,8 @@ use std::fs::File;
 use std::hint::black_box;
 use std::path::Path;
 
-use casemate_launch::igvm::{IgvmFile, ZeroPages, export, measure_snp, measure_tdx};
+use casemate_launch::igvm::{IgvmFile, ZeroPages, export};
+use casemate_launch::measure::igvm::{measure_snp, measure_tdx};
 use casemate_launch::tdvf::{hob, plan};
 use casemate_launch::tdx::{PageOrder, mrtd};
 use casemate_launch::{

@@ -18,7 +18,7 @@ pub use measure::{diff, manifest, snp, tdx};
 pub use plan::{
     Bytes, Contents, Digest384, DigestError, FIRMWARE_TAG, Gpa, GpaError, GpaRange, IdBlock,
     Import, InitialVcpu, LaunchPlan, MemoryKind, MemoryRange, PAGE_SIZE, PageCount, PageKind,
-    PlatformKind, Policy, Segment, SnpIdentity, SnpPolicy, TdxPolicy, VmsaPage,
+    PlatformError, PlatformKind, Policy, Segment, SnpIdentity, SnpPolicy, TdxPolicy, VmsaPage,
 };
 pub use rules as profile;
 pub use source::{

@@ -5,8 +5,9 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use casemate_launch::igvm::{IgvmFile, ZeroPages, measure_snp, measure_tdx};
+use casemate_launch::igvm::{IgvmFile, ZeroPages};
 use casemate_launch::linux::{AcpiTables, DirectBoot, Kernel};
+use casemate_launch::measure::igvm::{measure_snp, measure_tdx};
 use casemate_launch::ovmf::SnpOptions;
 use casemate_launch::profile::Profile;
 use casemate_launch::snp::CpuSignature;

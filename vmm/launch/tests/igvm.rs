@@ -5,9 +5,10 @@
 use std::io::Cursor;
 
 use casemate_launch::igvm::{
-    ExportError, IgvmError, IgvmFile, ImportError, KvmRefusal, ZeroPages, export, import, manifest,
-    measure_snp, measure_tdx, with_normal_zeroes,
+    ExportError, IgvmError, IgvmFile, ImportError, KvmRefusal, ZeroPages, export, import,
+    with_normal_zeroes,
 };
+use casemate_launch::measure::igvm::{MeasureFileError, manifest, measure_snp, measure_tdx};
 use casemate_launch::profile::{Profile, RESET_VECTOR};
 use casemate_launch::snp::{self, CpuSignature};
 use casemate_launch::tdvf::ATTRIBUTE_SEPT_VE_DISABLE;
@@ -72,7 +73,10 @@ fn a_mask_of_another_platform_is_refused() {
         measure_snp(&mut file, Some(2), ZeroPages::Normal),
         Err(IgvmError::MaskPlatform { mask: 2, found: Some(PlatformKind::Tdx), .. })
     ));
-    assert!(matches!(measure_tdx(&mut file, Some(4)), Err(IgvmError::Mask { mask: 4, .. })));
+    assert!(matches!(
+        measure_tdx(&mut file, Some(4)),
+        Err(MeasureFileError::File(IgvmError::Mask { mask: 4, .. }))
+    ));
     let bytes = std::fs::read(folder().join("inputs/tdx-only.igvm")).unwrap();
     let mut file = open(&bytes).unwrap();
     assert!(matches!(
@@ -196,8 +200,45 @@ fn a_vmsa_before_pages_gives_two_digests() {
     let found = measure_snp(&mut open(&bytes).unwrap(), None, ZeroPages::Normal).unwrap();
     let kvm = snp::measure(&plan).unwrap().launch_digest();
     assert_eq!(found.kvm, Ok(kvm));
+    assert_eq!(found.launch_digest(), kvm);
     assert_ne!(found.file, kvm);
+    let mut file = open(&bytes).unwrap();
+    let platform = file.platform(PlatformKind::Snp, None).unwrap();
+    let listed = manifest(&mut file, platform, ZeroPages::Normal).unwrap();
+    assert_eq!(listed.measurement, kvm);
+    let order: Vec<_> = listed.ranges.iter().map(|range| range.tag.as_str()).collect();
+    assert_eq!(order, ["IGVM page data", "VMSA of vCPU 0"]);
     assert_eq!(found.file, crate_snp(&bytes));
+}
+
+/// KVM takes no page that the guest owns already.
+#[test]
+fn a_page_that_is_added_twice_is_refused() {
+    let twice = || {
+        vec![
+            page(1, 3, PageKind::Normal, Some(1)),
+            page(9, 1, PageKind::Normal, Some(1)),
+            page(3, 1, PageKind::Unmeasured, Some(2)),
+        ]
+    };
+    let bytes = export(&[snp_plan(twice(), 1), tdx_plan(twice())]).unwrap();
+    let mut file = open(&bytes).unwrap();
+    let range = |start, pages| GpaRange::new(Gpa(start), PageCount(pages)).unwrap();
+    let refusal = KvmRefusal::Twice {
+        first: range(0x1000, 3),
+        first_tag: "IGVM page data",
+        second: range(0x3000, 1),
+        second_tag: "IGVM unmeasured page",
+    };
+    let found = measure_snp(&mut file, None, ZeroPages::Normal).unwrap();
+    assert_eq!(found.kvm, Err(refusal.clone()));
+    assert_eq!(found.launch_digest(), found.file);
+    let error = measure_tdx(&mut file, None).unwrap_err();
+    assert!(matches!(error, MeasureFileError::Kvm(ref same) if *same == refusal), "{error}");
+    for kind in [PlatformKind::Snp, PlatformKind::Tdx] {
+        let error = import(&mut file, kind, None, ZeroPages::Normal).err().unwrap();
+        assert!(matches!(error, ImportError::Kvm(ref same) if *same == refusal), "{error}");
+    }
 }
 
 /// A page of 2 MiB is 512 pages.

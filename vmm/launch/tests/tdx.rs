@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
+use casemate_launch::linux::qemu_kernel;
 use casemate_launch::tdvf::hob::{self, TdHob};
 use casemate_launch::tdvf::{ATTRIBUTE_SEPT_VE_DISABLE, Tdvf, TdvfError, plan, td_hob};
-use casemate_launch::tdx::rtmr::{DirectBoot, Initrd};
+use casemate_launch::tdx::rtmr::DirectBoot;
 use casemate_launch::tdx::{PageOrder, manifest, mrtd};
-use casemate_launch::{LaunchPlan, TdxPolicy};
-use casemate_test_support::vectors::{Inputs, all};
+use casemate_launch::{Digest384, LaunchPlan, TdxPolicy};
+use casemate_test_support::vectors::{Inputs, all, folder};
 use serde_json::Value;
 
 const GIB: u64 = 1 << 30;
@@ -112,11 +113,12 @@ fn registers_of_a_direct_boot_are_those_of_other_calculators() {
     for vector in all("tdx-rtmr-direct").unwrap() {
         let Some(kernel) = input(&inputs, &vector, "kernel") else { continue };
         let Some(initrd) = input(&inputs, &vector, "initrd") else { continue };
+        let memory = vector["params"]["memory"].as_u64().unwrap();
+        let patched = qemu_kernel::patch(&kernel, Some(initrd.len() as u64), memory).unwrap();
         let boot = DirectBoot {
-            kernel: &kernel,
-            initrd: Some(Initrd::of(&initrd)),
+            kernel: &patched,
+            initrd: Some(Digest384::of(&initrd)),
             command_line: vector["params"]["cmdline"].as_str().unwrap(),
-            memory: vector["params"]["memory"].as_u64().unwrap(),
         };
         assert_eq!(
             vector["expected"]["rtmr1"],
@@ -126,6 +128,28 @@ fn registers_of_a_direct_boot_are_those_of_other_calculators() {
         );
         assert_eq!(vector["expected"]["rtmr2"], boot.rtmr2().to_string(), "{}", vector["id"]);
     }
+}
+
+/// QEMU before 10.2 patches the kernel's header, later versions do not. The values are those of
+/// another calculator for a guest of 4 GiB without an initrd.
+#[test]
+fn the_kernel_counts_as_the_firmware_gets_it() {
+    let kernel = std::fs::read(folder().join("inputs/efi-stub-tiny.bin")).unwrap();
+    let rtmr1 = |kernel: &[u8]| {
+        let boot = DirectBoot { kernel, initrd: None, command_line: "console=ttyS0" };
+        boot.rtmr1().unwrap().to_string()
+    };
+    let patched = qemu_kernel::patch(&kernel, None, 4 << 30).unwrap();
+    assert_eq!(
+        rtmr1(&patched),
+        "b80fd58128a9347bf150c7b7c06b70d8666729f4d94a7b9c1623a501104e951a\
+         5792320a5902b609b7408a785c5cd8e2"
+    );
+    assert_eq!(
+        rtmr1(&kernel),
+        "bd294d4807ef103729975688db8dbbd98b1ba4c59a929a15d21a9a54a891485d\
+         fecb1a300f8d2a41ddfa1c3a11d2435d"
+    );
 }
 
 /// The code half of a firmware names bytes that are in the other file.

@@ -6,28 +6,11 @@ use std::sync::Arc;
 
 use acpi_tables::rsdp::Rsdp;
 use casemate_devices::legacy::fw_cfg::{Items, item};
-use casemate_launch::kernel_hashes::KernelHashes;
+use casemate_launch::GpaRange;
 use casemate_launch::linux::BzImage;
-use casemate_launch::{Bytes, GpaRange};
+use casemate_plan::{BootFiles, acpi};
 
-use crate::acpi;
-use crate::board::Board;
-
-/// The kernel, and what it is started with.
-pub(crate) struct BootFiles {
-    /// A bzImage.
-    pub(crate) kernel: Bytes,
-    pub(crate) initrd: Bytes,
-    /// Without its NUL.
-    pub(crate) cmdline: String,
-}
-
-impl BootFiles {
-    /// What OVMF checks them against.
-    pub(crate) fn hashes(&self) -> KernelHashes {
-        KernelHashes::new(&self.kernel, &self.initrd, self.cmdline.as_bytes())
-    }
-}
+use casemate_plan::Board;
 
 /// Everything that OVMF asks for. Without boot files it starts what it finds on disks.
 pub(crate) fn items(board: &Board, vcpus: u32, boot: Option<&BootFiles>) -> Items {

@@ -8,10 +8,10 @@ use casemate_kvm::{KernelError, vcpu, vm};
 use casemate_launch::{GpaRange, LaunchPlan, PageKind, PlatformKind};
 use kvm_ioctls::{VcpuFd, VmFd};
 
-use crate::board::gsi;
 use crate::platform::{Made, Platform};
 use crate::ram::{GuestRam, RamError};
 use crate::vcpu::Cpuid;
+use casemate_plan::board::gsi;
 
 /// Why a step of a launch failed.
 #[derive(Debug, thiserror::Error)]

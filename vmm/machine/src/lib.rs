@@ -1,15 +1,12 @@
 //! A guest's life: board, memory, launch, vCPUs, devices, end.
 //!
-//! [`Guest`] is what a configuration comes to, without a look at /dev/kvm. [`Machine::launch`] turns
+//! [`Guest`] is a configuration with its launch plan, made without a look at /dev/kvm. [`Machine::launch`] turns
 //! it into a guest that waits for its first instruction, and [`Machine::run`] runs it to its
 //! [`Outcome`].
 
-mod acpi;
-pub mod board;
 mod devices;
 mod firmware_config;
 mod guest;
-mod igvm;
 mod interrupts;
 mod launch;
 mod machine;
@@ -23,7 +20,7 @@ mod shared;
 mod vcpu;
 
 pub use devices::ConsolePorts;
-pub use guest::{Guest, PrepareError};
+pub use guest::Guest;
 pub use launch::{LaunchError, StepError};
 pub use machine::{Control, Machine, Watcher};
 pub use outcome::Outcome;

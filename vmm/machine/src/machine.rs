@@ -21,7 +21,6 @@ use event_manager::{
 };
 use kvm_ioctls::VmFd;
 
-use crate::board::{ECAM, IO_APIC, IO_APIC_SIZE, PCI_WINDOW, gsi, port};
 use crate::devices::{ConsolePorts, Devices};
 use crate::guest::Guest;
 use crate::interrupts::{IoApic, KvmDoorbells, Messages, Pin, deliver};
@@ -32,6 +31,7 @@ use crate::quiet::Quiet;
 use crate::ram::GuestRam;
 use crate::shared::{Ledger, SharedMemory};
 use crate::vcpu::{Surroundings, Threads};
+use casemate_plan::board::{ECAM, IO_APIC, IO_APIC_SIZE, PCI_WINDOW, gsi, port, power};
 
 /// Events taken from the kernel at once; there are hardly ever two.
 const EVENTS: usize = 8;
@@ -47,6 +47,14 @@ pub struct Machine {
     prefault: Vec<GpaRange>,
     control: Control,
 }
+
+// The ACPI tables of the plan describe the registers of the devices.
+const _: () = {
+    assert!(power::SLEEP_CONTROL == AcpiPower::SLEEP_CONTROL && power::S5 == AcpiPower::S5);
+    assert!(power::SLEEP_STATUS == AcpiPower::SLEEP_STATUS && power::RESET == AcpiPower::RESET);
+    assert!(power::RESET_VALUE == AcpiPower::RESET_VALUE);
+    assert!(port::SERIAL_COUNT as u16 == Serial::PORTS);
+};
 
 /// The handle by which the host speaks to a running guest.
 #[derive(Clone)]

@@ -14,8 +14,8 @@ use kvm_ioctls::VmFd;
 use vm_memory::guest_memory::GuestMemoryBackend as _;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 
-use crate::board::Board;
 use crate::shared::Ledger;
+use casemate_plan::Board;
 
 /// Why guest memory could not be made or filled.
 #[derive(Debug, thiserror::Error)]

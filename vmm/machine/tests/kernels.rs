@@ -10,7 +10,7 @@ use casemate_config::{Overrides, PlatformChoice, from_flags};
 use casemate_lab::cache::Cache;
 use casemate_lab::kernel::{Flavour, Kernel};
 use casemate_lab::packages::Packages;
-use casemate_launch::{Contents, LaunchPlan};
+use casemate_launch::{Contents, LaunchPlan, PlatformKind};
 use casemate_machine::Guest;
 use linux_loader::loader::bzimage::BzImage;
 use linux_loader::loader::elf::{Elf, PvhBootCapability};
@@ -26,7 +26,7 @@ fn plan(kernel: PathBuf) -> LaunchPlan {
         platform: Some(PlatformChoice::Plain),
         ..Overrides::default()
     };
-    Guest::plain(from_flags(flags).unwrap()).unwrap().plan().clone()
+    Guest::new(from_flags(flags).unwrap(), PlatformKind::Plain).unwrap().plan().clone()
 }
 
 /// Compares all that the plan calls a kernel with what `loader` has put in memory. Returns the kernel's first

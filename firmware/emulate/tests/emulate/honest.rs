@@ -2,8 +2,9 @@
 
 use casemate_firmware_logic::layout::{GRANULE, PAGE};
 use casemate_launch::PlatformKind::{Plain, Snp, Tdx};
-use casemate_launch::firmware::{self, Flags};
+use casemate_launch::firmware::Flags;
 use casemate_launch::loader_window::Payloads;
+use casemate_launch::tdx::rtmr;
 
 use crate::given;
 use crate::harness::guest::{payloads, plan, plan_with};
@@ -37,7 +38,7 @@ fn the_window_is_read_once() {
 #[test]
 fn registers_of_a_trust_domain_are_those_that_were_predicted() {
     let run = run(&plan(Tdx, &payloads()), Host::default());
-    let [rtmr0, rtmr1, rtmr2] = firmware::rtmrs(&payloads()).unwrap();
+    let [rtmr0, rtmr1, rtmr2] = rtmr::own_firmware(&payloads()).unwrap();
     assert_eq!(run.machine().rtmrs[..3], [rtmr0, rtmr1, rtmr2]);
 }
 

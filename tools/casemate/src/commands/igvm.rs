@@ -7,9 +7,8 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use casemate_launch::PlatformKind;
-use casemate_launch::igvm::{
-    IgvmFile, Item, Platform, ZeroPages, inspect, measure_snp, measure_tdx,
-};
+use casemate_launch::igvm::{IgvmFile, Item, Platform, ZeroPages, inspect};
+use casemate_launch::measure::igvm::{measure_snp, measure_tdx};
 use clap::{Subcommand, ValueEnum};
 use serde::Serialize;
 
@@ -102,17 +101,8 @@ impl<T> Of<T> {
     }
 
     fn headline(&self) -> String {
-        let name = self.platform.map_or("unknown", name);
+        let name = self.platform.map_or("unknown", PlatformKind::word);
         format!("{name} (compatibility mask {})", self.compatibility_mask)
-    }
-}
-
-/// The platform's name in the output and on the command line.
-pub(super) const fn name(platform: PlatformKind) -> &'static str {
-    match platform {
-        PlatformKind::Plain => "plain",
-        PlatformKind::Snp => "snp",
-        PlatformKind::Tdx => "tdx",
     }
 }
 
@@ -184,7 +174,10 @@ fn measure(file: &mut IgvmFile<Source>, platform: Platform) -> anyhow::Result<Me
     Ok(match platform.kind {
         Some(PlatformKind::Snp) => {
             let found = measure_snp(file, Some(platform.mask), ZeroPages::Normal)?;
-            Measured { measurement: Some(found.file), digests: Some(Digests::from(&found)) }
+            Measured {
+                measurement: Some(found.launch_digest()),
+                digests: Some(Digests::from(&found)),
+            }
         }
         Some(PlatformKind::Tdx) => {
             Measured { measurement: Some(measure_tdx(file, Some(platform.mask))?), digests: None }

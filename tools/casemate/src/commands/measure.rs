@@ -13,7 +13,8 @@ mod output;
 mod search;
 mod snp;
 mod snp_guest;
-pub(crate) mod tdx;
+mod tdx;
+mod tdx_guest;
 
 pub(crate) use igvm_snp::Digests;
 

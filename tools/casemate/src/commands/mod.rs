@@ -11,7 +11,7 @@ use std::path::Path;
 use anyhow::{Context as _, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 pub(crate) use output::output;
-pub(crate) use own_firmware::OwnFirmware;
+pub(crate) use own_firmware::{OwnFirmware, firmware_notes};
 
 pub(crate) mod audit;
 pub(crate) mod broker;

@@ -2,7 +2,6 @@
 
 use anyhow::ensure;
 use casemate_config::{Acceptance, GuestConfig};
-use casemate_launch::firmware::Flags;
 
 use super::words;
 
@@ -19,38 +18,27 @@ pub(crate) struct OwnFirmware {
 }
 
 impl OwnFirmware {
-    /// What a configuration says.
-    pub(crate) const fn of(config: &GuestConfig) -> Self {
-        let GuestConfig { accept_memory, firmware_log, .. } = *config;
-        Self { accept_memory: Some(accept_memory), firmware_log }
-    }
-
-    pub(crate) fn flags(self) -> Flags {
-        let accept_all = self.accept_memory == Some(Acceptance::Eager);
-        Flags { accept_all, log: self.firmware_log, ..Flags::default() }
-    }
-
-    /// The image that comes with this program.
-    pub(crate) fn image(self) -> &'static [u8] {
-        casemate_firmware_image::image(self.firmware_log)
+    /// The configuration with these flags and nothing else.
+    pub(crate) fn config(self) -> GuestConfig {
+        let accept_memory = self.accept_memory.unwrap_or_default();
+        GuestConfig { accept_memory, firmware_log: self.firmware_log, ..GuestConfig::default() }
     }
 
     /// Refuses what another firmware does not know.
     pub(crate) fn is_for(self, ours: bool) -> anyhow::Result<()> {
-        let usual = self.flags() == Flags::default();
+        let usual = self.config() == GuestConfig::default();
         ensure!(
             ours || usual,
             "--accept-memory and --firmware-log are for Casemate's own firmware: leave them out"
         );
         Ok(())
     }
+}
 
-    /// The same for readers of a measurement.
-    pub(crate) fn notes(self) -> Vec<&'static str> {
-        let flags = self.flags();
-        let all = flags.accept_all.then_some("accepts all memory before the kernel starts");
-        let log =
-            flags.log.then_some("is for development: it says on the serial port what it does");
-        all.into_iter().chain(log).collect()
-    }
+/// The unusual choices of a configuration, for readers of a measurement.
+pub(crate) fn firmware_notes(config: &GuestConfig) -> Vec<&'static str> {
+    let eager = config.accept_memory == Acceptance::Eager;
+    let all = eager.then_some("accepts all memory before the kernel starts");
+    let log = "is for development: it says on the serial port what it does";
+    all.into_iter().chain(config.firmware_log.then_some(log)).collect()
 }

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use casemate_launch::PlatformKind;
 use casemate_protocol::{Challenger, Nonce, challenge_data};
 use casemate_verify::{Hex, OneOrMany, Timestamp};
 use clap::{Subcommand, ValueEnum};
 
-use super::measure::guest::{self, Expected, Target};
+use super::measure::guest::{self, Expected};
 use super::{read, read_optional};
 
 mod output;
@@ -62,7 +63,7 @@ struct Common {
 
 impl Common {
     /// What `--expect` computes.
-    fn expected(&self, platform: Target) -> anyhow::Result<Option<Expected>> {
+    fn expected(&self, platform: PlatformKind) -> anyhow::Result<Option<Expected>> {
         self.expect.as_ref().map(|file| guest::expected(file, platform)).transpose()
     }
 

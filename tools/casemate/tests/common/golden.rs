@@ -98,17 +98,13 @@ impl Folder {
 
     pub(crate) fn guest(&self, name: &str) -> Guest {
         let config = load(&self.config(name), Overrides::default()).unwrap();
-        match config.platform {
-            PlatformChoice::Snp => Guest::snp(config),
-            PlatformChoice::Tdx => Guest::tdx(config),
-            _ => Guest::plain(config),
-        }
-        .unwrap()
+        let platform = casemate_plan::platforms(&config)[0];
+        Guest::new(config, platform).unwrap()
     }
 }
 
 /// Enough of a bzImage for a launch (Linux `Documentation/arch/x86/boot.rst`): it is never run.
-fn kernel() -> Vec<u8> {
+pub(crate) fn kernel() -> Vec<u8> {
     let mut file = vec![0; 1024 + 4096];
     let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
     // setup_sects, syssize, boot_flag, jump, header, version, loadflags, initrd_addr_max, xloadflags,

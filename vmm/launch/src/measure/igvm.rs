@@ -1,12 +1,13 @@
-//! What a file measures to.
+//! What an IGVM file measures to.
 
 use std::io::{Read, Seek};
 
 use super::manifest::{Manifest, MeasuredRange, RangeKind};
-use super::snp::{self, LaunchDigest, PageType, VMSA_GPA, VmsaPage};
-use super::tdx::{Mrtd, PageOrder};
+use super::snp::{self, LaunchDigest, PageType};
+use super::tdx::{Mrtd, MrtdError, PageOrder};
+use crate::plan::{VMSA_GPA, VmsaPage};
 use crate::source::igvm::steps::{Step, ZeroPages, walk};
-use crate::source::igvm::{IgvmError, IgvmFile, Platform, VmsaError, vmsa};
+use crate::source::igvm::{IgvmError, IgvmFile, Kvm, KvmRefusal, Platform, vmsa};
 use crate::{Digest384, Gpa, PAGE_SIZE, PlatformKind};
 
 /// The two launch digests of a file on SEV-SNP.
@@ -21,24 +22,25 @@ pub struct SnpMeasurement {
     pub id_block: Option<Digest384>,
 }
 
-/// Why KVM cannot launch a file as it is written.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+impl SnpMeasurement {
+    /// MEASUREMENT of the attestation report of a guest that KVM launches from the file; the file's
+    /// own digest where KVM cannot launch it.
+    #[must_use]
+    pub fn launch_digest(&self) -> Digest384 {
+        self.kvm.as_ref().map_or(self.file, |kvm| *kvm)
+    }
+}
+
+/// Why a file has no measurement.
+#[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
-pub enum KvmRefusal {
-    #[error("it has no VP context: the registers of its vCPU are the launcher's to choose")]
-    NoVpContext,
-    #[error("it has more than one VP context, the second at offset {at:#x}")]
-    ManyVpContexts { at: u64 },
-    #[error("its VP context at offset {at:#x} is for vCPU {index}, and a guest has a vCPU 0")]
-    VpIndex { at: u64, index: u16 },
-    #[error(
-        "its VP context at offset {at:#x} puts the VMSA at {gpa}, and KVM puts it at {VMSA_GPA}"
-    )]
-    VmsaGpa { at: u64, gpa: Gpa },
-    #[error("its VP context at offset {at:#x}: {source}")]
-    Vmsa { at: u64, source: VmsaError },
-    #[error("it has an error range at offset {at:#x}, which KVM cannot enforce")]
-    ErrorRange { at: u64 },
+pub enum MeasureFileError {
+    #[error(transparent)]
+    File(#[from] IgvmError),
+    #[error("KVM cannot launch the IGVM file as it is written")]
+    Kvm(#[source] KvmRefusal),
+    #[error("could not measure the pages")]
+    Mrtd(#[from] MrtdError),
 }
 
 /// The launch digests of a file on SEV-SNP.
@@ -85,21 +87,17 @@ pub fn measure_snp<R: Read + Seek>(
 /// The MRTD of a file. Pages are in the order of the file, each added and then extended.
 ///
 /// # Errors
-/// If the platform is another, or the file cannot be read as it claims to be.
+/// If the platform is another, the file cannot be read as it claims to be, or KVM cannot launch it.
 pub fn measure_tdx<R: Read + Seek>(
     file: &mut IgvmFile<R>,
     mask: Option<u32>,
-) -> Result<Digest384, IgvmError> {
+) -> Result<Digest384, MeasureFileError> {
     let platform = file.platform(PlatformKind::Tdx, mask)?;
-    let mut mrtd = Mrtd::new(PageOrder::PerPage);
-    walk(file, platform, ZeroPages::Normal, &mut |step| match step {
-        Step::Pages { import, .. } => Ok(mrtd.import(&import)?),
-        _ => Ok(()),
-    })?;
-    Ok(mrtd.value())
+    Ok(tdx_manifest(file, platform)?.measurement)
 }
 
-/// Everything that the file's own measurement is made of, in file order.
+/// Every range that the measurement of a file consists of: for SEV-SNP those of
+/// [`SnpMeasurement::launch_digest`], in KVM's order where KVM can launch the file.
 ///
 /// # Errors
 /// As [`measure_snp`] and [`measure_tdx`].
@@ -107,40 +105,61 @@ pub fn manifest<R: Read + Seek>(
     file: &mut IgvmFile<R>,
     platform: Platform,
     zero_pages: ZeroPages,
-) -> Result<Manifest, IgvmError> {
+) -> Result<Manifest, MeasureFileError> {
+    if platform.kind == Some(PlatformKind::Tdx) {
+        return tdx_manifest(file, platform);
+    }
+    let vmsa_last = measure_snp(file, Some(platform.mask), zero_pages)?.kvm.is_ok();
     let mut ranges = Vec::new();
     let mut digest = LaunchDigest::new();
-    let mut mrtd = Mrtd::new(PageOrder::PerPage);
-    let tdx = platform.kind == Some(PlatformKind::Tdx);
+    let mut last = None;
     walk(file, platform, zero_pages, &mut |step| {
         match step {
-            Step::Pages { import, .. } if tdx => {
-                mrtd.import(&import)?;
-                ranges.extend(MeasuredRange::of_import(&import, mrtd.value()));
-            }
             Step::Pages { import, .. } => {
                 digest.add_import(&import);
                 ranges.extend(MeasuredRange::of_import(&import, digest.value()));
             }
+            Step::VpContext { index, page, .. } if vmsa_last => last = Some((index, page)),
             Step::VpContext { gpa, index, page, .. } => {
-                let contents = Digest384::of(&page.0);
-                digest.add_page(PageType::Vmsa, gpa, contents);
-                ranges.push(vmsa_range(gpa, index, &page, contents, digest.value()));
+                ranges.push(vmsa_range(gpa, index, &page, &mut digest));
             }
             _ => {}
         }
         Ok(())
     })?;
-    Ok(Manifest::new(platform.kind.unwrap_or(PlatformKind::Plain), ranges))
+    ranges.extend(last.map(|(index, page)| vmsa_range(VMSA_GPA, index, &page, &mut digest)));
+    Ok(Manifest::new(PlatformKind::Snp, ranges))
+}
+
+fn tdx_manifest<R: Read + Seek>(
+    file: &mut IgvmFile<R>,
+    platform: Platform,
+) -> Result<Manifest, MeasureFileError> {
+    let mut ranges = Vec::new();
+    let mut kvm = Kvm::default();
+    let mut mrtd = Mrtd::new(PageOrder::PerPage);
+    let mut measured = Ok(());
+    walk(file, platform, ZeroPages::Normal, &mut |step| {
+        kvm.see(&step);
+        if let (Step::Pages { import, .. }, Ok(())) = (&step, &measured) {
+            measured = mrtd.import(import);
+            ranges.extend(MeasuredRange::of_import(import, mrtd.value()));
+        }
+        Ok(())
+    })?;
+    measured?;
+    kvm.refused().map_err(MeasureFileError::Kvm)?;
+    Ok(Manifest::new(PlatformKind::Tdx, ranges))
 }
 
 fn vmsa_range(
     address: Gpa,
     index: u16,
     page: &VmsaPage,
-    contents: Digest384,
-    running_digest: Digest384,
+    digest: &mut LaunchDigest,
 ) -> MeasuredRange {
+    let contents = Digest384::of(&page.0);
+    digest.add_page(PageType::Vmsa, address, contents);
     let registers = vmsa::registers(page).map(|(vcpu, features)| snp::registers(&vcpu, features));
     MeasuredRange {
         order: 0,
@@ -148,56 +167,9 @@ fn vmsa_range(
         length: PAGE_SIZE,
         kind: RangeKind::Vmsa,
         sha384: Some(contents),
-        running_digest,
+        running_digest: digest.value(),
         tag: format!("VMSA of vCPU {index}"),
         registers: registers.unwrap_or_default(),
         config_page: None,
     }
-}
-
-/// What KVM would do with the steps, other than measuring their pages.
-#[derive(Default)]
-pub(crate) struct Kvm {
-    /// SHA-384 of the one VMSA.
-    vmsa: Option<Digest384>,
-    refusal: Option<KvmRefusal>,
-}
-
-impl Kvm {
-    pub(crate) fn see(&mut self, step: &Step) {
-        let refusal = match step {
-            Step::VpContext { at, .. } if self.vmsa.is_some() => {
-                Some(KvmRefusal::ManyVpContexts { at: *at })
-            }
-            Step::VpContext { at, gpa, index, page } => {
-                self.vmsa = Some(Digest384::of(&page.0));
-                vp_refusal(*at, *gpa, *index, page)
-            }
-            Step::ErrorRange { at } => Some(KvmRefusal::ErrorRange { at: *at }),
-            _ => None,
-        };
-        // The first reason is the one to give.
-        self.refusal = self.refusal.take().or(refusal);
-    }
-
-    /// Whether a step cannot be done.
-    pub(crate) fn refused(&self) -> Result<(), KvmRefusal> {
-        self.refusal.clone().map_or(Ok(()), Err)
-    }
-
-    /// SHA-384 of the VMSA of a file that KVM can launch as it is written.
-    pub(crate) fn launchable(&self) -> Result<Digest384, KvmRefusal> {
-        self.refused()?;
-        self.vmsa.ok_or(KvmRefusal::NoVpContext)
-    }
-}
-
-fn vp_refusal(at: u64, gpa: Gpa, index: u16, page: &VmsaPage) -> Option<KvmRefusal> {
-    if index != 0 {
-        return Some(KvmRefusal::VpIndex { at, index });
-    }
-    if gpa != VMSA_GPA {
-        return Some(KvmRefusal::VmsaGpa { at, gpa });
-    }
-    vmsa::registers(page).err().map(|source| KvmRefusal::Vmsa { at, source })
 }

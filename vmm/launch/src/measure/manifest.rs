@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::FIRMWARE_TAG;
-use crate::source::firmware;
+use crate::source::firmware::{self, ConfigPage};
 use crate::{Contents, Digest384, Gpa, Import, PAGE_SIZE, PageKind, PlatformKind};
 
 /// Every measured range of a guest. As JSON it is what `casemate measure --manifest` writes.
@@ -45,16 +45,6 @@ pub struct MeasuredRange {
     /// Of our firmware: what its config page says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_page: Option<ConfigPage>,
-}
-
-/// The config page of our firmware, which is measured like the rest of the image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ConfigPage {
-    /// What it says, in words by name; digests in hexadecimal.
-    pub values: BTreeMap<String, String>,
-    /// SHA-384 of the image with zeroes for this page.
-    pub rest_sha384: Digest384,
 }
 
 impl Manifest {

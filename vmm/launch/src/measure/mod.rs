@@ -2,7 +2,7 @@
 //! RTMRs, the manifest that lists what they consist of, and the comparison of two manifests.
 
 pub mod diff;
-pub(crate) mod igvm;
+pub mod igvm;
 pub mod manifest;
 pub mod snp;
 pub mod tdx;

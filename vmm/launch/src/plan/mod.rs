@@ -12,7 +12,10 @@ pub use digest::{Digest384, DigestError};
 pub use gpa::{Gpa, GpaError, GpaRange, PAGE_SIZE, PageCount};
 pub use memory_map::{MemoryKind, MemoryRange};
 pub use vcpu::{InitialVcpu, Segment};
-pub use vmsa::{VmsaPage, registers};
+pub use vmsa::{VMSA_GPA, VmsaPage, registers};
+
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +32,12 @@ pub enum PlatformKind {
 }
 
 impl PlatformKind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Plain, Self::Snp, Self::Tdx];
+
+    /// The words of [`Display`](fmt::Display) and [`FromStr`], in the order of [`Self::ALL`].
+    pub const WORDS: &[&str] = &["plain", "snp", "tdx"];
+
     /// The platform's name in text for people.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -37,6 +46,36 @@ impl PlatformKind {
             Self::Snp => "SEV-SNP",
             Self::Tdx => "TDX",
         }
+    }
+
+    /// The platform's word in files, on the command line and in output for programs.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Snp => "snp",
+            Self::Tdx => "tdx",
+        }
+    }
+}
+
+impl fmt::Display for PlatformKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+/// A word that is not a platform.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a platform: expected plain, snp or tdx")]
+pub struct PlatformError(String);
+
+impl FromStr for PlatformKind {
+    type Err = PlatformError;
+
+    fn from_str(word: &str) -> Result<Self, PlatformError> {
+        let found = Self::ALL.into_iter().find(|platform| platform.word() == word);
+        found.ok_or_else(|| PlatformError(word.to_owned()))
     }
 }
 

@@ -19,7 +19,9 @@ pub const RESET_VECTOR: u32 = 0xffff_fff0;
 /// Whose guest it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Profile {
-    /// QEMU on KVM. An OVMF guest that we launch has this profile too, so that it measures to what
+    /// QEMU on KVM before 10.2: it patches the kernel's header.
+    QemuBefore10_2,
+    /// QEMU on KVM from 10.2 on. An OVMF guest that we launch has this profile too, so that it measures to what
     /// is in its owner's policies already.
     #[default]
     Qemu,
@@ -81,13 +83,15 @@ const CASEMATE: InitialVcpu = QEMU;
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Qemu, Self::Ec2, Self::Gce, Self::Casemate];
+    pub const ALL: [Self; 5] =
+        [Self::Qemu, Self::QemuBefore10_2, Self::Ec2, Self::Gce, Self::Casemate];
 
     /// The name on the command line and in output.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Qemu => "qemu",
+            Self::QemuBefore10_2 => "qemu:10.1",
             Self::Ec2 => "ec2",
             Self::Gce => "gce",
             Self::Casemate => "casemate",
@@ -97,14 +101,27 @@ impl Profile {
     /// Whether the boot state, and so the digest, depends on the CPU model.
     #[must_use]
     pub const fn uses_signature(self) -> bool {
-        matches!(self, Self::Qemu)
+        matches!(self, Self::Qemu | Self::QemuBefore10_2)
+    }
+
+    /// Whether the firmware of a TDX guest gets the kernel with a patched header, which RTMR1 then
+    /// covers.
+    #[must_use]
+    pub const fn patches_kernel(self) -> bool {
+        matches!(self, Self::QemuBefore10_2)
+    }
+
+    /// Whether KVM makes the VMSAs, whose FPU state depends on the host's kernel.
+    #[must_use]
+    pub const fn runs_on_kvm(self) -> bool {
+        matches!(self, Self::Qemu | Self::QemuBefore10_2 | Self::Casemate)
     }
 
     /// A vCPU that starts at `entry`, of a CPU model with this signature.
     #[must_use]
     pub fn vcpu(self, entry: u32, signature: CpuSignature) -> InitialVcpu {
         let mut vcpu = match self {
-            Self::Qemu => InitialVcpu { rdx: signature.0.into(), ..QEMU },
+            Self::Qemu | Self::QemuBefore10_2 => InitialVcpu { rdx: signature.0.into(), ..QEMU },
             Self::Ec2 => EC2,
             Self::Gce => GCE,
             Self::Casemate => CASEMATE,

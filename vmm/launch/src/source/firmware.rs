@@ -4,22 +4,32 @@
 //! the sections of its SEV metadata. What is different: the hashes of kernel, initial RAM disk and
 //! command line stand in the image itself, in its config page, which is filled in here.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use casemate_firmware_logic::config::{CONFIG_GUID, CONFIG_SIZE};
 pub use casemate_firmware_logic::config::{Config, Flags, Platform};
 use casemate_firmware_logic::layout::LOW_MEMORY_END;
+use serde::{Deserialize, Serialize};
 
 use super::guid_table::{GuidTable, GuidTableError};
 use super::kernel_hashes::KernelHashes;
 use super::loader_window::{self, LoaderWindowError, Payloads};
 use super::ovmf::{self, OvmfError, SnpOptions};
 use super::tdvf::{self, SourceError};
-use crate::measure::manifest::ConfigPage;
-use crate::measure::tdx::rtmr;
 use crate::rules::{CpuSignature, Profile};
 use crate::{Digest384, Gpa, GpaRange, Guid, LaunchPlan, SnpIdentity, SnpPolicy, TdxPolicy};
+
+/// The config page of our firmware, which is measured like the rest of the image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfigPage {
+    /// What it says, in words by name; digests in hexadecimal.
+    pub values: BTreeMap<String, String>,
+    /// SHA-384 of the image with zeroes for this page.
+    pub rest_sha384: Digest384,
+}
 
 /// What a guest may have at most. The values are measured; these ones keep the measurement the same
 /// for guests of all sizes.
@@ -230,23 +240,6 @@ pub fn tdx_guest(
     let mut plan = tdx_plan(image, flags, &hashes, payloads.vcpus, policy)?;
     plan.imports.extend(loader_window::imports(payloads)?);
     Ok(plan)
-}
-
-/// RTMR0 to RTMR2 of a TDX guest when our firmware starts its kernel. Events are SHA-384 digests of
-/// SHA-256 digests: of the loader window's header in RTMR0, of the kernel in RTMR1, of the initial
-/// RAM disk and then of the command line in RTMR2.
-///
-/// # Errors
-/// The payloads do not fit the loader window.
-pub fn rtmrs(payloads: &Payloads) -> Result<[Digest384; 3], FirmwareError> {
-    let event = |digest: &[u8; 32]| Digest384::of(digest);
-    let hashes = KernelHashes::new(&payloads.kernel, &payloads.initrd, &payloads.cmdline);
-    let imports = loader_window::imports(payloads)?;
-    Ok([
-        rtmr::fold(&[event(&loader_window::header_digest(&imports))]),
-        rtmr::fold(&[event(&hashes.kernel)]),
-        rtmr::fold(&[event(&hashes.initrd), event(&hashes.cmdline)]),
-    ])
 }
 
 /// The plan of a plain guest that our firmware starts. Nothing is measured, and the guest takes the

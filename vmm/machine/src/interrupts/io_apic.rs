@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use casemate_devices::bus::BusDevice;
 use casemate_devices::interrupt::{Line, Message};
 
-use crate::board::gsi;
+use casemate_plan::board::gsi;
 
 /// Offsets of the two registers.
 const SELECT: u64 = 0x00;

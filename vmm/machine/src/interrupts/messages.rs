@@ -15,7 +15,7 @@ use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{deliver, halves};
-use crate::board::gsi;
+use casemate_plan::board::gsi;
 
 /// KVM_MAX_IRQ_ROUTES.
 const GSI_END: u32 = 4096;

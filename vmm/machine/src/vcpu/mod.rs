@@ -22,11 +22,11 @@ use exit::RunPage;
 use kick::Kickable;
 pub(crate) use registers::{regs, sregs};
 
-use crate::board::port;
 use crate::outcome::{End, Outcome};
 use crate::platform::{Answer, Caller, Platform};
 use crate::prefault::{self, Gate};
 use crate::ram::GuestRam;
+use casemate_plan::board::port;
 
 /// How long a vCPU waits that reads [`port::WAIT`]: short beside what a kernel takes to start another
 /// processor, long beside an exit.

@@ -3,7 +3,7 @@
 use casemate_launch::{InitialVcpu, Segment};
 use kvm_bindings::{kvm_dtable, kvm_regs, kvm_segment, kvm_sregs};
 
-use crate::board::LOCAL_APIC;
+use casemate_plan::board::LOCAL_APIC;
 
 /// IA32_APIC_BASE: the APIC is on; this is the boot processor.
 const APIC_ENABLED: u64 = 1 << 11;

@@ -4,28 +4,20 @@ use std::borrow::Cow;
 use std::fmt;
 
 use casemate_config::GuestConfig;
-use casemate_launch::PlatformKind;
+use casemate_launch::{LaunchPlan, PageKind, PlatformKind, Policy};
+use casemate_plan::{Boot, GuestPlan};
 use casemate_protocol::{BROKER_KEY_PARAMETER, pinned_keys};
 use serde::Serialize;
 
 use super::host::Host;
 use crate::commands::cautions::measured_line;
 
-/// What the guest starts with.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Boot {
-    Casemate,
-    /// SEV-SNP: whether it has a place for the hashes of a kernel.
-    Ovmf {
-        kernel_hashes: bool,
-    },
-    Igvm,
-}
-
 /// The guest on one platform.
 #[derive(Serialize)]
 pub(super) struct Facts {
     platform: PlatformKind,
+    /// The reason why the guest cannot be launched there; null if it can.
+    refused: Option<String>,
     measured: Vec<Fact>,
     not_measured: Vec<&'static str>,
     host_can: Host,
@@ -50,16 +42,26 @@ struct Support {
 }
 
 impl Facts {
-    pub(super) fn new(platform: PlatformKind, boot: Boot, config: &GuestConfig) -> Self {
+    pub(super) fn new(
+        platform: PlatformKind,
+        plan: anyhow::Result<GuestPlan>,
+        config: &GuestConfig,
+    ) -> Self {
+        let (plan, refused) = match plan {
+            Ok(plan) => (Some(plan), None),
+            Err(reason) => (None, Some(format!("{reason:#}"))),
+        };
+        let boot = plan.as_ref().map(|plan| &plan.boot);
         Self {
             platform,
-            measured: measured(platform, boot, config),
+            refused,
+            measured: plan.as_ref().map(|plan| measured(plan, config)).unwrap_or_default(),
             not_measured: not_measured(platform, boot, config),
             host_can: Host::new(platform, boot, config),
             keys: keys(platform, config),
             stays_visible: vec![
                 "the configuration, the command line, and the files of kernel, initrd and firmware",
-                "the VMM's log, timeline and metrics: exits, memory conversions, device requests",
+                "the VMM's log and events",
                 "everything that the guest prints on its serial port or console",
                 "when the guest runs, and how much memory, disk and network it uses",
             ],
@@ -72,57 +74,78 @@ fn fact(what: &'static str, how: impl Into<Cow<'static, str>>) -> Fact {
     Fact { what, how: how.into() }
 }
 
-fn measured(platform: PlatformKind, boot: Boot, config: &GuestConfig) -> Vec<Fact> {
-    let mut list = Vec::new();
-    match (platform, boot) {
-        (PlatformKind::Plain, _) => return list,
-        (_, Boot::Igvm) => {
-            list.push(fact(
-                "the IGVM file's measured pages",
-                "each page and its address, in file order",
-            ));
-        }
-        (_, Boot::Casemate | Boot::Ovmf { .. }) => {
-            list.push(fact("the firmware", "each page of the image and its address"));
-        }
-    }
+fn measured(plan: &GuestPlan, config: &GuestConfig) -> Vec<Fact> {
+    let mut list = pages(&plan.launch);
     if config.firmware_log {
         list.push(fact(
             "that the firmware is the one for development",
             "another image, which writes what it does to the serial port, and a flag that says so",
         ));
     }
-    let kernel = config.kernel.is_some();
-    match (platform, boot) {
-        (_, Boot::Casemate) if kernel => list.push(fact(
-            "kernel, initrd and command line",
-            "their SHA-256 are in a measured page of the firmware, which refuses any other",
-        )),
-        (PlatformKind::Snp, Boot::Ovmf { kernel_hashes: true }) if kernel => list.push(fact(
-            "kernel, initrd and command line",
-            "their SHA-256 are in a measured page, which OVMF checks them against",
-        )),
-        (PlatformKind::Tdx, Boot::Ovmf { .. }) if kernel => list.push(fact(
-            "kernel, initrd and command line",
-            "the firmware extends them into RTMR1 and RTMR2; a policy has to name these as well",
-        )),
-        _ => {}
-    }
-    if platform == PlatformKind::Snp {
-        list.push(fact("every vCPU's registers", "its VMSA; so the number of vCPUs, too"));
-        list.push(fact("the guest policy", "not in the measurement, but signed in every report"));
-    } else {
-        let [attributes, xfam] = config.tdx.clone().unwrap_or_default().bit_names();
-        let signed = |names: Vec<&str>| {
-            format!("{}: not in MRTD, but signed in every quote", names.join(", "))
-        };
-        list.push(fact("the TD's attributes", signed(attributes)));
-        list.push(fact("the TD's extended features (XFAM)", signed(xfam)));
+    list.extend(kernel(plan));
+    match &plan.launch.policy {
+        Policy::Plain => return Vec::new(),
+        Policy::Snp(policy) => {
+            let (vcpus, guest_policy) = (plan.launch.vcpus.len(), policy.guest_policy);
+            list.push(fact("every vCPU's registers", format!("its VMSA; {vcpus} of them")));
+            let signed = "not in the measurement, but signed in every report";
+            list.push(fact("the guest policy", format!("{guest_policy:#x}: {signed}")));
+        }
+        Policy::Tdx(_) => {
+            let [attributes, xfam] = config.tdx.clone().unwrap_or_default().bit_names();
+            let signed = |names: Vec<&str>| {
+                format!("{}: not in MRTD, but signed in every quote", names.join(", "))
+            };
+            list.push(fact("the TD's attributes", signed(attributes)));
+            list.push(fact("the TD's extended features (XFAM)", signed(xfam)));
+        }
     }
     list
 }
 
-fn not_measured(platform: PlatformKind, boot: Boot, config: &GuestConfig) -> Vec<&'static str> {
+/// The imports that a platform measures, those of one tag together.
+fn pages(plan: &LaunchPlan) -> Vec<Fact> {
+    let mut list: Vec<(&'static str, PageKind, u64)> = Vec::new();
+    for import in plan.imports.iter().filter(|import| import.kind != PageKind::Shared) {
+        let pages = import.range.pages().0;
+        match list.iter_mut().find(|(tag, kind, _)| (*tag, *kind) == (import.tag, import.kind)) {
+            Some((_, _, sum)) => *sum += pages,
+            None => list.push((import.tag, import.kind, pages)),
+        }
+    }
+    list.into_iter()
+        .map(|(tag, kind, pages)| {
+            let what = if kind == PageKind::Normal { "contents and address" } else { "address" };
+            let each =
+                if pages == 1 { "1 page, its" } else { &format!("{pages} pages, each page's") };
+            fact(tag, format!("{each} {what}"))
+        })
+        .collect()
+}
+
+/// The way in which the kernel is covered, if there is one outside of an IGVM file.
+fn kernel(plan: &GuestPlan) -> Option<Fact> {
+    const KERNEL: &str = "kernel, initrd and command line";
+    let how = match (&plan.boot, plan.launch.platform()) {
+        (Boot::Window(_), _) => {
+            "their SHA-256 are in a measured page of the firmware, which refuses any other"
+        }
+        (Boot::FirmwareConfig(Some(_)), PlatformKind::Snp) => {
+            "their SHA-256 are in a measured page, which OVMF checks them against"
+        }
+        (Boot::FirmwareConfig(Some(_)), PlatformKind::Tdx) => {
+            "the firmware extends them into RTMR1 and RTMR2; a policy has to name these as well"
+        }
+        _ => return None,
+    };
+    Some(fact(KERNEL, how))
+}
+
+fn not_measured(
+    platform: PlatformKind,
+    boot: Option<&Boot>,
+    config: &GuestConfig,
+) -> Vec<&'static str> {
     if platform == PlatformKind::Plain {
         return vec!["anything: a plain guest has no measurement"];
     }
@@ -130,17 +153,13 @@ fn not_measured(platform: PlatformKind, boot: Boot, config: &GuestConfig) -> Vec
     if !config.disk.is_empty() {
         list.push("the contents of disks: let the guest encrypt and authenticate them, or verify a root hash that the measured command line names");
     }
-    let unchecked = (platform, boot) == (PlatformKind::Snp, Boot::Ovmf { kernel_hashes: false });
-    if unchecked && config.kernel.is_some() {
-        list.push(
-            "the kernel: this firmware has no place for its hashes, and such a guest is refused",
-        );
-    }
     match (platform, boot) {
-        (PlatformKind::Tdx, Boot::Ovmf { .. }) => {
+        (PlatformKind::Tdx, Some(Boot::FirmwareConfig(_))) => {
             list.push("ACPI tables: they are in RTMR0, of which a policy can know a part only");
         }
-        (_, Boot::Ovmf { .. }) => list.push("ACPI tables, which the host makes for OVMF"),
+        (_, Some(Boot::FirmwareConfig(_))) => {
+            list.push("ACPI tables, which the host makes for OVMF");
+        }
         _ => {}
     }
     if platform == PlatformKind::Snp {
@@ -247,6 +266,9 @@ fn support(platform: PlatformKind, config: &GuestConfig) -> Vec<Support> {
 impl fmt::Display for Facts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "On {}", self.platform.name())?;
+        if let Some(reason) = &self.refused {
+            writeln!(f, "\n  This guest cannot be launched: {reason}")?;
+        }
         let facts = |list: &[Fact]| -> Vec<String> {
             list.iter().map(|fact| format!("{}: {}", fact.what, fact.how)).collect()
         };

@@ -2,9 +2,8 @@
 
 use casemate_config::GuestConfig;
 use casemate_launch::PlatformKind;
+use casemate_plan::Boot;
 use serde::Serialize;
-
-use super::facts::Boot;
 
 /// Powers of the host, by what they amount to.
 #[derive(Serialize)]
@@ -16,7 +15,7 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub(super) fn new(platform: PlatformKind, boot: Boot, config: &GuestConfig) -> Self {
+    pub(super) fn new(platform: PlatformKind, boot: Option<&Boot>, config: &GuestConfig) -> Self {
         Self {
             see: see(platform, config),
             change: change(platform, boot, config),
@@ -55,7 +54,7 @@ fn see(platform: PlatformKind, config: &GuestConfig) -> Vec<&'static str> {
     list
 }
 
-fn change(platform: PlatformKind, boot: Boot, config: &GuestConfig) -> Vec<&'static str> {
+fn change(platform: PlatformKind, boot: Option<&Boot>, config: &GuestConfig) -> Vec<&'static str> {
     let mut list = Vec::new();
     if platform == PlatformKind::Plain {
         list.push("all memory and all registers");
@@ -71,7 +70,7 @@ fn change(platform: PlatformKind, boot: Boot, config: &GuestConfig) -> Vec<&'sta
             "what the entropy device gives; the guest has the processor's own random numbers",
         );
     }
-    if matches!(boot, Boot::Ovmf { .. }) {
+    if matches!(boot, Some(Boot::FirmwareConfig(_))) {
         list.push("ACPI tables, whose code runs in the guest's kernel");
     }
     list.push("the wall clock that the guest is told");

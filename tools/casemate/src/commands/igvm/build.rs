@@ -1,31 +1,21 @@
 //! `casemate igvm build`
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context as _, bail, ensure};
-use casemate_config::ByteSize;
-use casemate_launch::igvm::{
-    IgvmFile, ZeroPages, export, measure_snp, measure_tdx, with_normal_zeroes,
-};
-use casemate_launch::loader_window::Payloads;
-use casemate_launch::ovmf::{self, SnpOptions};
-use casemate_launch::profile::Profile;
-use casemate_launch::snp::{self, CpuSignature};
-use casemate_launch::tdvf::ATTRIBUTE_SEPT_VE_DISABLE;
-use casemate_launch::tdx::{self, PageOrder};
-use casemate_launch::{
-    Digest384, LaunchPlan, PlatformKind, SnpIdentity, SnpPolicy, TdxPolicy, firmware,
-};
-use clap::ValueEnum;
+use casemate_config::{ByteSize, GuestConfig, Snp, VcpuType};
+use casemate_launch::firmware::is_ours;
+use casemate_launch::igvm::{IgvmFile, ZeroPages, export, with_normal_zeroes};
+use casemate_launch::measure::igvm::{measure_snp, measure_tdx};
+use casemate_launch::rules::CpuSignature;
+use casemate_launch::tdx::PageOrder;
+use casemate_launch::{Digest384, LaunchPlan, PlatformKind, SnpIdentity, snp, tdx};
+use casemate_plan::{MAX_FIRMWARE, Rules, plan, read};
 use serde::Serialize;
 
-use super::{Format, name};
-use crate::commands::measure::tdx::firmware_plan;
-use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, OwnFirmware, number, read, read_optional};
+use super::Format;
+use crate::commands::{OwnFirmware, number, words};
 
 /// Make an IGVM file of a firmware image
 ///
@@ -49,19 +39,25 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
     /// Command line of the kernel
-    #[arg(long, value_name = "STRING", requires = "kernel", allow_hyphen_values = true)]
-    append: Option<OsString>,
+    #[arg(
+        long,
+        alias = "append",
+        value_name = "TEXT",
+        requires = "kernel",
+        allow_hyphen_values = true
+    )]
+    cmdline: Option<String>,
     #[command(flatten)]
     own: OwnFirmware,
     /// The platforms that the file is for
     #[arg(
         long = "platform",
         value_name = "NAME",
-        value_enum,
+        value_parser = words::<PlatformKind>(PlatformKind::WORDS),
         value_delimiter = ',',
         default_value = "snp,tdx,plain"
     )]
-    platforms: Vec<Target>,
+    platforms: Vec<PlatformKind>,
     /// Where to write the IGVM file
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
@@ -93,13 +89,6 @@ pub(super) struct Args {
 /// KVM launches an IGVM file with one VP context and no other.
 const VCPUS: u32 = 1;
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Target {
-    Snp,
-    Tdx,
-    Plain,
-}
-
 /// What was built for one platform.
 #[derive(Serialize)]
 struct Built {
@@ -111,11 +100,12 @@ struct Built {
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let source = Source::new(args)?;
+    args.check()?;
+    let (config, rules) = (args.config(), args.rules()?);
     let mut plans = Vec::new();
     let mut built = Vec::new();
-    for target in &args.platforms {
-        let plan = source.plan(args, *target).with_context(|| {
+    for platform in &args.platforms {
+        let plan = planned(&config, *platform, &rules).with_context(|| {
             let own = || "Casemate's firmware".to_owned();
             let name = args.firmware.as_ref().map_or_else(own, |path| path.display().to_string());
             format!("{name} makes no guest")
@@ -133,83 +123,56 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What the file is made of.
-enum Source {
-    Ovmf(Arc<[u8]>),
-    Own(Arc<[u8]>, Box<Payloads>),
-}
-
-impl Source {
-    fn new(args: &Args) -> anyhow::Result<Self> {
-        let image: Arc<[u8]> = match &args.firmware {
-            Some(path) => read("firmware", path, MAX_FIRMWARE)?.into(),
-            None => Arc::from(args.own.image()),
-        };
-        let ours = firmware::is_ours(&image);
-        args.own.is_for(ours)?;
-        if !ours {
-            if args.kernel.is_some() {
-                bail!("OVMF finds its kernel elsewhere; leave --kernel out, or --firmware");
-            }
-            return Ok(Self::Ovmf(image));
-        }
-        let Some(kernel) = &args.kernel else {
-            bail!("Casemate's firmware starts a kernel and nothing else; add --kernel");
-        };
-        let payloads = Payloads {
-            kernel: read("kernel", kernel, MAX_PAYLOAD)?.into(),
-            initrd: read_optional("initrd", args.initrd.as_deref(), MAX_PAYLOAD)?
-                .unwrap_or_default()
-                .into(),
-            cmdline: args.append.as_deref().unwrap_or_default().as_bytes().into(),
-            memory: args.memory.0,
+impl Args {
+    /// The guest that the file is for.
+    fn config(&self) -> GuestConfig {
+        let signature = self.vcpu_signature.map(CpuSignature).or(self.vcpu_type);
+        let vcpu_type = signature.map(VcpuType::from);
+        GuestConfig {
+            firmware: self.firmware.clone(),
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            cmdline: self.cmdline.clone().unwrap_or_default(),
+            memory: self.memory,
             vcpus: VCPUS,
-        };
-        Ok(Self::Own(image, Box::new(payloads)))
+            snp: Some(Snp { vcpu_type, ..Snp::default() }),
+            ..self.own.config()
+        }
     }
 
-    fn plan(&self, args: &Args, target: Target) -> anyhow::Result<LaunchPlan> {
-        let policy = SnpPolicy { guest_policy: args.policy, vmsa_features: args.guest_features };
-        let flags = args.own.flags();
-        Ok(match (self, target) {
-            (Self::Own(image, payloads), Target::Snp) => {
-                if args.vmm.as_deref() == Some("qemu") {
-                    bail!("it starts with the registers of casemate; leave --vmm out");
-                }
-                firmware::snp_guest(image, flags, payloads, policy, SnpIdentity::default())?
-            }
-            (Self::Own(image, payloads), Target::Plain) => {
-                firmware::plain_plan(image, flags, payloads)?
-            }
-            (Self::Own(image, payloads), Target::Tdx) => {
-                let policy = TdxPolicy::new(ATTRIBUTE_SEPT_VE_DISABLE);
-                firmware::tdx_guest(image, flags, payloads, policy)?
-            }
-            (Self::Ovmf(image), Target::Plain) => ovmf::plain_plan(image)?,
-            (Self::Ovmf(image), Target::Tdx) => firmware_plan(image, Some(args.memory.0))?,
-            (Self::Ovmf(image), Target::Snp) => ovmf_snp(args, image, policy)?,
-        })
+    fn rules(&self) -> anyhow::Result<Rules> {
+        let launcher = self.vmm.as_deref().map(str::parse).transpose()?;
+        let (vmsa_features, guest_policy) = (Some(self.guest_features), Some(self.policy));
+        let plain_firmware = true;
+        Ok(Rules { launcher, vmsa_features, guest_policy, plain_firmware, ..Rules::default() })
+    }
+
+    /// Refuses what the firmware of the file has no use for.
+    fn check(&self) -> anyhow::Result<()> {
+        let ours = match &self.firmware {
+            Some(file) => is_ours(&read("firmware", file, MAX_FIRMWARE)?),
+            None => true,
+        };
+        self.own.is_for(ours)?;
+        if !ours && self.kernel.is_some() {
+            bail!("OVMF finds its kernel elsewhere; leave --kernel out, or --firmware");
+        }
+        if ours && self.vmm.as_deref() == Some("qemu") {
+            bail!("Casemate's firmware starts with the registers of casemate; leave --vmm out");
+        }
+        Ok(())
     }
 }
 
-fn ovmf_snp(args: &Args, image: &Arc<[u8]>, policy: SnpPolicy) -> anyhow::Result<LaunchPlan> {
-    let profile: Profile = args.vmm.as_deref().unwrap_or("qemu").parse()?;
-    let signature = args.vcpu_signature.map(CpuSignature).or(args.vcpu_type);
-    if signature.is_none() && profile.uses_signature() {
-        bail!(
-            "with the registers of {profile} the digest depends on the CPU model; add \
-             --vcpu-type, such as --vcpu-type EPYC-Milan, or --vcpu-signature"
-        );
-    }
-    let options = SnpOptions {
-        profile,
-        vcpus: VCPUS,
-        cpu_signature: signature.unwrap_or(CpuSignature(0)),
-        policy,
-        kernel: None,
-        identity: SnpIdentity::default(),
-    };
-    Ok(ovmf::snp_plan(image, &options)?)
+/// The plan on one platform. A file has no identity: whoever launches it adds one.
+fn planned(
+    config: &GuestConfig,
+    platform: PlatformKind,
+    rules: &Rules,
+) -> anyhow::Result<LaunchPlan> {
+    let mut launch = plan(config, platform, rules)?.launch;
+    launch.identity = SnpIdentity::default();
+    Ok(launch)
 }
 
 fn measurement(plan: &LaunchPlan) -> anyhow::Result<Option<Digest384>> {
@@ -226,7 +189,9 @@ fn check(bytes: &[u8], built: &[Built]) -> anyhow::Result<()> {
     for Built { platform, measurement, .. } in built {
         let found = match platform {
             PlatformKind::Plain => None,
-            PlatformKind::Snp => Some(measure_snp(&mut file, None, ZeroPages::Normal)?.file),
+            PlatformKind::Snp => {
+                Some(measure_snp(&mut file, None, ZeroPages::Normal)?.launch_digest())
+            }
             PlatformKind::Tdx => Some(measure_tdx(&mut file, None)?),
         };
         ensure!(
@@ -246,7 +211,7 @@ fn print(format: Format, built: &[Built]) -> anyhow::Result<()> {
     }
     for Built { platform, measurement, zero_pages_measured } in built {
         let digest = measurement.map_or("none".to_owned(), |digest| digest.to_string());
-        writeln!(out, "{:6}  {digest}", name(*platform))?;
+        writeln!(out, "{:6}  {digest}", platform.word())?;
         if *zero_pages_measured > 0 {
             writeln!(
                 out,

@@ -4,19 +4,19 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use casemate_config::{ByteSize, GuestConfig, Snp};
 use casemate_launch::diff::differences;
 use casemate_launch::manifest::Manifest;
-use casemate_launch::ovmf::{self, SnpOptions};
 use casemate_launch::profile::Profile;
 use casemate_launch::snp::{self, CpuSignature};
 use casemate_launch::tdx::{self, PageOrder};
-use casemate_launch::{PlatformKind, SnpIdentity, SnpPolicy, igvm::ZeroPages};
+use casemate_launch::{PlatformKind, igvm::ZeroPages};
+use casemate_plan::{Rules, plan};
 use serde_json::json;
 
-use super::guest::{self, Open, Target};
+use super::guest::{self, Open};
 use super::output::Format;
 use crate::commands::{MAX_FIRMWARE, igvm, output, read};
 
@@ -84,28 +84,28 @@ fn of_guest(path: &Path, open: &Open) -> anyhow::Result<Manifest> {
 
 fn of_igvm(path: &Path, open: &Open) -> anyhow::Result<Manifest> {
     let mut file = igvm::open(path)?;
-    let target = open.platform.map_or(PlatformKind::Snp, PlatformKind::from);
+    let target = open.platform.unwrap_or(PlatformKind::Snp);
     let failed = || format!("{} cannot be measured", path.display());
     let platform = file.platform(target, None).with_context(failed)?;
-    casemate_launch::igvm::manifest(&mut file, platform, ZeroPages::Normal).with_context(failed)
+    casemate_launch::measure::igvm::manifest(&mut file, platform, ZeroPages::Normal)
+        .with_context(failed)
 }
 
 /// A firmware image as such: one vCPU of no CPU model in particular, no kernel.
 fn of_firmware(path: &Path, open: &Open) -> anyhow::Result<Manifest> {
-    let image: Arc<[u8]> = read("firmware", path, MAX_FIRMWARE)?.into();
     let failed = || format!("{} cannot be measured", path.display());
-    if open.platform == Some(Target::Tdx) {
-        let plan = super::tdx::firmware_plan(&image, None).with_context(failed)?;
-        return tdx::manifest(&plan, PageOrder::PerPage).with_context(failed);
-    }
-    let options = SnpOptions {
-        profile: Profile::Qemu,
-        vcpus: 1,
-        cpu_signature: open.cpu.signature().unwrap_or(CpuSignature(0)),
-        policy: SnpPolicy { guest_policy: 0, vmsa_features: 1 },
-        kernel: None,
-        identity: SnpIdentity::default(),
+    let model = open.cpu.model().unwrap_or(CpuSignature(0).into());
+    let config = GuestConfig {
+        firmware: Some(path.to_owned()),
+        memory: ByteSize(2 << 30),
+        snp: Some(Snp { vcpu_type: Some(model), ..Snp::default() }),
+        ..GuestConfig::default()
     };
-    let plan = ovmf::snp_plan(&image, &options).with_context(failed)?;
-    Ok(snp::manifest(&plan)?)
+    let platform = open.platform.unwrap_or(PlatformKind::Snp);
+    let rules = Rules { launcher: Some(Profile::Qemu), ..Rules::default() };
+    let plan = plan(&config, platform, &rules).with_context(failed)?.launch;
+    match platform {
+        PlatformKind::Tdx => tdx::manifest(&plan, PageOrder::PerPage).with_context(failed),
+        PlatformKind::Snp | PlatformKind::Plain => snp::manifest(&plan).with_context(failed),
+    }
 }

@@ -3,82 +3,72 @@
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use casemate_config::{GuestConfig, Overrides, PlatformChoice};
-use casemate_launch::profile::Profile;
-use casemate_launch::{Digest384, PlatformKind, firmware};
-use clap::ValueEnum;
+use casemate_config::{GuestConfig, Overrides};
+use casemate_launch::{Digest384, PlatformKind};
+use casemate_plan::{Rules, platforms};
 
-use super::igvm_snp::{self, IgvmArgs};
 use super::output::Measured;
 use super::snp::Cpu;
 use super::snp_guest::SnpGuest;
-use super::tdx;
+use super::tdx_guest::TdxGuest;
 use crate::commands::cautions::measured_line;
-use crate::commands::{MAX_FIRMWARE, OwnFirmware, read};
+use crate::commands::words;
 
 /// What a configuration leaves open.
 #[derive(clap::Args)]
 pub(super) struct Open {
     /// Only this platform of the guest
-    #[arg(long, value_enum)]
-    pub(super) platform: Option<Target>,
+    #[arg(long, value_name = "NAME", value_parser = words::<PlatformKind>(MEASURING))]
+    pub(super) platform: Option<PlatformKind>,
     #[command(flatten)]
     pub(super) cpu: Cpu,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Target {
-    Snp,
-    Tdx,
-}
-
-impl From<Target> for PlatformKind {
-    fn from(target: Target) -> Self {
-        match target {
-            Target::Snp => Self::Snp,
-            Target::Tdx => Self::Tdx,
-        }
-    }
-}
+/// The platforms that measure a guest.
+const MEASURING: &[&str] = &["snp", "tdx"];
 
 /// The guest of a file, on every platform that it allows.
 pub(super) fn measured(
     file: &Path,
     open: &Open,
 ) -> anyhow::Result<Vec<(PlatformKind, anyhow::Result<Measured>)>> {
-    let config = casemate_config::load(file, Overrides::default())?;
-    let mut allowed = match config.platform {
-        PlatformChoice::Auto => vec![PlatformKind::Snp, PlatformKind::Tdx],
-        PlatformChoice::Snp => vec![PlatformKind::Snp],
-        PlatformChoice::Tdx => vec![PlatformKind::Tdx],
-        PlatformChoice::Plain => bail!(
+    let config = load(file, &open.cpu)?;
+    let mut allowed = platforms(&config).to_vec();
+    if allowed == [PlatformKind::Plain] {
+        bail!(
             "{} is for plain KVM, which measures nothing: choose platform = \"snp\", \"tdx\" or \
              \"auto\"",
             file.display()
-        ),
-    };
+        );
+    }
     if let Some(target) = open.platform {
-        allowed.retain(|platform| *platform == target.into());
+        allowed.retain(|platform| *platform == target);
     }
     if allowed.is_empty() {
         bail!("{} does not allow this platform", file.display());
     }
-    let measure = |platform| {
-        let measured = match platform {
-            PlatformKind::Snp => {
-                measured_snp(&config, open)?.beside("host_data", &config.host_data())
-            }
-            _ => {
-                let args = tdx::Args::of(&config);
-                tdx::measured(&args)?.beside("mrconfigid", &config.mrconfigid())
-            }
-        };
-        Ok(match measured_line(&config) {
-            Some(line) => measured.with_line(line, config.vsock.is_some()),
-            None => measured,
-        })
+    Ok(allowed.into_iter().map(|platform| (platform, measure(&config, platform))).collect())
+}
+
+/// The configuration that `casemate run` would have with the same flags.
+fn load(file: &Path, cpu: &Cpu) -> anyhow::Result<GuestConfig> {
+    let overrides = Overrides { vcpu_type: cpu.model(), ..Overrides::default() };
+    Ok(casemate_config::load(file, overrides)?)
+}
+
+fn measure(config: &GuestConfig, platform: PlatformKind) -> anyhow::Result<Measured> {
+    let (guest, rules) = (config.clone(), Rules::default());
+    let measured = match platform {
+        PlatformKind::Snp => {
+            let guest = SnpGuest { config: guest, rules };
+            guest.measured()?.beside("host_data", &config.host_data())
+        }
+        _ => TdxGuest::of(guest).measured()?.beside("mrconfigid", &config.mrconfigid()),
     };
-    Ok(allowed.into_iter().map(|platform| (platform, measure(platform))).collect())
+    Ok(match measured_line(config) {
+        Some(line) => measured.with_line(line, config.vsock.is_some()),
+        None => measured,
+    })
 }
 
 /// What evidence of a file's guest must have.
@@ -91,38 +81,13 @@ pub(crate) struct Expected {
 }
 
 /// What to expect of a file's guest on one platform.
-pub(crate) fn expected(file: &Path, platform: Target) -> anyhow::Result<Expected> {
+pub(crate) fn expected(file: &Path, platform: PlatformKind) -> anyhow::Result<Expected> {
     let open = Open { platform: Some(platform), cpu: Cpu::default() };
     let failed = || format!("could not compute what {} measures to", file.display());
     let mut results = measured(file, &open).with_context(failed)?;
     let (_, result) = results.pop().with_context(failed)?;
     let measurement = result.with_context(failed)?.measurement;
-    let config = casemate_config::load(file, Overrides::default())?;
+    let config = load(file, &open.cpu)?;
     let (host_data, mrconfigid) = (config.host_data(), config.mrconfigid());
     Ok(Expected { measurement, host_data, mrconfigid })
 }
-
-fn measured_snp(config: &GuestConfig, open: &Open) -> anyhow::Result<Measured> {
-    if let Some(path) = &config.igvm {
-        return igvm_snp::measured(&IgvmArgs::default(), path);
-    }
-    let ours = match &config.firmware {
-        Some(path) => firmware::is_ours(&read("firmware", path, MAX_FIRMWARE)?),
-        None => true,
-    };
-    let guest = SnpGuest {
-        firmware: config.firmware.clone(),
-        vcpus: config.vcpus,
-        signature: open.cpu.signature(),
-        features: SNP_ACTIVE,
-        profile: if ours { Profile::Casemate } else { Profile::Qemu },
-        kernel: config.kernel.clone(),
-        initrd: config.initrd.clone(),
-        append: Some(config.cmdline.clone().into()),
-        own: OwnFirmware::of(config),
-    };
-    guest.measured()
-}
-
-/// The SEV_FEATURES that a guest of ours has.
-const SNP_ACTIVE: u64 = 1;

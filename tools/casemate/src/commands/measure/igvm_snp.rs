@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use casemate_launch::igvm::{SnpMeasurement, ZeroPages, manifest, measure_snp};
+use casemate_launch::igvm::ZeroPages;
+use casemate_launch::measure::igvm::{SnpMeasurement, manifest, measure_snp};
 use casemate_launch::{Digest384, PlatformKind};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -76,16 +77,19 @@ impl From<&SnpMeasurement> for Digests {
 }
 
 impl Digests {
-    /// What the table says of them beside the file's own.
+    /// The lines of the table.
     pub(crate) fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
-        if let Some(kvm) = self.kvm {
-            let same = if kvm == self.file { " (the same)" } else { "" };
-            rows.push(("digest by KVM", format!("{kvm}{same}")));
+        match (self.kvm, &self.kvm_refuses) {
+            (Some(kvm), _) => rows.push(("digest by KVM", kvm.to_string())),
+            (None, Some(why)) => rows.push((
+                "digest by KVM",
+                format!("none, KVM cannot launch the file as it is written: {why}"),
+            )),
+            (None, None) => {}
         }
-        if let Some(why) = &self.kvm_refuses {
-            rows.push(("digest by KVM", format!("none, it cannot launch this as written: {why}")));
-        }
+        let same = if self.kvm == Some(self.file) { " (the same)" } else { "" };
+        rows.push(("digest of the file", format!("{}{same}", self.file)));
         if let Some(expected) = self.id_block {
             let verdict = if Some(expected) == self.kvm {
                 ""
@@ -110,7 +114,7 @@ pub(super) fn measured(args: &IgvmArgs, path: &Path) -> anyhow::Result<Measured>
     let found = measure_snp(&mut file, Some(platform.mask), zero_pages).with_context(failed)?;
     let report = Report {
         platform: PlatformKind::Snp,
-        measurement: found.file,
+        measurement: found.launch_digest(),
         details: Details { firmware_seed: None, digests: Digests::from(&found) },
         assumptions: Assumptions {
             igvm: path.display().to_string(),
@@ -122,7 +126,7 @@ pub(super) fn measured(args: &IgvmArgs, path: &Path) -> anyhow::Result<Measured>
             host_rules: vec![ORDER_RULE, KVM_RULE],
         },
     };
-    let mut rows = vec![("platform", "SEV-SNP (the measurement is the file's own)".to_owned())];
+    let mut rows = vec![("platform", "SEV-SNP".to_owned())];
     rows.extend(report.details.digests.rows());
     rows.push(("IGVM file", report.assumptions.igvm.clone()));
     rows.push(("mask", report.assumptions.compatibility_mask.clone()));

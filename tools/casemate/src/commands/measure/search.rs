@@ -8,17 +8,18 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use casemate_launch::Digest384;
+use casemate_config::{ByteSize, GuestConfig};
 use casemate_launch::kernel_hashes::KernelHashes;
 use casemate_launch::snp::search::{Explanation, Inputs, search};
 use casemate_launch::tdx::{self, PageOrder};
+use casemate_launch::{Digest384, PlatformKind};
+use casemate_plan::{Rules, plan};
 use casemate_verify::snp::{REPORT_LEN, Report};
 use casemate_verify::tdx::TdxEvidence;
 use casemate_verify::{Claims, MAX_INPUT, TdxPolicy, Timestamp};
 use serde_json::{Value, json};
 
 use super::output::Format;
-use super::tdx::firmware_plan;
 use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, output, read, read_optional};
 
 /// The most vCPUs that are tried: more than guests have, and less than a second's work.
@@ -39,15 +40,21 @@ pub(super) struct Known {
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
     /// With --search: the kernel's command line
-    #[arg(long, value_name = "STRING", requires = "kernel", allow_hyphen_values = true)]
-    append: Option<OsString>,
+    #[arg(
+        long,
+        alias = "append",
+        value_name = "TEXT",
+        requires = "kernel",
+        allow_hyphen_values = true
+    )]
+    cmdline: Option<OsString>,
 }
 
 /// Says which guest explains a report. Exit status 0: one does, 1: none that was tried.
 pub(super) fn run(report: &Path, known: &Known, format: Format) -> anyhow::Result<ExitCode> {
     let firmware = known.firmware.as_deref().context(
         "--search needs to know what was launched: add --firmware, and --kernel, --initrd and \
-         --append if there was a kernel",
+         --cmdline if there was a kernel",
     )?;
     let image: Arc<[u8]> = read("firmware", firmware, MAX_FIRMWARE)?.into();
     let failed = || format!("{} cannot be measured", firmware.display());
@@ -60,7 +67,7 @@ pub(super) fn run(report: &Path, known: &Known, format: Format) -> anyhow::Resul
         let measurement = mrtd_of(&bytes).with_context(|| {
             format!("{} is neither an SEV-SNP report nor a TDX quote", report.display())
         })?;
-        (measurement, search_tdx(measurement, &image).with_context(failed)?)
+        (measurement, search_tdx(measurement, firmware).with_context(failed)?)
     };
     print(measurement, found.as_ref(), format)?;
     Ok(if found.is_some() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNEXPLAINED) })
@@ -84,7 +91,7 @@ fn kernels(known: &Known) -> anyhow::Result<Vec<(KernelHashes, &'static str)>> {
     let Some(kernel) = &known.kernel else { return Ok(Vec::new()) };
     let kernel = read("kernel", kernel, MAX_PAYLOAD)?;
     let initrd = read_optional("initial RAM disk", known.initrd.as_deref(), MAX_PAYLOAD)?;
-    let cmdline = known.append.as_ref().map_or(&[][..], |append| append.as_bytes());
+    let cmdline = known.cmdline.as_ref().map_or(&[][..], |text| text.as_bytes());
     let given = KernelHashes::new(&kernel, initrd.as_deref().unwrap_or_default(), cmdline);
     let with = |cmdline: &[u8]| KernelHashes {
         cmdline: KernelHashes::new(&[], &[], cmdline).cmdline,
@@ -137,8 +144,12 @@ fn mrtd_of(quote: &[u8]) -> Option<Digest384> {
     }
 }
 
-fn search_tdx(measurement: Digest384, image: &[u8]) -> anyhow::Result<Option<Found>> {
-    let plan = firmware_plan(image, None)?;
+fn search_tdx(measurement: Digest384, firmware: &Path) -> anyhow::Result<Option<Found>> {
+    // MRTD depends neither on the memory nor on the kernel.
+    let memory = ByteSize(2 << 30);
+    let config =
+        GuestConfig { firmware: Some(firmware.to_owned()), memory, ..GuestConfig::default() };
+    let plan = plan(&config, PlatformKind::Tdx, &Rules::default())?.launch;
     for order in [PageOrder::PerPage, PageOrder::TwoPass] {
         if tdx::mrtd(&plan, order)? == measurement {
             let name = order.as_str();

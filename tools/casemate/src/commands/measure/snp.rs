@@ -1,17 +1,18 @@
 //! `casemate measure snp`
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
+use casemate_config::{GuestConfig, Snp, VcpuType};
 use casemate_launch::profile::Profile;
 use casemate_launch::snp::CpuSignature;
+use casemate_plan::Rules;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 
 use super::igvm_snp;
 use super::output::Output;
-use super::snp_guest::SnpGuest;
+use super::snp_guest::{SnpGuest, firmware_name};
 use crate::commands::{OwnFirmware, number};
 
 /// Compute an SEV-SNP launch digest
@@ -39,8 +40,8 @@ pub(crate) struct Args {
     /// SEV_FEATURES of the guest's vCPUs
     #[arg(long, value_name = "BITS", default_value = "0x1", value_parser = number::<u64>)]
     guest_features: u64,
-    /// Whose register values and section rules to assume
-    #[arg(long, default_value = "qemu", value_parser = profile())]
+    /// Launcher whose register values and section rules to assume
+    #[arg(long, default_value = "qemu", value_parser = launcher())]
     vmm: Profile,
     /// Kernel of a measured direct boot
     #[arg(long, value_name = "FILE")]
@@ -49,8 +50,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
     /// Command line of the kernel, exactly as the VMM gets it
-    #[arg(long, value_name = "STRING", requires = "kernel", allow_hyphen_values = true)]
-    append: Option<OsString>,
+    #[arg(
+        long,
+        alias = "append",
+        value_name = "TEXT",
+        requires = "kernel",
+        allow_hyphen_values = true
+    )]
+    cmdline: Option<String>,
     #[command(flatten)]
     own: OwnFirmware,
     #[command(flatten)]
@@ -69,6 +76,11 @@ pub(super) struct Cpu {
 }
 
 impl Cpu {
+    /// The value of `snp.vcpu_type`.
+    pub(super) fn model(&self) -> Option<VcpuType> {
+        self.signature().map(VcpuType::from)
+    }
+
     pub(super) fn signature(&self) -> Option<CpuSignature> {
         self.vcpu_signature.map(CpuSignature).or(self.vcpu_type)
     }
@@ -77,7 +89,8 @@ impl Cpu {
 /// KVM_MAX_VCPUS on x86.
 const MAX_VCPUS: i64 = 4096;
 
-fn profile() -> impl clap::builder::TypedValueParser<Value = Profile> {
+/// A parser for the names of launchers.
+pub(super) fn launcher() -> impl clap::builder::TypedValueParser<Value = Profile> {
     PossibleValuesParser::new(Profile::ALL.map(Profile::name))
         .try_map(|name| name.parse::<Profile>())
 }
@@ -90,20 +103,23 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.firmware.is_none() && args.vmm != Profile::Casemate {
         bail!("--firmware is needed; only --vmm casemate has a firmware of its own");
     }
-    let guest = SnpGuest {
+    args.own.is_for(args.vmm == Profile::Casemate)?;
+    let config = GuestConfig {
         firmware: args.firmware.clone(),
-        vcpus,
-        signature: args.cpu.signature(),
-        features: args.guest_features,
-        profile: args.vmm,
         kernel: args.kernel.clone(),
         initrd: args.initrd.clone(),
-        append: args.append.clone(),
-        own: args.own,
+        cmdline: args.cmdline.clone().unwrap_or_default(),
+        vcpus,
+        snp: Some(Snp { vcpu_type: args.cpu.model(), ..Snp::default() }),
+        ..args.own.config()
     };
-    let measured = guest.measured()?;
-    args.output.print(match &guest.append {
-        Some(line) => measured.with_line(&line.to_string_lossy(), false),
+    let (launcher, vmsa_features) = (Some(args.vmm), Some(args.guest_features));
+    let rules = Rules { launcher, vmsa_features, ..Rules::default() };
+    let name = firmware_name(&config);
+    let guest = SnpGuest { config, rules };
+    let measured = guest.measured().with_context(|| format!("{name} cannot be measured"))?;
+    args.output.print(match &args.cmdline {
+        Some(line) => measured.with_line(line, false),
         None => measured,
     })
 }

@@ -1,34 +1,20 @@
-//! An SEV-SNP guest in files and numbers, from flags or from a configuration.
+//! The measurement of an SEV-SNP guest, and what it assumes.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
-use casemate_launch::kernel_hashes::KernelHashes;
-use casemate_launch::ovmf::{self, SnpOptions};
-use casemate_launch::profile::Profile;
-use casemate_launch::snp::{self, CpuSignature};
-use casemate_launch::{Digest384, LaunchPlan, PlatformKind, SnpIdentity, SnpPolicy, firmware};
+use casemate_config::GuestConfig;
+use casemate_launch::snp;
+use casemate_launch::{Digest384, PlatformKind, Policy};
+use casemate_plan::{GuestPlan, Rules, plan};
 use serde::Serialize;
 
 use super::output::{Measured, Report, Row};
-use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, OwnFirmware, read, read_optional};
+use crate::commands::firmware_notes;
 
-/// Everything that the launch digest depends on.
+/// A guest, and the rules of its launcher.
 pub(super) struct SnpGuest {
-    /// Casemate's own if there is none.
-    pub(super) firmware: Option<PathBuf>,
-    pub(super) vcpus: u32,
-    /// May be left out where the profile does not use it.
-    pub(super) signature: Option<CpuSignature>,
-    pub(super) features: u64,
-    pub(super) profile: Profile,
-    pub(super) kernel: Option<PathBuf>,
-    pub(super) initrd: Option<PathBuf>,
-    pub(super) append: Option<OsString>,
-    pub(super) own: OwnFirmware,
+    pub(super) config: GuestConfig,
+    pub(super) rules: Rules,
 }
 
 #[derive(Serialize)]
@@ -53,10 +39,6 @@ struct Assumptions {
     host_rules: Vec<String>,
 }
 
-/// The guest policy of a plan that is only measured: SMT allowed and the bit that is always one.
-/// It is reported beside the digest and no part of it.
-const ANY_POLICY: u64 = 0x3_0000;
-
 /// What the digest takes for granted about the host.
 const HOST_RULES: [&str; 2] = [
     "pages enter as 4 KiB pages, firmware first, and the VMSAs last, vCPU 0 first, at 0xfffffffff000",
@@ -71,95 +53,58 @@ const KVM_FPU_RULE: &str =
 
 impl SnpGuest {
     pub(super) fn measured(&self) -> anyhow::Result<Measured> {
-        let plan = self.plan()?;
-        let measurement = snp::measure(&plan)?;
+        let plan = plan(&self.config, PlatformKind::Snp, &self.rules)?;
+        let measurement = snp::measure(&plan.launch)?;
         let report = Report {
             platform: PlatformKind::Snp,
             measurement: measurement.launch_digest(),
-            details: Details { firmware_seed: measurement.firmware_seed(&plan) },
-            assumptions: self.assumptions(&plan)?,
+            details: Details { firmware_seed: measurement.firmware_seed(&plan.launch) },
+            assumptions: self.assumptions(&plan),
         };
-        report.measured(rows(&report), move || Ok(snp::manifest(&plan)?))
+        report.measured(rows(&report), move || Ok(snp::manifest(&plan.launch)?))
     }
 
-    fn plan(&self) -> anyhow::Result<LaunchPlan> {
-        let image: Arc<[u8]> = match &self.firmware {
-            Some(path) => read("firmware", path, MAX_FIRMWARE)?.into(),
-            None => Arc::from(self.own.image()),
+    fn assumptions(&self, plan: &GuestPlan) -> Assumptions {
+        let config = &self.config;
+        let features = match &plan.launch.policy {
+            Policy::Snp(policy) => policy.vmsa_features,
+            Policy::Plain | Policy::Tdx(_) => 0,
         };
-        let options = SnpOptions {
-            profile: self.profile,
-            vcpus: self.vcpus,
-            cpu_signature: self.signature()?.unwrap_or(CpuSignature(0)),
-            policy: SnpPolicy { guest_policy: ANY_POLICY, vmsa_features: self.features },
-            kernel: self.kernel_hashes()?,
-            identity: SnpIdentity::default(),
-        };
-        let failed = || format!("{} cannot be measured", self.firmware_name());
-        self.own.is_for(self.profile == Profile::Casemate)?;
-        if self.profile == Profile::Casemate {
-            firmware::snp_plan(&image, self.own.flags(), &options).with_context(failed)
-        } else {
-            ovmf::snp_plan(&image, &options).with_context(failed)
-        }
-    }
-
-    fn firmware_name(&self) -> String {
-        let own = || "Casemate's firmware".to_owned();
-        self.firmware.as_ref().map_or_else(own, |path| path.display().to_string())
-    }
-
-    /// The signature to assume, `None` where it does not matter.
-    fn signature(&self) -> anyhow::Result<Option<CpuSignature>> {
-        if !self.profile.uses_signature() {
-            return Ok(None);
-        }
-        if self.signature.is_none() {
-            bail!(
-                "with the registers of {} the digest depends on the CPU model; add --vcpu-type, \
-                 such as --vcpu-type EPYC-Milan, or --vcpu-signature",
-                self.profile
-            );
-        }
-        Ok(self.signature)
-    }
-
-    fn kernel_hashes(&self) -> anyhow::Result<Option<KernelHashes>> {
-        let Some(kernel) = &self.kernel else { return Ok(None) };
-        let kernel = read("kernel", kernel, MAX_PAYLOAD)?;
-        let initrd = read_optional("initial RAM disk", self.initrd.as_deref(), MAX_PAYLOAD)?;
-        let cmdline = self.append.as_ref().map_or(&[][..], |append| append.as_bytes());
-        Ok(Some(KernelHashes::new(&kernel, &initrd.unwrap_or_default(), cmdline)))
-    }
-
-    fn assumptions(&self, plan: &LaunchPlan) -> anyhow::Result<Assumptions> {
-        let name = |path: &PathBuf| path.display().to_string();
         let mut host_rules: Vec<String> = HOST_RULES.iter().map(|&rule| rule.to_owned()).collect();
-        if matches!(self.profile, Profile::Qemu | Profile::Casemate) {
+        if plan.launcher.runs_on_kvm() {
             host_rules.push(KVM_FPU_RULE.to_owned());
         }
-        if self.features & 1 == 0 {
+        if features & 1 == 0 {
             host_rules.push(NO_SNP_BIT.to_owned());
         }
-        if let Some((first, second)) = plan.overlap() {
+        if let Some((first, second)) = plan.launch.overlap() {
             host_rules.push(format!(
                 "{} at {} and {} at {} overlap: KVM refuses to launch this",
                 first.tag, first.range, second.tag, second.range
             ));
         }
-        Ok(Assumptions {
-            vmm: self.profile.name(),
-            vcpus: self.vcpus,
-            vcpu_signature: self.signature()?.map(|signature| signature.to_string()),
-            guest_features: format!("{:#x}", self.features),
-            firmware: self.firmware_name(),
-            firmware_notes: self.own.notes(),
-            kernel: self.kernel.as_ref().map(name),
-            initrd: self.initrd.as_ref().map(name),
-            append: self.append.as_ref().map(|append| append.to_string_lossy().into_owned()),
+        let model = config.snp.as_ref().and_then(|snp| snp.vcpu_type.as_ref()?.signature());
+        let model = model.filter(|_| plan.launcher.uses_signature() && config.igvm.is_none());
+        let name = |path: &PathBuf| path.display().to_string();
+        Assumptions {
+            vmm: plan.launcher.name(),
+            vcpus: config.vcpus,
+            vcpu_signature: model.map(|signature| signature.to_string()),
+            guest_features: format!("{features:#x}"),
+            firmware: firmware_name(config),
+            firmware_notes: firmware_notes(config),
+            kernel: config.kernel.as_ref().map(name),
+            initrd: config.initrd.as_ref().map(name),
+            append: config.kernel.is_some().then(|| config.cmdline.clone()),
             host_rules,
-        })
+        }
     }
+}
+
+/// The file that the guest starts in, for people.
+pub(super) fn firmware_name(config: &GuestConfig) -> String {
+    let file: Option<&Path> = config.igvm.as_deref().or(config.firmware.as_deref());
+    file.map_or_else(|| "Casemate's firmware".to_owned(), |file| file.display().to_string())
 }
 
 fn rows(report: &Report<Details, Assumptions>) -> Vec<Row> {

@@ -5,18 +5,19 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use casemate_config::{ByteSize, GuestConfig};
-use casemate_launch::igvm::{IgvmFile, ZeroPages, manifest, measure_tdx};
-use casemate_launch::loader_window::Payloads;
-use casemate_launch::manifest::Manifest;
-use casemate_launch::tdvf::{self, ATTRIBUTE_SEPT_VE_DISABLE, SectionKind, Tdvf, hob};
-use casemate_launch::tdx::rtmr::{DirectBoot, Initrd};
-use casemate_launch::tdx::{self, PageOrder};
-use casemate_launch::{Digest384, LaunchPlan, PlatformKind, TdxPolicy, firmware};
+use casemate_launch::PlatformKind;
+use casemate_launch::igvm::ZeroPages;
+use casemate_launch::measure::igvm::{manifest, measure_tdx};
+use casemate_launch::rules::Profile;
+use casemate_launch::tdx::PageOrder;
+use casemate_plan::Rules;
 use clap::ValueEnum;
-use serde::Serialize;
 
-use super::output::{Measured, Output, Report, Row};
-use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, OwnFirmware, igvm, number, read, read_optional};
+use super::output::{Measured, Output};
+use super::snp::launcher;
+use super::snp_guest::firmware_name;
+use super::tdx_guest::{TdxGuest, igvm_report};
+use crate::commands::{OwnFirmware, igvm, number};
 
 /// Compute the MRTD of a TDX guest, and the RTMRs that can be known
 ///
@@ -44,6 +45,9 @@ pub(crate) struct Args {
     /// 8.2.2
     #[arg(long, value_enum, default_value_t = Order::PerPage)]
     page_order: Order,
+    /// Launcher whose rules to assume
+    #[arg(long, default_value = "qemu", value_parser = launcher())]
+    vmm: Profile,
     /// The guest's memory, such as 4G; needed for the TD HOB's event and for a kernel
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
@@ -54,8 +58,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
     /// Command line of the kernel, exactly as the VMM gets it
-    #[arg(long, value_name = "STRING", requires = "kernel", allow_hyphen_values = true)]
-    append: Option<String>,
+    #[arg(
+        long,
+        alias = "append",
+        value_name = "TEXT",
+        requires = "kernel",
+        allow_hyphen_values = true
+    )]
+    cmdline: Option<String>,
     /// Number of vCPUs; with Casemate's own firmware RTMR0 depends on it
     #[arg(long, value_name = "N", default_value_t = 1)]
     vcpus: u32,
@@ -80,171 +90,39 @@ impl From<Order> for PageOrder {
     }
 }
 
-#[derive(Serialize)]
-struct Details {
-    mrtd: Digest384,
-    page_order: &'static str,
-    /// Null where it cannot be known.
-    rtmr: [Option<Digest384>; 4],
-    events: Events,
-}
-
-/// What the firmware extends into RTMR0; null where unknown.
-#[derive(Default, Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct Events {
-    td_hob: Option<Digest384>,
-    cfv: Option<Digest384>,
-}
-
-#[derive(Serialize)]
-struct Assumptions {
-    firmware: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    firmware_notes: Vec<&'static str>,
-    igvm: Option<String>,
-    compatibility_mask: Option<String>,
-    memory: Option<u64>,
-    kernel: Option<String>,
-    initrd: Option<String>,
-    append: Option<String>,
-    host_rules: Vec<&'static str>,
-}
-
-/// Where the firmware's pages can be without a word about the guest's memory: MRTD does not depend
-/// on it.
-const ANY_MEMORY: u64 = 2 << 30;
-
-const PER_PAGE_RULE: &str =
-    "the host adds and measures page by page, as upstream Linux 6.16 and later do";
-const TWO_PASS_RULE: &str =
-    "the host adds all pages of a section and then measures them, as Canonical's QEMU 8.2.2 does";
-const HOB_RULE: &str = "the memory is that of QEMU's q35 machine: all below 4 GiB if it is less than \
-     2.75 GiB, otherwise 2 GiB there and the rest from 4 GiB";
-const KERNEL_RULE: &str = "QEMU's q35 machine patches the kernel's setup header, and OVMF is older than \
-     edk2-stable202505";
+/// The memory of a guest whose measurement does not depend on it.
+const ANY_MEMORY: ByteSize = ByteSize(2 << 30);
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let measured = measured(args)?;
-    args.output.print(match &args.append {
+    args.output.print(match &args.cmdline {
         Some(line) => measured.with_line(line, false),
         None => measured,
     })
 }
 
-pub(super) fn measured(args: &Args) -> anyhow::Result<Measured> {
+fn measured(args: &Args) -> anyhow::Result<Measured> {
     if let Some(igvm) = &args.igvm {
         args.own.is_for(false)?;
         return measured_igvm(args, igvm);
     }
-    let Some(path) = &args.firmware else {
-        return measured_ours(args, args.own.image());
-    };
-    let image = read("firmware", path, MAX_FIRMWARE)?;
-    if firmware::is_ours(&image) {
-        measured_ours(args, &image)
-    } else {
-        args.own.is_for(false)?;
-        measured_tdvf(args, path, &image)
-    }
-}
-
-impl Args {
-    /// The guest of a configuration.
-    pub(super) fn of(config: &GuestConfig) -> Self {
-        Self {
-            firmware: config.firmware.clone(),
-            igvm: config.igvm.clone(),
-            compatibility_mask: None,
-            page_order: Order::PerPage,
-            memory: Some(config.memory),
-            kernel: config.kernel.clone(),
-            initrd: config.initrd.clone(),
-            append: Some(config.cmdline.clone()),
-            vcpus: config.vcpus,
-            own: OwnFirmware::of(config),
-            output: Output::default(),
-        }
-    }
-}
-
-/// A guest that our own firmware starts: it measures the payloads itself.
-fn measured_ours(args: &Args, image: &[u8]) -> anyhow::Result<Measured> {
-    let failed = "the guest of Casemate's firmware cannot be measured";
-    let kernel = args.kernel.as_deref().context(
-        "Casemate's firmware starts a kernel and nothing else: add --kernel, or --firmware for \
-         another firmware",
-    )?;
-    let initrd = read_optional("initial RAM disk", args.initrd.as_deref(), MAX_PAYLOAD)?;
-    let payloads = Payloads {
-        kernel: read("kernel", kernel, MAX_PAYLOAD)?.into(),
-        initrd: initrd.unwrap_or_default().into(),
-        cmdline: args.append.as_deref().unwrap_or_default().as_bytes().into(),
-        memory: args.memory.map_or(ANY_MEMORY, |memory| memory.0),
+    let config = GuestConfig {
+        firmware: args.firmware.clone(),
+        kernel: args.kernel.clone(),
+        initrd: args.initrd.clone(),
+        cmdline: args.cmdline.clone().unwrap_or_default(),
         vcpus: args.vcpus,
+        memory: args.memory.unwrap_or(ANY_MEMORY),
+        ..args.own.config()
     };
-    let policy = TdxPolicy::new(ATTRIBUTE_SEPT_VE_DISABLE);
-    let plan = firmware::tdx_guest(image, args.own.flags(), &payloads, policy).context(failed)?;
-    let order = args.page_order.into();
-    let mrtd = tdx::mrtd(&plan, order).context(failed)?;
-    let [rtmr0, rtmr1, rtmr2] = firmware::rtmrs(&payloads).context(failed)?;
-    let rtmr = [args.memory.map(|_| rtmr0), Some(rtmr1), Some(rtmr2), None];
-    let report = report(args, mrtd, rtmr, Events::default(), vec![order_rule(args)]);
-    report.measured(rows(&report), move || Ok(tdx::manifest(&plan, order)?))
-}
-
-fn measured_tdvf(args: &Args, path: &Path, image: &[u8]) -> anyhow::Result<Measured> {
-    let failed = || format!("{} cannot be measured", path.display());
-    let tdvf = Tdvf::parse(image).with_context(failed)?;
-    ensure!(
-        args.memory.is_some() || args.kernel.is_none(),
-        "OVMF's measurement of a kernel depends on the memory; add --memory, such as --memory 4G"
-    );
-    let measured_hob =
-        tdvf.sections.iter().any(|section| section.kind == SectionKind::TdHob && section.measured);
-    ensure!(
-        args.memory.is_some() || !measured_hob,
-        "{} has its TD HOB measured, which depends on the memory; add --memory, such as --memory 4G",
-        path.display()
-    );
-    let plan = firmware_plan(image, args.memory.map(|memory| memory.0)).with_context(failed)?;
-    let order = args.page_order.into();
-    let mrtd = tdx::mrtd(&plan, order).with_context(failed)?;
-    let memory = args.memory.map(|memory| hob::q35_memory(memory.0)).transpose()?;
-    let td_hob =
-        memory.map(|memory| tdvf::td_hob(&tdvf, &memory)).transpose().with_context(failed)?;
-    let events =
-        Events { td_hob: td_hob.map(|hob| hob.event_digest()), cfv: tdvf.cfv_event_digest() };
-    let [rtmr1, rtmr2] = direct_boot(args)?;
-    let mut host_rules = vec![order_rule(args)];
-    host_rules.extend(args.memory.is_some().then_some(HOB_RULE));
-    host_rules.extend(args.kernel.is_some().then_some(KERNEL_RULE));
-    let rtmr = [None, rtmr1, rtmr2, None];
-    let report = report(args, mrtd, rtmr, events, host_rules);
-    report.measured(rows(&report), move || Ok(tdx::manifest(&plan, order)?))
-}
-
-/// The plan of a firmware in QEMU's q35 machine.
-pub(crate) fn firmware_plan(image: &[u8], memory: Option<u64>) -> anyhow::Result<LaunchPlan> {
-    let policy = TdxPolicy::new(ATTRIBUTE_SEPT_VE_DISABLE);
-    let memory = hob::q35_memory(memory.unwrap_or(ANY_MEMORY))?;
-    Ok(tdvf::plan(image, &memory, 1, policy)?)
-}
-
-/// RTMR1 and RTMR2, if there is a kernel.
-fn direct_boot(args: &Args) -> anyhow::Result<[Option<Digest384>; 2]> {
-    let (Some(path), Some(ByteSize(memory))) = (&args.kernel, args.memory) else {
-        return Ok([None; 2]);
+    let guest = TdxGuest {
+        config,
+        rules: Rules { launcher: Some(args.vmm), ..Rules::default() },
+        order: args.page_order.into(),
+        memory: args.memory,
     };
-    let kernel = read("kernel", path, MAX_PAYLOAD)?;
-    let initrd = match &args.initrd {
-        Some(path) => Some(Initrd::of(&read("initial RAM disk", path, MAX_PAYLOAD)?)),
-        None => None,
-    };
-    let command_line = args.append.as_deref().unwrap_or_default();
-    let boot = DirectBoot { kernel: &kernel, initrd, command_line, memory };
-    let rtmr1 = boot.rtmr1().with_context(|| format!("{} cannot be measured", path.display()))?;
-    Ok([Some(rtmr1), Some(boot.rtmr2())])
+    let failed = || format!("{} cannot be measured", firmware_name(&guest.config));
+    guest.measured().with_context(failed)
 }
 
 fn measured_igvm(args: &Args, path: &Path) -> anyhow::Result<Measured> {
@@ -254,74 +132,10 @@ fn measured_igvm(args: &Args, path: &Path) -> anyhow::Result<Measured> {
     );
     let failed = || format!("{} cannot be measured", path.display());
     let mut file = igvm::open(path)?;
-    let mrtd = measure_tdx(&mut file, args.compatibility_mask).with_context(failed)?;
-    let rules = vec![order_rule(args)];
-    let report = report(args, mrtd, [None; 4], Events::default(), rules);
     let mask = args.compatibility_mask;
-    report.measured(rows(&report), move || igvm_manifest(&mut file, mask))
-}
-
-fn igvm_manifest(file: &mut IgvmFile<igvm::Source>, mask: Option<u32>) -> anyhow::Result<Manifest> {
-    let platform = file.platform(PlatformKind::Tdx, mask)?;
-    Ok(manifest(file, platform, ZeroPages::Normal)?)
-}
-
-const fn order_rule(args: &Args) -> &'static str {
-    match args.page_order {
-        Order::PerPage => PER_PAGE_RULE,
-        Order::TwoPass => TWO_PASS_RULE,
-    }
-}
-
-fn report(
-    args: &Args,
-    mrtd: Digest384,
-    rtmr: [Option<Digest384>; 4],
-    events: Events,
-    host_rules: Vec<&'static str>,
-) -> Report<Details, Assumptions> {
-    let name = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
-    let page_order = PageOrder::from(args.page_order).as_str();
-    Report {
-        platform: PlatformKind::Tdx,
-        measurement: mrtd,
-        details: Details { mrtd, page_order, rtmr, events },
-        assumptions: Assumptions {
-            firmware: name(&args.firmware),
-            firmware_notes: args.own.notes(),
-            igvm: name(&args.igvm),
-            compatibility_mask: args.compatibility_mask.map(|mask| format!("{mask:#x}")),
-            memory: args.memory.map(|memory| memory.0),
-            kernel: name(&args.kernel),
-            initrd: name(&args.initrd),
-            append: args.append.clone(),
-            host_rules,
-        },
-    }
-}
-
-fn rows(report: &Report<Details, Assumptions>) -> Vec<Row> {
-    let (details, assumptions) = (&report.details, &report.assumptions);
-    let mut rows = vec![
-        ("platform", "TDX (the measurement is MRTD)".to_owned()),
-        ("page order", details.page_order.to_owned()),
-    ];
-    let digest = |value: &Option<Digest384>| value.map(|value| value.to_string());
-    let optional = [
-        ("RTMR0", digest(&details.rtmr[0])),
-        ("RTMR1", digest(&details.rtmr[1])),
-        ("RTMR2", digest(&details.rtmr[2])),
-        ("TD HOB event", digest(&details.events.td_hob)),
-        ("CFV event", digest(&details.events.cfv)),
-        ("firmware", assumptions.firmware.clone()),
-        ("IGVM file", assumptions.igvm.clone()),
-        ("memory", assumptions.memory.map(|bytes| format!("{bytes} bytes"))),
-        ("kernel", assumptions.kernel.clone()),
-        ("initrd", assumptions.initrd.clone()),
-        ("command line", assumptions.append.clone()),
-    ];
-    rows.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
-    rows.extend(assumptions.firmware_notes.iter().map(|note| ("firmware", (*note).to_owned())));
-    rows.extend(assumptions.host_rules.iter().map(|rule| ("assuming that", (*rule).to_owned())));
-    rows
+    let mrtd = measure_tdx(&mut file, mask).with_context(failed)?;
+    igvm_report(path, mask, mrtd, move || {
+        let platform = file.platform(PlatformKind::Tdx, mask)?;
+        Ok(manifest(&mut file, platform, ZeroPages::Normal)?)
+    })
 }

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use casemate_config::{
-    Acceptance, ByteSize, Disk, Ending, GuestConfig, Net, Overrides, PlatformChoice, Vsock,
-    from_flags, load,
+    Acceptance, ByteSize, Disk, Ending, GuestConfig, Net, Overrides, PlatformChoice, VcpuType,
+    Vsock, from_flags, load,
 };
 use casemate_kvm::host::{Facts, Finding, State, findings};
 use casemate_kvm::trace::Interposer;
@@ -24,6 +24,7 @@ use casemate_kvm::vm::VmType;
 use casemate_launch::PlatformKind;
 use casemate_machine::platform::{Plain, Platform, Snp, Tdx};
 use casemate_machine::{ConsolePorts, Guest, Machine, Outcome, SharedMemory};
+use casemate_plan::platforms;
 use check::Waiting;
 use report::Reporter;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -88,6 +89,9 @@ pub(crate) struct Args {
     /// Casemate's firmware says on the serial port what it does; for development [default: false]
     #[arg(long, value_name = "BOOL")]
     firmware_log: Option<bool>,
+    /// CPU model whose signature the vCPUs of an SEV-SNP guest of OVMF start with, like EPYC-Milan, or host
+    #[arg(long, value_name = "NAME")]
+    vcpu_type: Option<VcpuType>,
     /// A disk; may be repeated. Keys are those of `[[disk]]` in the configuration reference
     #[arg(long, value_name = "PATH[,KEY=VALUE...]")]
     disk: Vec<Disk>,
@@ -158,11 +162,9 @@ fn guest(args: &Args) -> anyhow::Result<ExitCode> {
     raise_open_files();
     let config = config(args)?;
     taps(&config.net, args)?;
-    let guest = match config.platform {
-        PlatformChoice::Plain => Guest::plain(config)?,
-        PlatformChoice::Snp => Guest::snp(config)?,
-        PlatformChoice::Tdx => Guest::tdx(config)?,
-        PlatformChoice::Auto => confidential(config)?,
+    let guest = match *platforms(&config) {
+        [platform] => Guest::new(config, platform)?,
+        _ => confidential(&config)?,
     };
     let reporter = Reporter { json: args.json };
     reporter.cautions(&guest);
@@ -194,6 +196,7 @@ fn config(args: &Args) -> anyhow::Result<GuestConfig> {
         igvm: args.igvm.clone(),
         accept_memory: args.accept_memory,
         firmware_log: args.firmware_log,
+        vcpu_type: args.vcpu_type.clone(),
         rng: args.rng,
         balloon: args.balloon,
         shared_memory: args.shared_memory,
@@ -234,10 +237,11 @@ fn taps(nets: &[Net], args: &Args) -> anyhow::Result<()> {
 
 /// The guest of this machine's confidential platform; of SEV-SNP where it has none, for its launch to
 /// say what is in the way.
-fn confidential(config: GuestConfig) -> anyhow::Result<Guest> {
+fn confidential(config: &GuestConfig) -> anyhow::Result<Guest> {
     use casemate_kvm::host::check;
     let for_snp = config.snp.is_some();
-    Ok(match (Guest::snp(config.clone()), Guest::tdx(config)) {
+    let guest = |platform| Guest::new(config.clone(), platform);
+    Ok(match (guest(PlatformKind::Snp), guest(PlatformKind::Tdx)) {
         (Ok(_), Ok(guest)) if check(VmType::Snp).is_err() && check(VmType::Tdx).is_ok() => guest,
         // Firmware can be of TDX alone.
         (Err(_), Ok(guest)) if !for_snp => guest,

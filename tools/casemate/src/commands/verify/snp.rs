@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use casemate_verify::snp::{self, SnpEvidence};
 use casemate_verify::{Judgement, MAX_CERTIFICATE, MAX_INPUT, SnpPolicy};
 
-use super::{Common, Target, output, read, read_optional, require};
+use super::{Common, PlatformKind, output, read, read_optional, require};
 
 /// Judge an SEV-SNP attestation report
 ///
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let judgement = match policy.map_or(Ok(SnpPolicy::strict()), |json| SnpPolicy::from_json(&json))
     {
         Ok(mut policy) => {
-            if let Some(expected) = args.common.expected(Target::Snp)? {
+            if let Some(expected) = args.common.expected(PlatformKind::Snp)? {
                 require(&mut policy.measurements, expected.measurement.0);
                 require(&mut policy.host_data, expected.host_data);
             }

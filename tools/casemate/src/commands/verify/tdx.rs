@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use casemate_verify::tdx::{self, TdxEvidence};
 use casemate_verify::{Judgement, MAX_CERTIFICATE, MAX_INPUT, TdxPolicy};
 
-use super::{Common, Target, output, read, read_optional, require};
+use super::{Common, PlatformKind, output, read, read_optional, require};
 
 /// Judge a TDX quote
 ///
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let judgement = match policy.map_or(Ok(TdxPolicy::strict()), |json| TdxPolicy::from_json(&json))
     {
         Ok(mut policy) => {
-            if let Some(expected) = args.common.expected(Target::Tdx)? {
+            if let Some(expected) = args.common.expected(PlatformKind::Tdx)? {
                 require(&mut policy.mrtd, expected.measurement.0);
                 require(&mut policy.mrconfigid, expected.mrconfigid);
             }

@@ -3,11 +3,8 @@
 use zerocopy::{Immutable, IntoBytes, little_endian::U16, little_endian::U64};
 
 use super::pages::page_digests;
-use crate::plan::VmsaPage;
+use crate::plan::{VMSA_GPA, VmsaPage};
 use crate::{Digest384, Gpa, Import, InitialVcpu, PageKind};
-
-/// Where KVM puts every VMSA, as the digest sees it (Linux, `svm/sev.c`, `INITIAL_VMSA_GPA`).
-pub const VMSA_GPA: Gpa = Gpa(0xffff_ffff_f000);
 
 /// PAGE_TYPE of SNP_LAUNCH_UPDATE (SEV-SNP firmware ABI, table "Encodings for the PAGE_TYPE
 /// Field").

@@ -10,9 +10,9 @@ mod manifest;
 mod pages;
 pub mod search;
 
-pub use crate::plan::{VmsaPage, registers};
+pub use crate::plan::{VMSA_GPA, VmsaPage, registers};
 pub use crate::rules::{CpuSignature, CpuSignatureError};
-pub use digest::{LaunchDigest, PageType, VMSA_GPA};
+pub use digest::{LaunchDigest, PageType};
 pub use manifest::manifest;
 
 use crate::{Digest384, LaunchPlan, PlatformKind, Policy, SnpPolicy};

@@ -5,6 +5,7 @@
 //! number of vCPUs is in MRTD.
 
 mod authenticode;
+pub mod events;
 mod mrtd;
 pub mod rtmr;
 

@@ -1,69 +1,38 @@
 //! The run-time measurement registers of a guest that OVMF boots a kernel in directly, as QEMU
 //! hands it over.
 //!
-//! RTMR1 and RTMR2 follow from kernel, initrd, command line and memory size. RTMR0 also depends on
-//! the boot variables and ACPI tables, RTMR3 is the guest's own: neither can be known here. The
-//! order is that of edk2 before edk2-stable202505; later firmware adds and reorders boot variables,
-//! which are in RTMR0.
-
-use crate::Digest384;
+//! RTMR1 and RTMR2 follow from kernel, initrd and command line. RTMR0 also depends on the boot
+//! variables and ACPI tables, RTMR3 is the guest's own: neither can be known here. The order is that
+//! of edk2 before edk2-stable202505; later firmware adds and reorders boot variables, which are in
+//! RTMR0.
 
 use super::authenticode::{self, AuthenticodeError};
-use crate::source::linux::qemu_kernel::{self, PatchError};
+use crate::Digest384;
+use crate::source::kernel_hashes::KernelHashes;
+use crate::source::loader_window::{self, LoaderWindowError, Payloads};
 
 /// What OVMF appends to the command line of a kernel that QEMU gives an initrd.
 const INITRD_ARGUMENT: &str = " initrd=initrd";
 
-/// An initrd, by what of it counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Initrd {
-    /// Length in bytes.
-    pub length: u64,
-    /// SHA-384 of the file.
-    pub sha384: Digest384,
-}
-
-impl Initrd {
-    /// The initrd with these bytes.
-    #[must_use]
-    pub fn of(bytes: &[u8]) -> Self {
-        Self { length: bytes.len() as u64, sha384: Digest384::of(bytes) }
-    }
-}
-
 /// A direct kernel boot.
 #[derive(Clone, Copy, Debug)]
 pub struct DirectBoot<'a> {
-    /// The bzImage, as in its file.
+    /// The bzImage as the firmware gets it: see [`qemu_kernel`](crate::linux::qemu_kernel).
     pub kernel: &'a [u8],
-    /// The initrd, if there is one.
-    pub initrd: Option<Initrd>,
+    /// SHA-384 of the initrd, if there is one.
+    pub initrd: Option<Digest384>,
     /// The command line, as given to QEMU.
     pub command_line: &'a str,
-    /// The guest's memory, in bytes.
-    pub memory: u64,
-}
-
-/// Why a kernel's registers cannot be predicted.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages say it")]
-pub enum RtmrError {
-    #[error("could not patch the kernel's setup header as QEMU does")]
-    Patch(#[from] PatchError),
-    #[error("could not hash the kernel as EDK2 does")]
-    Kernel(#[from] AuthenticodeError),
 }
 
 impl DirectBoot<'_> {
-    /// RTMR1: the kernel as QEMU patches it, and the firmware's milestones.
+    /// RTMR1: the kernel, and the firmware's milestones.
     ///
     /// # Errors
-    /// If the kernel is not a bzImage with an EFI stub, or the initrd does not fit the memory.
-    pub fn rtmr1(&self) -> Result<Digest384, RtmrError> {
-        let initrd = self.initrd.map(|initrd| initrd.length);
-        let patched = qemu_kernel::patch(self.kernel, initrd, self.memory)?;
+    /// If the kernel does not have an EFI stub.
+    pub fn rtmr1(&self) -> Result<Digest384, AuthenticodeError> {
         Ok(fold(&[
-            authenticode::sha384(&patched)?,
+            authenticode::sha384(self.kernel)?,
             Digest384::of(b"Calling EFI Application from Boot Option"),
             // EV_SEPARATOR
             Digest384::of(&[0; 4]),
@@ -84,9 +53,26 @@ impl DirectBoot<'_> {
             .flat_map(u16::to_le_bytes)
             .collect();
         let mut events = vec![Digest384::of(&command_line)];
-        events.extend(self.initrd.map(|initrd| initrd.sha384));
+        events.extend(self.initrd);
         fold(&events)
     }
+}
+
+/// RTMR0 to RTMR2 of a guest whose kernel Casemate's firmware starts. Events are SHA-384 digests of
+/// SHA-256 digests: of the loader window's header in RTMR0, of the kernel in RTMR1, of the initial RAM
+/// disk and then of the command line in RTMR2.
+///
+/// # Errors
+/// The payloads do not fit the loader window.
+pub fn own_firmware(payloads: &Payloads) -> Result<[Digest384; 3], LoaderWindowError> {
+    let event = |digest: &[u8; 32]| Digest384::of(digest);
+    let hashes = KernelHashes::new(&payloads.kernel, &payloads.initrd, &payloads.cmdline);
+    let imports = loader_window::imports(payloads)?;
+    Ok([
+        fold(&[event(&loader_window::header_digest(&imports))]),
+        fold(&[event(&hashes.kernel)]),
+        fold(&[event(&hashes.initrd), event(&hashes.cmdline)]),
+    ])
 }
 
 /// A register after these events: RTMR = SHA-384(RTMR || digest), from zero.

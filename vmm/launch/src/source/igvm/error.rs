@@ -3,7 +3,6 @@
 use std::io;
 
 use crate::PlatformKind;
-use crate::measure::tdx::MrtdError;
 
 /// Why a file is not an IGVM file that can be used. Offsets are bytes from its start.
 #[derive(Debug, thiserror::Error)]
@@ -61,8 +60,6 @@ pub enum IgvmError {
         "the IGVM file adds more than {limit} pages; a page may be named often, memory is finite"
     )]
     TooManyPages { limit: u64 },
-    #[error("could not measure the pages")]
-    Mrtd(#[from] MrtdError),
 }
 
 impl IgvmError {

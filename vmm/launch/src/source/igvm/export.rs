@@ -11,8 +11,7 @@ use igvm_defs::{
 use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 use super::id_block;
-use crate::measure::snp::VMSA_GPA;
-use crate::plan::VmsaPage;
+use crate::plan::{VMSA_GPA, VmsaPage};
 use crate::source::tdvf::{ATTRIBUTE_DEBUG, ATTRIBUTE_MIGRATABLE, ATTRIBUTE_SEPT_VE_DISABLE};
 use crate::{
     Contents, Digest384, Gpa, Import, InitialVcpu, LaunchPlan, PageKind, PlatformKind, Policy,

@@ -5,9 +5,9 @@ use std::io::{Read, Seek};
 use igvm_defs::{IGVM_VHS_SNP_ID_BLOCK, TdxPolicy as IgvmTdxPolicy};
 
 use super::id_block;
+use super::kvm::{Kvm, KvmRefusal};
 use super::steps::{Parameter, Step, ZeroPages, walk};
 use super::{IgvmError, IgvmFile, vmsa};
-use crate::measure::igvm::{Kvm, KvmRefusal};
 use crate::source::tdvf::{ATTRIBUTE_DEBUG, ATTRIBUTE_MIGRATABLE, ATTRIBUTE_SEPT_VE_DISABLE};
 use crate::{
     GpaRange, Import, InitialVcpu, LaunchPlan, PlatformKind, Policy, SnpIdentity, SnpPolicy,
@@ -38,10 +38,6 @@ pub enum ImportError {
     Platform(PlatformKind),
     #[error("the IGVM file has no guest policy, without which SEV-SNP launches nothing")]
     NoPolicy,
-    #[error(
-        "the IGVM file adds {first} (\"{first_tag}\") and {second} (\"{second_tag}\"), which overlap"
-    )]
-    Overlap { first: GpaRange, first_tag: &'static str, second: GpaRange, second_tag: &'static str },
 }
 
 /// Makes a plan of a file. The plan holds all bytes of the file's pages.
@@ -76,14 +72,6 @@ pub fn import<R: Read + Seek>(
     };
     let vcpus = parts.vcpu.into_iter().map(|(vcpu, _)| vcpu).collect();
     let plan = LaunchPlan { imports: parts.imports, vcpus, policy, identity };
-    if let Some((first, second)) = plan.overlap() {
-        return Err(ImportError::Overlap {
-            first: first.range,
-            first_tag: first.tag,
-            second: second.range,
-            second_tag: second.tag,
-        });
-    }
     Ok(Imported { plan, required: parts.required, parameters: parts.parameters })
 }
 

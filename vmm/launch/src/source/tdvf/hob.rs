@@ -13,7 +13,7 @@ const TYPE_RESOURCE: u16 = 3;
 const TYPE_END: u16 = 0xffff;
 const HANDOFF: usize = 56;
 const RESOURCE: usize = 48;
-const END: usize = 8;
+pub(crate) const END: usize = 8;
 const HANDOFF_VERSION: u32 = 9;
 /// Present, initialized and tested.
 const ATTRIBUTES: u32 = 7;

@@ -12,8 +12,8 @@ use kvm_ioctls::Kvm;
 use vm_memory::{GuestAddress, GuestMemory as _, Permissions};
 
 use super::*;
-use crate::board::Board;
 use crate::ram::GuestRam;
+use casemate_plan::Board;
 
 const NOTHING: &str = "/dev/null";
 

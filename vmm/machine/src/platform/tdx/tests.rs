@@ -7,8 +7,8 @@ use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
 use kvm_ioctls::Kvm;
 
 use super::*;
-use crate::board::Board;
 use crate::ram::GuestRam;
+use casemate_plan::Board;
 
 fn plan(kinds: &[PageKind]) -> LaunchPlan {
     let range = GpaRange::from_bytes(Gpa(0x1000), 0x2000).unwrap();

@@ -17,12 +17,11 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, AmlSink};
-use casemate_devices::legacy::{AcpiPower, Serial};
 use casemate_firmware_logic::acpi::MADT;
 use casemate_launch::Gpa;
 use casemate_launch::linux::AcpiTables;
 
-use crate::board::{ECAM, IO_APIC, LOCAL_APIC, PCI_WINDOW, gsi, port};
+use crate::board::{ECAM, IO_APIC, LOCAL_APIC, PCI_WINDOW, gsi, port, power};
 
 const OEM: [u8; 6] = *b"CASEMT";
 const TABLE: [u8; 8] = *b"CASEMATE";
@@ -59,7 +58,8 @@ impl AmlSink for Tables {
 /// The tables of a machine with `vcpus` vCPUs, at most 255, for the address `start`. The RSDP is
 /// first; the MADT is last and at a place of its own, so that all others are constant: our firmware
 /// has them in its image.
-pub(crate) fn tables(start: u64, vcpus: u32) -> AcpiTables {
+#[must_use]
+pub fn tables(start: u64, vcpus: u32) -> AcpiTables {
     let mut tables = Tables { start, bytes: vec![0; Rsdp::len()] };
     let dsdt = tables.add(&dsdt());
     let mut xsdt = XSDT::new(OEM, TABLE, REVISION);
@@ -93,10 +93,10 @@ fn fadt(dsdt: u64) -> impl Aml {
         .flag(Flags::SlpButton)
         .flag(Flags::Headless);
     fadt.iapc_boot_arch = BOOT_ARCHITECTURE.into();
-    fadt.reset_reg = register(AcpiPower::RESET);
-    fadt.reset_value = AcpiPower::RESET_VALUE;
-    fadt.sleep_control_reg = register(AcpiPower::SLEEP_CONTROL);
-    fadt.sleep_status_reg = register(AcpiPower::SLEEP_STATUS);
+    fadt.reset_reg = register(power::RESET);
+    fadt.reset_value = power::RESET_VALUE;
+    fadt.sleep_control_reg = register(power::SLEEP_CONTROL);
+    fadt.sleep_status_reg = register(power::SLEEP_STATUS);
     fadt.hypervisor_vendor_identity = u64::from_le_bytes(TABLE).into();
     fadt.finalize()
 }
@@ -119,7 +119,7 @@ fn mcfg() -> impl Aml {
 fn dsdt() -> Sdt {
     let mut body = Vec::new();
     // Soft off: the sleep type that goes into the sleep control register.
-    Name::new("_S5_".into(), &Package::new(vec![&AcpiPower::S5])).to_aml_bytes(&mut body);
+    Name::new("_S5_".into(), &Package::new(vec![&power::S5])).to_aml_bytes(&mut body);
     Scope::new(
         "\\_SB_".into(),
         vec![&pci_root(), &reserved(), &serial(), &power_button(), &events(), &panic_port()],
@@ -186,8 +186,7 @@ fn reserved() -> Node {
 }
 
 fn serial() -> Node {
-    let length = u8::try_from(Serial::PORTS).unwrap_or(u8::MAX);
-    let ports = IO::new(port::SERIAL, port::SERIAL, 0, length);
+    let ports = IO::new(port::SERIAL, port::SERIAL, 0, port::SERIAL_COUNT);
     Node::new(
         "COM1",
         &EISAName::new("PNP0501"),

@@ -4,21 +4,20 @@ use std::fs::File;
 use std::io;
 
 use casemate_config::{GuestConfig, TdAttributes};
-use casemate_launch::igvm::{
-    IgvmError, IgvmFile, ImportError, Imported, TellError, ZeroPages, import,
-};
+use casemate_launch::igvm::{IgvmError, IgvmFile, ImportError, Imported, TellError, import};
+use casemate_launch::rules::Profile;
 use casemate_launch::tdvf::{ATTRIBUTE_DEBUG, ATTRIBUTE_MIGRATABLE, ATTRIBUTE_SEPT_VE_DISABLE};
 use casemate_launch::{
     GpaError, InitialVcpu, LaunchPlan, PlatformKind, Policy, SnpIdentity, TdxPolicy,
 };
 
-use crate::board::Board;
+use crate::{Board, Boot, GuestPlan, PlanError, Rules, policy};
 
 /// Why an IGVM file is not launched.
 #[derive(Debug, thiserror::Error)]
 pub enum IgvmLaunchError {
     /// It cannot be opened.
-    #[error("could not open it")]
+    #[error("could not open the IGVM file")]
     Open(#[from] io::Error),
     /// It is no IGVM file that can be used.
     #[error(transparent)]
@@ -55,17 +54,41 @@ pub enum IgvmLaunchError {
 /// DEBUG of a guest policy (SEV-SNP firmware ABI, table "Guest Policy Structure").
 const SNP_DEBUG: u64 = 1 << 19;
 
+/// The guest of the file that `config` names.
+pub(crate) fn plan(
+    config: &GuestConfig,
+    platform: PlatformKind,
+    rules: &Rules,
+) -> Result<GuestPlan, PlanError> {
+    let refused =
+        |source| PlanError::Igvm { file: config.igvm.clone().unwrap_or_default(), source };
+    let launch = match platform {
+        PlatformKind::Plain => return Err(PlanError::PlainIgvm),
+        PlatformKind::Snp => snp(config, policy::snp_identity(config)?, rules).map_err(refused)?,
+        PlatformKind::Tdx => tdx(config, &policy::tdx(config), rules).map_err(refused)?,
+    };
+    let memory = |source| PlanError::memory(config, source);
+    let board = Board::like_q35(config.memory.0).map_err(memory)?;
+    Ok(GuestPlan {
+        launch,
+        board,
+        boot: Boot::Igvm,
+        launcher: rules.launcher.unwrap_or(Profile::Casemate),
+    })
+}
+
 /// The plan of an SEV-SNP guest: policy and registers are the file's, and so is the ID block if it
 /// has one; everything else of its identity is the configuration's. A policy that allows to debug
 /// must be asked for there, too.
-pub(crate) fn snp(
+fn snp(
     config: &GuestConfig,
     identity: SnpIdentity,
+    rules: &Rules,
 ) -> Result<LaunchPlan, Box<IgvmLaunchError>> {
     if config.vcpus != 1 {
         return Err(Box::new(IgvmLaunchError::Vcpus(config.vcpus)));
     }
-    let mut plan = imported(config, PlatformKind::Snp)?;
+    let mut plan = imported(config, PlatformKind::Snp, rules)?;
     let asked = config.snp.as_ref().is_some_and(|snp| snp.debug);
     if matches!(&plan.policy, Policy::Snp(policy) if policy.guest_policy & SNP_DEBUG != 0 && !asked)
     {
@@ -81,11 +104,12 @@ pub(crate) fn snp(
 
 /// The plan of a TDX guest: attributes are the file's and must be those of `policy`, which has what
 /// identifies it.
-pub(crate) fn tdx(
+fn tdx(
     config: &GuestConfig,
     policy: &TdxPolicy,
+    rules: &Rules,
 ) -> Result<LaunchPlan, Box<IgvmLaunchError>> {
-    let mut plan = imported(config, PlatformKind::Tdx)?;
+    let mut plan = imported(config, PlatformKind::Tdx, rules)?;
     if let Policy::Tdx(of_file) = &plan.policy {
         let differences = differences(of_file.attributes, policy.attributes);
         if !differences.is_empty() {
@@ -118,14 +142,23 @@ fn differences(of_file: u64, of_configuration: u64) -> Vec<String> {
     .collect()
 }
 
-fn imported(config: &GuestConfig, kind: PlatformKind) -> Result<LaunchPlan, Box<IgvmLaunchError>> {
-    imported_from(config, kind).map_err(Box::new)
+fn imported(
+    config: &GuestConfig,
+    kind: PlatformKind,
+    rules: &Rules,
+) -> Result<LaunchPlan, Box<IgvmLaunchError>> {
+    imported_from(config, kind, rules).map_err(Box::new)
 }
 
-fn imported_from(config: &GuestConfig, kind: PlatformKind) -> Result<LaunchPlan, IgvmLaunchError> {
+fn imported_from(
+    config: &GuestConfig,
+    kind: PlatformKind,
+    rules: &Rules,
+) -> Result<LaunchPlan, IgvmLaunchError> {
     let path = config.igvm.clone().unwrap_or_default();
     let mut file = IgvmFile::open(File::open(path)?)?;
-    let mut imported: Imported = import(&mut file, kind, None, ZeroPages::Normal)?;
+    let mut imported: Imported =
+        import(&mut file, kind, rules.compatibility_mask, rules.zero_pages)?;
     let ram: Vec<_> = Board::like_q35(config.memory.0)?.ram().collect();
     imported.tell(&ram, config.vcpus)?;
     Ok(imported.plan)
@@ -158,7 +191,7 @@ mod tests {
         std::fs::write(file.path(), export(&[plan]).unwrap()).unwrap();
         let config = GuestConfig { igvm: Some(file.path().into()), ..GuestConfig::default() };
         let policy = TdxPolicy { mrowner: [7; 48], ..TdxPolicy::new(asked.attributes()) };
-        let plan = tdx(&config, &policy).map_err(|error| error.to_string())?;
+        let plan = tdx(&config, &policy, &Rules::default()).map_err(|error| error.to_string())?;
         assert_eq!(plan.policy, Policy::Tdx(policy));
         Ok(())
     }
@@ -183,7 +216,7 @@ mod tests {
             let snp = debug.then(|| Snp { debug, ..Snp::default() });
             let igvm = Some(file.path().into());
             let config = GuestConfig { igvm, snp, ..GuestConfig::default() };
-            snp_plan(&config, SnpIdentity::default()).map(drop)
+            snp_plan(&config, SnpIdentity::default(), &Rules::default()).map(drop)
         };
         let error = launched(0x3_0000 | SNP_DEBUG, false).unwrap_err();
         assert!(matches!(*error, IgvmLaunchError::Debug), "{error}");

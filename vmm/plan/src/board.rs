@@ -41,6 +41,8 @@ pub mod port {
     pub const KEYBOARD: u16 = 0x64;
     /// COM1.
     pub const SERIAL: u16 = 0x3f8;
+    /// Number of COM1's ports.
+    pub const SERIAL_COUNT: u8 = 8;
     /// A guest's own exit status, a byte.
     pub const EXIT: u16 = 0x501;
     /// Reading it takes some milliseconds, for vCPUs that wait for another one.
@@ -50,6 +52,20 @@ pub mod port {
     /// ACPI sleep control, sleep status and reset; where firmware expects a q35 machine, also its
     /// power management registers.
     pub const POWER: u16 = 0x600;
+}
+
+/// Registers and values behind [`port::POWER`] (ACPI 6.5, sections 4.8.3.6 and 4.8.3.7).
+pub mod power {
+    /// Offset of the sleep control register.
+    pub const SLEEP_CONTROL: u16 = 0;
+    /// Offset of the sleep status register.
+    pub const SLEEP_STATUS: u16 = 1;
+    /// Offset of the reset register.
+    pub const RESET: u16 = 2;
+    /// Value that resets when it is written to the reset register.
+    pub const RESET_VALUE: u8 = 1;
+    /// SLP_TYP of S5, soft off.
+    pub const S5: u8 = 5;
 }
 
 /// Interrupts of the I/O APIC.
