@@ -140,7 +140,7 @@ fn a_guest_gets_its_secret_only_with_the_predicted_measurement() {
         "export {FOLDER}={}; exec {own} --ignored --exact --nocapture inside_the_host",
         path.display()
     );
-    let lab = lab.share(path).timeout(Duration::from_secs(900));
+    let lab = lab.share(path).timeout(Duration::from_secs(3600));
     let output = lab.run(&["sh", "-c", &inside]).unwrap();
     let file = |name: &str| std::fs::read_to_string(path.join(name)).unwrap();
     let all = || {
@@ -307,7 +307,7 @@ fn forward(socket: &Path, request: &[u8]) -> Vec<u8> {
 fn boot(folder: &Path, name: &str, parameters: &str, config: &str) {
     let log = std::fs::File::create(folder.join(format!("{name}.log"))).unwrap();
     let status = Command::new("timeout")
-        .args(["120", env!("CARGO_BIN_EXE_casemate"), "run", "--cmdline"])
+        .args(["900", env!("CARGO_BIN_EXE_casemate"), "run", "--cmdline"])
         .args([&command_line(folder, parameters), config])
         .current_dir(folder)
         .stdin(Stdio::null())
