@@ -1,6 +1,7 @@
 //! CPUID as KVM has it: a table of leaves (`struct kvm_cpuid2`), of the host, of a vCPU, or as a part of
 //! another structure.
 
+use std::arch::x86_64::{__cpuid_count, CpuidResult};
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem::offset_of;
@@ -42,6 +43,42 @@ pub fn set(vcpu: &VcpuFd, cpuid: &CpuId) -> Result<(), KernelError> {
         .map(drop)
 }
 
+/// EAX to EDX of the processor itself, whatever KVM makes of them. The registers of one processor are
+/// taken for those of all, as KVM does.
+///
+/// # Errors
+/// A trace is replayed in which the processor is not asked.
+pub fn of_processor(leaf: u32, subleaf: u32) -> Result<[u32; 4], KernelError> {
+    let mut answer = OfProcessor { leaf, subleaf, registers: [0; 4] };
+    call("CPUID", Firmware::None, &mut answer, |answer| {
+        let CpuidResult { eax, ebx, ecx, edx } = __cpuid_count(leaf, subleaf);
+        answer.registers = [eax, ebx, ecx, edx];
+        Reply::default()
+    })?;
+    Ok(answer.registers)
+}
+
+/// The argument of [`of_processor`].
+struct OfProcessor {
+    leaf: u32,
+    subleaf: u32,
+    registers: [u32; 4],
+}
+
+impl fmt::Display for OfProcessor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "leaf {:#x}.{}", self.leaf, self.subleaf)
+    }
+}
+
+impl Argument for OfProcessor {
+    const STAYS: bool = true;
+
+    fn bytes(&mut self) -> &mut [u8] {
+        self.registers.as_mut_bytes()
+    }
+}
+
 fn ask(
     name: &'static str,
     kernel: impl FnOnce() -> Result<CpuId, kvm_ioctls::Error>,
@@ -61,8 +98,19 @@ fn ask(
         return Ok(cpuid);
     }
     let (AllLeaves, entries) = answer.into_parts();
-    // There are no more of them than there was room for.
-    CpuId::from_entries(&entries).map_err(|_| KernelError::new(name, "", libc::E2BIG, Status::None))
+    as_table(name, &entries)
+}
+
+/// A table of these entries, as a vCPU takes it.
+///
+/// # Errors
+/// There are more of them than KVM takes.
+pub fn table(entries: &[kvm_cpuid_entry2]) -> Result<CpuId, KernelError> {
+    as_table("KVM_SET_CPUID2", entries)
+}
+
+fn as_table(name: &'static str, entries: &[kvm_cpuid_entry2]) -> Result<CpuId, KernelError> {
+    CpuId::from_entries(entries).map_err(|_| KernelError::new(name, "", libc::E2BIG, Status::None))
 }
 
 /// What comes before the table of a command that asks for one: nothing.

@@ -51,6 +51,21 @@ impl fmt::Display for VmType {
     }
 }
 
+/// Lets guests of this process use AMX, where the processor has it: without permission KVM lists
+/// neither its state nor, consistently, its features. Before [`crate::cpuid::supported`] and the first
+/// vCPU; TDs need it not. Harmless elsewhere: the kernel refuses.
+///
+/// Source: Linux `Documentation/arch/x86/xstate.rst`, "Dynamic features for virtual machines".
+pub fn permit_amx() {
+    const ARCH_REQ_XCOMP_GUEST_PERM: libc::c_int = 0x1025;
+    const XFEATURE_XTILE_DATA: libc::c_ulong = 18;
+    // SAFETY: arch_prctl takes two numbers here, and reads and writes no memory.
+    let outcome = unsafe {
+        libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_GUEST_PERM, XFEATURE_XTILE_DATA)
+    };
+    tracing::debug!(allowed = outcome == 0, "AMX for guests");
+}
+
 /// Opens /dev/kvm.
 ///
 /// # Errors

@@ -87,6 +87,8 @@ fn by_errno(command: &str, errno: i32) -> Option<&'static str> {
     const HOST: &str = "run `casemate host`: it says what this machine lacks";
     const BUGGED: &str = "the kernel gave this guest up; its log has the reason. Start the guest \
                           anew";
+    const SEAMCALL: &str = "the TDX module refused and the kernel gave this guest up; the status is in \
+                            the kernel's log: sudo dmesg | grep SEAMCALL";
     const KEYIDS: &str = "all TDX KeyIDs are in use, or the `misc` cgroup allows no more: end other \
                           TDX guests or raise misc.max";
     Some(match (command, errno) {
@@ -117,7 +119,9 @@ fn by_errno(command: &str, errno: i32) -> Option<&'static str> {
         ("KVM_TDX_INIT_MEM_REGION" | "KVM_TDX_FINALIZE_VM", EAGAIN | EBUSY) => {
             "the host is very busy: try again"
         }
-        (command, EIO) if command.starts_with("KVM_TDX_") => BUGGED,
+        // The kernel hands a status to its caller only for operands that are not valid (Linux 7.2,
+        // arch/x86/kvm/vmx/tdx.c, __tdx_td_init).
+        (command, EIO) if command.starts_with("KVM_TDX_") => SEAMCALL,
         (command, ENOTTY | EOPNOTSUPP) if command.starts_with("KVM_TDX_") => HOST,
         ("KVM_GET_API_VERSION", _) => "what was opened as /dev/kvm is no KVM",
         ("KVM_CREATE_VM", EBUSY) => {
@@ -150,6 +154,10 @@ fn by_errno(command: &str, errno: i32) -> Option<&'static str> {
         (_, EMFILE) => "raise the limit of open files (ulimit -n)",
         (_, ENFILE) => "the host has too many open files: raise fs.file-max",
         ("KVM_CREATE_GUEST_MEMFD", EINVAL | ENOTTY) => HOST,
+        ("KVM_CREATE_GUEST_MEMFD", libc::EACCES) => {
+            "SELinux confines this process: run it from an unconfined domain, or allow its domain \
+             anon_inode:create (sudo ausearch -m avc -ts recent)"
+        }
         ("KVM_SET_MEMORY_ATTRIBUTES", ENOMEM) => {
             "the kernel needs some 9 bytes per 4 KiB page: raise the memory cgroup's limit"
         }

@@ -200,6 +200,10 @@ mod tests {
             "{error}"
         );
         assert!(!error.is_busy_module());
+        let levels = SeamcallStatus(0xC000_0904_0000_0000);
+        assert_eq!(levels.name(), Some("CPUID_LEAF_1F_FORMAT_UNRECOGNIZED"));
+        let lost = KernelError::new("KVM_TDX_INIT_VM", "", libc::EIO, Status::None);
+        assert!(lost.to_string().ends_with("sudo dmesg | grep SEAMCALL"), "{lost}");
         let busy = Status::seamcall(0x8000_0200_0000_0092);
         assert!(KernelError::new("KVM_TDX_INIT_VM", "", libc::EINVAL, busy).is_busy_module());
         let entropy = Status::seamcall(0x8000_0203_0000_0000);

@@ -187,9 +187,33 @@ pub(super) fn private_memory(facts: &Facts, vm_type: VmType, report: &mut Report
     .collect();
     if lacks.is_empty() {
         report.ok("private memory", "guest_memfd, memory attributes and conversion exits");
+        selinux(facts, report);
+        overcommit(facts, report);
     } else {
         let fix = "use Linux 6.11 or later for SEV-SNP, 6.16 or later for TDX";
         report.missing("private memory", format!("KVM lacks {}", lacks.join(", ")), fix);
+    }
+}
+
+/// A confined domain may not create a guest_memfd: an inode of the class anon_inode, which few policies
+/// know for it. Whether this one may is seen at a launch.
+fn selinux(facts: &Facts, report: &mut Report) {
+    let Some(selinux) = facts.selinux.as_ref().filter(|selinux| selinux.enforcing) else { return };
+    let domain = selinux.context.split(':').nth(2).unwrap_or_default();
+    if domain.starts_with("unconfined") || domain.is_empty() {
+        return report.ok("selinux", format!("enforcing; this process is {domain}"));
+    }
+    let fix = "if KVM_CREATE_GUEST_MEMFD fails with EACCES, run this from an unconfined domain, or \
+               allow the domain anon_inode:create (sudo ausearch -m avc -ts recent)";
+    report.note("selinux", format!("enforcing, and this process is confined to {domain}"), fix);
+}
+
+/// In mode 2 the kernel also counts address space that is only reserved.
+fn overcommit(facts: &Facts, report: &mut Report) {
+    if facts.kernel.overcommit == Some(2) {
+        let says = "vm.overcommit_memory is 2: a confidential guest counts twice its memory";
+        let fix = "sudo sysctl vm.overcommit_memory=0, or raise vm.overcommit_ratio";
+        report.note("overcommit", says, fix);
     }
 }
 

@@ -27,6 +27,12 @@ pub struct Facts {
     pub sev_firmware: Option<Result<PlatformStatus, String>>,
     /// IOMMUs.
     pub iommus: Vec<String>,
+    /// Types of IOMMU groups, each once: `identity` is passthrough.
+    #[serde(default)]
+    pub iommu_group_types: Vec<String>,
+    /// SELinux, where the kernel runs it.
+    #[serde(default)]
+    pub selinux: Option<SeLinux>,
     /// The TDX module's version, from Linux 7.2 on.
     pub tdx_module: Option<String>,
     /// The TDX quote service's socket.
@@ -52,6 +58,21 @@ pub struct Kernel {
     pub smt: bool,
     /// The kernel can hibernate.
     pub hibernation: bool,
+    /// Its command line.
+    #[serde(default)]
+    pub command_line: String,
+    /// vm.overcommit_memory.
+    #[serde(default)]
+    pub overcommit: Option<u32>,
+}
+
+/// SELinux, as it is for this process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeLinux {
+    /// It denies, rather than only log.
+    pub enforcing: bool,
+    /// The context of this process: user, role, type, level.
+    pub context: String,
 }
 
 impl Kernel {
@@ -155,6 +176,8 @@ impl Facts {
             devices,
             sev_firmware,
             iommus: files.names("sys/class/iommu"),
+            iommu_group_types: files.iommu_group_types(),
+            selinux: selinux(&files),
             tdx_module: files.text("sys/devices/faux/tdx_host/version"),
             quote_service: files.socket(QUOTE_SERVICE),
             misc: files.misc(),
@@ -176,6 +199,12 @@ impl Facts {
     }
 }
 
+fn selinux(files: &Files<'_>) -> Option<SeLinux> {
+    let enforcing = files.text("sys/fs/selinux/enforce")? == "1";
+    let context = files.text("proc/self/attr/current").unwrap_or_default();
+    Some(SeLinux { enforcing, context: context.trim_end_matches('\0').to_owned() })
+}
+
 fn kernel(files: &Files<'_>) -> Kernel {
     const FLAGS: [&str; 6] = ["svm", "vmx", "sme", "sev", "sev_es", "sev_snp"];
     let mut cpu_flags = files.cpu_flags();
@@ -189,5 +218,7 @@ fn kernel(files: &Files<'_>) -> Kernel {
         hibernation: files
             .text("sys/power/disk")
             .is_some_and(|modes| !modes.is_empty() && !modes.contains("[disabled]")),
+        command_line: files.text("proc/cmdline").unwrap_or_default(),
+        overcommit: files.text("proc/sys/vm/overcommit_memory").and_then(|mode| mode.parse().ok()),
     }
 }

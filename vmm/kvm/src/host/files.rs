@@ -30,6 +30,17 @@ impl Files<'_> {
         names
     }
 
+    /// The types of IOMMU groups, each once.
+    pub(super) fn iommu_group_types(&self) -> Vec<String> {
+        const GROUPS: &str = "sys/kernel/iommu_groups";
+        let groups = self.names(GROUPS).into_iter();
+        let mut types: Vec<String> =
+            groups.filter_map(|group| self.text(&format!("{GROUPS}/{group}/type"))).collect();
+        types.sort();
+        types.dedup();
+        types
+    }
+
     /// Whether a device can be opened for reading and writing.
     pub(super) fn device(&self, path: &str) -> Access {
         let opened = fs::OpenOptions::new().read(true).write(true).open(self.path(path));

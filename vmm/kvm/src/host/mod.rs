@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use checks::findings;
 pub use cpu::{Cpu, SevLeaf};
-pub use facts::{Access, Facts, Kernel, Limit, Limits, Misc};
+pub use facts::{Access, Facts, Kernel, Limit, Limits, Misc, SeLinux};
 pub use probe::KvmFacts;
 
 use crate::vm::VmType;

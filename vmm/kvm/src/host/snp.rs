@@ -59,6 +59,11 @@ fn reasons(facts: &Facts, report: &mut Report) {
             "use a newer kernel",
         );
     }
+    // RMPREAD and segmented RMP tables, which this family needs.
+    if facts.cpu.signature.0 == 0x1a && kernel.version().is_some_and(|version| version < (6, 14)) {
+        let says = "KVM launches SEV-SNP guests on processors of family 0x1a from Linux 6.14 on";
+        missing("snp kernel", says, "use a newer kernel");
+    }
     if !flag("sev") {
         let fix = "in the BIOS: enable SMEE (Secure Memory Encryption)";
         missing("snp bios", "the BIOS keeps memory encryption off", fix);
@@ -75,6 +80,22 @@ fn reasons(facts: &Facts, report: &mut Report) {
         let fix = "in the BIOS: enable the IOMMU; remove amd_iommu=off and iommu=off from the \
                    kernel's command line";
         missing("snp iommu", "there is no IOMMU, which SEV-SNP needs", fix);
+    }
+    // Then the kernel clears only an attribute of its own (drivers/iommu/amd/init.c, iommu_snp_enable):
+    // the processor's flag and the IOMMUs stay visible.
+    if !facts.iommus.is_empty() && matches!(parameter("sev_snp"), Some("N" | "0")) {
+        if let Some(option) = iommu_option(&kernel.command_line) {
+            let says = format!("the kernel was booted with {option}, which rules SEV-SNP out");
+            let fix = format!("boot without {option}; the kernel's log says {IOMMU_LOG:?}");
+            missing("snp iommu", &says, &fix);
+        } else if facts.iommu_group_types.iter().any(|kind| kind == "identity") {
+            let says = "the IOMMU is in passthrough mode, which rules SEV-SNP out";
+            let fix = format!(
+                "boot with iommu.passthrough=0 (or a kernel without \
+                 CONFIG_IOMMU_DEFAULT_PASSTHROUGH); the kernel's log says {IOMMU_LOG:?}"
+            );
+            missing("snp iommu", says, &fix);
+        }
     }
     if kernel.cpus.0 != kernel.cpus.1 {
         let says = format!("processors {} of {} are online", kernel.cpus.0, kernel.cpus.1);
@@ -103,6 +124,22 @@ fn reasons(facts: &Facts, report: &mut Report) {
     if !known && facts.kvm.is_some() {
         report.missing("snp kvm", "KVM offers no SEV-SNP, for a reason only the log has", LOG);
     }
+}
+
+const IOMMU_LOG: &str = "AMD-Vi: SNP: IOMMU disabled or configured in passthrough mode";
+
+/// The option of a kernel's command line that rules SEV-SNP out, if there is one.
+fn iommu_option(command_line: &str) -> Option<&str> {
+    const OPTIONS: [&str; 7] = [
+        "iommu=pt",
+        "iommu=off",
+        "iommu.passthrough=1",
+        "iommu.passthrough=on",
+        "iommu.passthrough=y",
+        "amd_iommu=off",
+        "amd_iommu=pgtbl_v2",
+    ];
+    command_line.split_whitespace().find(|option| OPTIONS.contains(option))
 }
 
 fn policy(facts: &Facts, report: &mut Report) {
@@ -141,7 +178,11 @@ fn device(facts: &Facts, report: &mut Report) {
             return report.missing(CHECK, "there is no /dev/sev", fix);
         }
         Access::Denied => {
-            let fix = grant(SevDevice::PATH);
+            let fix = format!(
+                "{}; for good, write KERNEL==\"sev\", GROUP=\"kvm\", MODE=\"0660\" to \
+                 /etc/udev/rules.d/90-sev.rules",
+                grant(SevDevice::PATH)
+            );
             return report.missing(CHECK, "this user may not open /dev/sev", fix);
         }
         Access::Fails { why } => {

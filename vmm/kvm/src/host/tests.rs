@@ -55,6 +55,78 @@ fn without_snp(spoil: impl FnOnce(&mut Facts)) -> Vec<Finding> {
     findings(&facts)
 }
 
+fn snp_off(facts: &mut Facts) {
+    let module = facts.modules.get_mut("kvm_amd").expect("recorded");
+    module.insert("sev_snp".into(), "N".into());
+}
+
+#[test]
+fn a_host_whose_iommu_translates_is_not_told_of_passthrough() {
+    let findings = without_snp(|facts| {
+        snp_off(facts);
+        facts.kernel.command_line = "iommu=nopt iommu.passthrough=0".into();
+        facts.iommu_group_types = vec!["DMA-FQ".into()];
+    });
+    assert!(findings.iter().all(|finding| finding.check != "snp iommu"), "{findings:#?}");
+}
+
+#[test]
+fn what_a_confidential_guest_meets_beside_kvm_is_noted() {
+    let mut facts = snp_host();
+    facts.kernel.overcommit = Some(2);
+    facts.selinux =
+        Some(SeLinux { enforcing: true, context: "system_u:system_r:virt_t:s0".into() });
+    let all = findings(&facts);
+    for (check, words) in [("overcommit", "counts twice"), ("selinux", "confined to virt_t")] {
+        let note = finding(&all, check);
+        assert!(note.state == State::Note && note.says.contains(words), "{note:?}");
+        assert!(!note.blocks(VmType::Snp) && note.fix.is_some());
+    }
+    facts.kernel.overcommit = Some(1);
+    let context = "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023";
+    facts.selinux = Some(SeLinux { enforcing: true, context: context.into() });
+    let all = findings(&facts);
+    assert!(all.iter().all(|finding| finding.check != "overcommit"));
+    assert_eq!(finding(&all, "selinux").state, State::Ok);
+    // One that only logs is in nobody's way.
+    facts.selinux = Some(SeLinux { enforcing: false, context: "a:b:virt_t:s0".into() });
+    assert!(findings(&facts).iter().all(|finding| finding.check != "selinux"));
+}
+
+#[test]
+fn a_user_who_may_not_open_the_secure_processor_gets_a_udev_rule() {
+    let mut facts = snp_host();
+    facts.devices.insert("/dev/sev".into(), Access::Denied);
+    let all = findings(&facts);
+    let fix = finding(&all, "snp firmware").fix.clone().expect("a fix");
+    assert!(
+        fix.contains("setfacl") && fix.contains("KERNEL==\"sev\", GROUP=\"kvm\", MODE=\"0660\"")
+    );
+}
+
+#[test]
+fn passthrough_overcommit_and_selinux_are_read_from_files() {
+    let root = tree(&[
+        ("proc/cmdline", "ro iommu=pt\n"),
+        ("proc/sys/vm/overcommit_memory", "2\n"),
+        ("proc/self/attr/current", "system_u:system_r:virt_t:s0\0"),
+        ("sys/fs/selinux/enforce", "1"),
+        ("sys/kernel/iommu_groups/0/type", "identity\n"),
+        ("sys/kernel/iommu_groups/1/type", "DMA-FQ\n"),
+        ("sys/kernel/iommu_groups/2/type", "identity\n"),
+    ]);
+    let facts = Facts::gather(root.path());
+    assert_eq!(facts.kernel.command_line, "ro iommu=pt");
+    assert_eq!(facts.kernel.overcommit, Some(2));
+    assert_eq!(facts.iommu_group_types, ["DMA-FQ", "identity"]);
+    let selinux = facts.selinux.expect("there");
+    assert_eq!(
+        (selinux.enforcing, selinux.context.as_str()),
+        (true, "system_u:system_r:virt_t:s0")
+    );
+    assert_eq!(Facts::gather(tree(&[]).path()).selinux, None);
+}
+
 #[test]
 fn each_reason_for_no_snp_is_found() {
     type Spoil = fn(&mut Facts);
@@ -65,6 +137,23 @@ fn each_reason_for_no_snp_is_found() {
         }),
         ("snp kernel", "from Linux 6.11 on", |facts| {
             facts.kernel.release = "6.1.0-44-amd64".into();
+        }),
+        ("snp kernel", "family 0x1a from Linux 6.14 on", |facts| {
+            facts.cpu.signature.0 = 0x1a;
+            facts.kernel.release = "6.12.117+deb13-amd64".into();
+        }),
+        // The flag of /proc/cpuinfo and the IOMMUs stay: only the parameter is N.
+        ("snp iommu", "booted with iommu=pt, which", |facts| {
+            snp_off(facts);
+            facts.kernel.command_line = "root=/dev/sda1 iommu=pt quiet".into();
+        }),
+        ("snp iommu", "booted with amd_iommu=pgtbl_v2, which", |facts| {
+            snp_off(facts);
+            facts.kernel.command_line = "amd_iommu=pgtbl_v2".into();
+        }),
+        ("snp iommu", "passthrough mode", |facts| {
+            snp_off(facts);
+            facts.iommu_group_types = vec!["DMA-FQ".into(), "identity".into()];
         }),
         ("snp bios", "keeps memory encryption off", |facts| facts.kernel.cpu_flags.clear()),
         ("snp bios", "no usable RMP table", |facts| {

@@ -99,7 +99,7 @@ pub enum Update<'a> {
     Secrets,
     /// A CPUID table, which the firmware checks. If it refuses it, with
     /// [`SevStatus::INVALID_PARAM`](crate::error::SevStatus::INVALID_PARAM), it has put the values it
-    /// accepts into the page, nothing is measured, and the update may be tried again with it, once.
+    /// accepts into the page, nothing is measured, and the update may be tried again with it.
     Cpuid(&'a mut Page),
 }
 

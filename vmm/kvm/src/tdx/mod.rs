@@ -85,6 +85,15 @@ pub fn capabilities(vm: &VmFd) -> Result<Capabilities, KernelError> {
     })
 }
 
+/// XFAM bits that this host offers. No KeyID is taken.
+///
+/// # Errors
+/// KVM launches no TDs here.
+pub fn offered_xfam() -> Result<u64, KernelError> {
+    let vm = vm::create(&vm::open()?, vm::VmType::Tdx)?;
+    Ok(capabilities(&vm)?.xfam)
+}
+
 /// What a TD is made with. Attributes, XFAM and the three identities are in its reports.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InitVm {
