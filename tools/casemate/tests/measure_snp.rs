@@ -144,6 +144,7 @@ fn what_cannot_be_measured_truthfully_is_refused() {
     with(&["--vcpu-type", "host"], "known are EPYC");
     with(&["--vcpu-type", "EPYC", "--append", "a"], "--kernel");
     with(&["--vmm", "casemate"], "not Casemate's firmware");
+    with(&["--vmm", "cloud-hypervisor"], "from IGVM files");
     with(&["--vmm", "casemate", "--kernel", &firmware], "not Casemate's firmware");
     refused(
         &["measure", "snp", "--firmware", "/nowhere", "--vcpus", "1", "--vmm", "gce"],

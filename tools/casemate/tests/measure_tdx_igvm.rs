@@ -73,6 +73,26 @@ fn tdx_json_has_what_it_promises() {
     assert!(report["events"]["td-hob"].is_string());
 }
 
+/// QEMU before 10.2 patches the kernel's header, which RTMR1 covers; the output names the rules.
+#[test]
+fn the_rules_of_a_launcher_are_chosen_by_version() {
+    let (firmware, kernel) =
+        (folder().join("inputs/tiny-tdx.fd"), folder().join("inputs/efi-stub-tiny.bin"));
+    let guest = ["measure", "tdx", "--firmware", path(&firmware), "--kernel", path(&kernel)];
+    let boot = ["--memory", "4G", "--cmdline", "console=ttyS0", "--format", "json"];
+    let by = |vmm: &[&str]| json(&[&guest[..], &boot, vmm].concat());
+    for (vmm, rules, rtmr1) in [
+        (&[][..], "qemu:10.2", "bd294d48"),
+        (&["--vmm", "qemu"], "qemu:10.2", "bd294d48"),
+        (&["--vmm", "qemu:10.2"], "qemu:10.2", "bd294d48"),
+        (&["--vmm", "qemu:10.1"], "qemu:10.1", "b80fd581"),
+    ] {
+        let report = by(vmm);
+        assert_eq!(report["assumptions"]["vmm"], rules);
+        assert!(report["rtmr"][1].as_str().unwrap().starts_with(rtmr1), "{report}");
+    }
+}
+
 #[test]
 fn the_manifest_ends_in_the_measurement() {
     let folder_ = tempfile::tempdir().unwrap();
@@ -116,11 +136,13 @@ fn a_built_file_measures_as_its_firmware() {
     let build = ["igvm", "build", "--firmware", path(&firmware), "--platform", "snp"];
     let more = ["--vcpu-type", "EPYC-Milan", "--out", path(&file)];
     stdout(&[&build[..], &more[..]].concat());
+    let ch = ["measure", "snp", "--igvm", path(&file), "--vmm", "cloud-hypervisor"];
     // IGVM has no ZERO pages, but a launcher with a word for them gives the firmware's own digest.
     let native = ["measure", "snp", "--igvm", path(&file), "--zero-pages", "native"];
     let own = ["measure", "snp", "--firmware", path(&firmware), "--vcpus", "1"];
     let own = [&own[..], &["--vcpu-type", "EPYC-Milan", "--format", "hex"]].concat();
     assert_eq!(stdout(&[&native[..], &["--format", "hex"]].concat()), stdout(&own));
+    assert_eq!(stdout(&[&ch[..], &["--format", "hex"]].concat()), stdout(&own));
 }
 
 /// What the file measures to is what the same guest has without it.

@@ -59,6 +59,10 @@ pub enum PlanError {
          such as --vcpu-type EPYC-Milan, or snp.vcpu_type to the configuration"
     )]
     NoModel { launcher: &'static str },
+    #[error(
+        "Cloud Hypervisor launches confidential guests from IGVM files: pass the file with --igvm"
+    )]
+    NeedsIgvm,
     #[error("this machine's processor is not an x86 one: set snp.vcpu_type to a CPU model")]
     NoHostModel,
 }

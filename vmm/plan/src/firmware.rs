@@ -27,6 +27,7 @@ pub(crate) fn plan(
     let image = Image::of(config)?;
     let ours = firmware::is_ours(&image.bytes);
     match (rules.launcher, ours) {
+        (Some(Profile::CloudHypervisor), _) => Err(PlanError::NeedsIgvm),
         (None | Some(Profile::Casemate), true) => own(config, platform, rules, &image),
         // Another launcher would take it for an OVMF, which has no loader window.
         (_, true) if platform == PlatformKind::Tdx => own(config, platform, rules, &image),

@@ -25,10 +25,15 @@ pub enum Profile {
     /// is in its owner's policies already.
     #[default]
     Qemu,
+    /// Cloud Hypervisor, which launches confidential guests from IGVM files alone.
+    CloudHypervisor,
     /// Amazon EC2, as of 2026.
     Ec2,
     /// Google Compute Engine.
     Gce,
+    /// libkrun: its boot processor and the others start with registers of their own. The sections are
+    /// taken to be those of OVMF.
+    Krun,
     /// Our own firmware. RDX is zero, so that the digest does not depend on the CPU model.
     Casemate,
 }
@@ -79,12 +84,38 @@ const EC2: InitialVcpu = InitialVcpu {
 const GCE: InitialVcpu =
     InitialVcpu { g_pat: 0x0007_0106, rdx: KVM_RDX, mxcsr: 0, x87_fcw: 0, ..QEMU };
 
+/// Segments as KVM resets them; stack and zero page of the Linux boot protocol in the boot processor
+/// (libkrun, `arch/src/x86_64/linux/regs.rs`).
+const KRUN: InitialVcpu = InitialVcpu {
+    cs: segment(0xf000, 0x9a, 0xffff, 0),
+    ss: segment(0, 0x92, 0xffff, 0),
+    tr: segment(0, 0x83, 0xffff, 0),
+    rsp: 0x8ff0,
+    rbp: 0x8ff0,
+    rsi: 0x7000,
+    ..QEMU
+};
+
+/// Entry of libkrun's application processors, whatever the firmware's table has (the same file).
+const KRUN_AP: u32 = 0xffff_fff3;
+
 const CASEMATE: InitialVcpu = QEMU;
 
 impl Profile {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Qemu, Self::QemuBefore10_2, Self::Ec2, Self::Gce, Self::Casemate];
+    pub const ALL: [Self; 7] = [
+        Self::Qemu,
+        Self::QemuBefore10_2,
+        Self::CloudHypervisor,
+        Self::Ec2,
+        Self::Gce,
+        Self::Krun,
+        Self::Casemate,
+    ];
+
+    /// The names of [`FromStr`]: `qemu` is the newest version whose rules are known.
+    pub const NAMES: [&str; 8] =
+        ["qemu", "qemu:10.2", "qemu:10.1", "cloud-hypervisor", "ec2", "gce", "krun", "casemate"];
 
     /// The name on the command line and in output.
     #[must_use]
@@ -92,9 +123,29 @@ impl Profile {
         match self {
             Self::Qemu => "qemu",
             Self::QemuBefore10_2 => "qemu:10.1",
+            Self::CloudHypervisor => "cloud-hypervisor",
             Self::Ec2 => "ec2",
             Self::Gce => "gce",
+            Self::Krun => "krun",
             Self::Casemate => "casemate",
+        }
+    }
+
+    /// The version of the rules that a prediction follows.
+    #[must_use]
+    pub const fn rules(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu:10.2",
+            other => other.name(),
+        }
+    }
+
+    /// The entry of all processors but the first, where the firmware's table has `reset_block`.
+    #[must_use]
+    pub const fn ap_entry(self, reset_block: Option<u32>) -> Option<u32> {
+        match self {
+            Self::Krun => Some(KRUN_AP),
+            _ => reset_block,
         }
     }
 
@@ -114,7 +165,7 @@ impl Profile {
     /// Whether KVM makes the VMSAs, whose FPU state depends on the host's kernel.
     #[must_use]
     pub const fn runs_on_kvm(self) -> bool {
-        matches!(self, Self::Qemu | Self::QemuBefore10_2 | Self::Casemate)
+        matches!(self, Self::Qemu | Self::QemuBefore10_2 | Self::Krun | Self::Casemate)
     }
 
     /// A vCPU that starts at `entry`, of a CPU model with this signature.
@@ -122,6 +173,10 @@ impl Profile {
     pub fn vcpu(self, entry: u32, signature: CpuSignature) -> InitialVcpu {
         let mut vcpu = match self {
             Self::Qemu | Self::QemuBefore10_2 => InitialVcpu { rdx: signature.0.into(), ..QEMU },
+            // The registers are those of the IGVM file.
+            Self::CloudHypervisor => CASEMATE,
+            Self::Krun if entry == RESET_VECTOR => KRUN,
+            Self::Krun => InitialVcpu { rsp: 0, rbp: 0, rsi: 0, ..KRUN },
             Self::Ec2 => EC2,
             Self::Gce => GCE,
             Self::Casemate => CASEMATE,
@@ -138,13 +193,16 @@ impl Profile {
 
 /// A name that is no profile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown profile {0:?}; known are qemu, ec2, gce and casemate")]
+#[error("unknown launcher {0:?}; known are {known}", known = Profile::NAMES.join(", "))]
 pub struct ProfileError(String);
 
 impl FromStr for Profile {
     type Err = ProfileError;
 
     fn from_str(name: &str) -> Result<Self, ProfileError> {
+        if name == Self::Qemu.rules() {
+            return Ok(Self::Qemu);
+        }
         let found = Self::ALL.into_iter().find(|profile| profile.name() == name);
         found.ok_or_else(|| ProfileError(name.to_owned()))
     }
@@ -153,5 +211,31 @@ impl FromStr for Profile {
 impl fmt::Display for Profile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_read_and_names_rules() {
+        for name in Profile::NAMES {
+            let launcher: Profile = name.parse().unwrap();
+            assert!(launcher.name() == name || launcher.rules() == name, "{name}");
+        }
+        assert_eq!("qemu".parse(), "qemu:10.2".parse::<Profile>());
+        let error = "qemu:9".parse::<Profile>().unwrap_err().to_string();
+        assert!(error.contains("qemu:10.1"), "{error}");
+    }
+
+    #[test]
+    fn the_boot_processor_of_libkrun_differs_from_the_others() {
+        let first = Profile::Krun.vcpu(RESET_VECTOR, CpuSignature(1));
+        let entry = Profile::Krun.ap_entry(None).unwrap();
+        let other = Profile::Krun.vcpu(entry, CpuSignature(1));
+        assert_eq!((first.rip, first.rsp, first.rsi, first.rdx), (0xfff0, 0x8ff0, 0x7000, 0));
+        assert_eq!((other.rip, other.rsp, other.rsi), (0xfff3, 0, 0));
+        assert_eq!((first.cs.base, other.cs.base), (0xffff_0000, 0xffff_0000));
     }
 }

@@ -215,7 +215,7 @@ fn vcpus(ap_reset: Option<u32>, options: &SnpOptions) -> Result<Vec<InitialVcpu>
     let others = vcpus.checked_sub(1).ok_or(OvmfError::NoVcpu)?;
     let mut list = vec![profile.vcpu(RESET_VECTOR, cpu_signature)];
     if others > 0 {
-        let entry = ap_reset.ok_or(OvmfError::NoReset { vcpus })?;
+        let entry = profile.ap_entry(ap_reset).ok_or(OvmfError::NoReset { vcpus })?;
         list.extend((0..others).map(|_| profile.vcpu(entry, cpu_signature)));
     }
     Ok(list)

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use casemate_launch::igvm::ZeroPages;
 use casemate_launch::measure::igvm::{SnpMeasurement, manifest, measure_snp};
+use casemate_launch::rules::Profile;
 use casemate_launch::{Digest384, PlatformKind};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -23,8 +24,9 @@ pub(super) struct IgvmArgs {
     compatibility_mask: Option<u32>,
     /// What the launcher makes of measured pages without data: NORMAL pages (QEMU) or ZERO pages
     /// (Cloud Hypervisor since April 2026)
-    #[arg(long, value_enum, requires = "igvm", default_value_t = Zeroes::Normal)]
-    zero_pages: Zeroes,
+    /// [default: the way of the launcher that --vmm names]
+    #[arg(long, value_enum, requires = "igvm")]
+    zero_pages: Option<Zeroes>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -102,8 +104,17 @@ impl Digests {
     }
 }
 
-pub(super) fn measured(args: &IgvmArgs, path: &Path) -> anyhow::Result<Measured> {
-    let zero_pages = match args.zero_pages {
+pub(super) fn measured(
+    args: &IgvmArgs,
+    path: &Path,
+    launcher: Profile,
+) -> anyhow::Result<Measured> {
+    let of_launcher = match launcher {
+        Profile::CloudHypervisor => Zeroes::Native,
+        _ => Zeroes::Normal,
+    };
+    let zeroes = args.zero_pages.unwrap_or(of_launcher);
+    let zero_pages = match zeroes {
         Zeroes::Normal => ZeroPages::Normal,
         Zeroes::Native => ZeroPages::Native,
     };
@@ -119,7 +130,7 @@ pub(super) fn measured(args: &IgvmArgs, path: &Path) -> anyhow::Result<Measured>
         assumptions: Assumptions {
             igvm: path.display().to_string(),
             compatibility_mask: format!("{:#x}", platform.mask),
-            zero_pages: match args.zero_pages {
+            zero_pages: match zeroes {
                 Zeroes::Normal => "normal",
                 Zeroes::Native => "native",
             },

@@ -91,13 +91,12 @@ const MAX_VCPUS: i64 = 4096;
 
 /// A parser for the names of launchers.
 pub(super) fn launcher() -> impl clap::builder::TypedValueParser<Value = Profile> {
-    PossibleValuesParser::new(Profile::ALL.map(Profile::name))
-        .try_map(|name| name.parse::<Profile>())
+    PossibleValuesParser::new(Profile::NAMES).try_map(|name| name.parse::<Profile>())
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if let Some(path) = &args.igvm.igvm {
-        return args.output.print(igvm_snp::measured(&args.igvm, path)?);
+        return args.output.print(igvm_snp::measured(&args.igvm, path, args.vmm)?);
     }
     let Some(vcpus) = args.vcpus else { bail!("either --vcpus or --igvm is needed") };
     if args.firmware.is_none() && args.vmm != Profile::Casemate {

@@ -26,6 +26,8 @@ struct Details {
 #[derive(Serialize)]
 struct Assumptions {
     vmm: &'static str,
+    /// The version of the launcher's rules.
+    rules: &'static str,
     vcpus: u32,
     /// Null where this VMM's registers do not depend on it.
     vcpu_signature: Option<String>,
@@ -88,6 +90,7 @@ impl SnpGuest {
         let name = |path: &PathBuf| path.display().to_string();
         Assumptions {
             vmm: plan.launcher.name(),
+            rules: plan.launcher.rules(),
             vcpus: config.vcpus,
             vcpu_signature: model.map(|signature| signature.to_string()),
             guest_features: format!("{features:#x}"),
@@ -114,7 +117,7 @@ fn rows(report: &Report<Details, Assumptions>) -> Vec<Row> {
         rows.push(("firmware seed", seed.to_string()));
     }
     rows.extend([
-        ("registers of", assumptions.vmm.to_owned()),
+        ("rules of", assumptions.rules.to_owned()),
         ("vCPUs", assumptions.vcpus.to_string()),
         (
             "vCPU signature",

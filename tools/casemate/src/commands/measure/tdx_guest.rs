@@ -153,7 +153,7 @@ impl TdxGuest {
             }
         }
         Assumptions {
-            vmm: Some(plan.launcher.name()),
+            vmm: Some(plan.launcher.rules()),
             firmware: name(&config.firmware),
             firmware_notes: firmware_notes(config),
             igvm: name(&config.igvm),

@@ -53,7 +53,7 @@ pub fn search(digest: Digest384, inputs: &Inputs<'_>) -> Result<Option<Explanati
         inputs.kernels.iter().map(|(hashes, what)| (Some(hashes), Some(*what))).collect();
     // A firmware that ignores the kernel leaves it unmeasured.
     kernels.push((None, None));
-    for profile in [Profile::Qemu, Profile::Ec2, Profile::Gce] {
+    for profile in [Profile::Qemu, Profile::Ec2, Profile::Gce, Profile::Krun] {
         for (hashes, kernel) in &kernels {
             let Ok(imports) = ovmf::section_imports(&metadata, profile, *hashes) else { continue };
             let mut pages = seed;
@@ -79,12 +79,12 @@ fn search_vcpus(
     if !profile.uses_signature() {
         signatures = vec![None];
     }
-    let old_fpu_differs = profile == Profile::Qemu;
+    let old_fpu_differs = profile.runs_on_kvm();
     for old_fpu in [false, true].into_iter().filter(|old| !old || old_fpu_differs) {
         for &signature in &signatures {
             for features in FEATURES {
                 let of = |entry| vcpu(profile, entry, signature, old_fpu);
-                let others = metadata.ap_reset.map(of);
+                let others = profile.ap_entry(metadata.ap_reset).map(of);
                 let count = usize::try_from(most_vcpus).ok()?;
                 let others = others.into_iter().cycle().take(count.saturating_sub(1));
                 let vcpus: Vec<_> = std::iter::once(of(RESET_VECTOR)).chain(others).collect();
