@@ -29,6 +29,7 @@ bench:
 	cargo bench -q --locked -p casemate-launch --bench snp
 	cargo bench -q --locked -p casemate-launch --bench tdx_igvm
 	@tests/peers/measure-snp
+	@tests/peers/image
 	@tests/peers/machine
 	@tests/peers/disk
 	@tests/peers/boot

@@ -7,8 +7,8 @@ use clap::{Args as _, FromArgMatches as _, Parser, Subcommand};
 mod commands;
 
 use commands::{
-    audit, broker, certificates, completions, explain, firmware, host, id_block, igvm, lab, man,
-    measure, run, verify,
+    audit, broker, certificates, completions, explain, firmware, host, id_block, igvm, image, lab,
+    man, measure, run, verify,
 };
 
 /// Measures, launches and proves confidential guests.
@@ -29,6 +29,7 @@ enum Command {
     Certificates(certificates::Args),
     Run(Box<run::Args>),
     Igvm(igvm::Args),
+    Image(image::Args),
     Verify(verify::Args),
     Broker(broker::Args),
     Audit(audit::Args),
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         Command::Certificates(args) => certificates::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Igvm(args) => igvm::run(&args),
+        Command::Image(args) => image::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Broker(args) => broker::run(&args),
         Command::Audit(args) => audit::run(&args),

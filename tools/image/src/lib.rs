@@ -9,6 +9,7 @@
 //! files of an image do not become files of the host.
 
 mod build;
+mod check;
 pub mod erofs;
 mod layer;
 mod limits;
@@ -18,6 +19,7 @@ pub mod tree;
 pub mod verity;
 
 pub use build::{BuildError, Built, Stage, build};
+pub use check::{CheckError, ImageFile};
 pub use layer::{LayerError, apply};
 pub use limits::Limits;
 pub use source::{ImageInfo, Selection, Source, SourceError};

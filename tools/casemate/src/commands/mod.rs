@@ -23,6 +23,7 @@ pub(crate) mod firmware;
 pub(crate) mod host;
 pub(crate) mod id_block;
 pub(crate) mod igvm;
+pub(crate) mod image;
 pub(crate) mod lab;
 pub(crate) mod man;
 pub(crate) mod measure;

@@ -109,9 +109,13 @@ fn fsck_and_veritysetup_accept_the_image_and_extract_what_tar_does() {
     extract(&folder.output(), &extracted);
     veritysetup(&folder.output(), &built.verity);
     let (mut ours, mut theirs) = (stats(&extracted, false), stats(&expected, false));
-    // erofs-utils makes a copy of each name, and tar sees no extended attributes that it is not told of.
+    // erofs-utils 1.5 makes a copy for each hard link, and loses set-user-ID, as it changes the owner last.
+    // The test with Linux's own driver compares both.
     for found in [&mut ours, &mut theirs] {
-        found.values_mut().for_each(|entry| entry.1 = 0);
+        for entry in found.values_mut() {
+            entry.0 &= !0o6000;
+            entry.1 = 0;
+        }
     }
     assert_eq!(ours, theirs);
 }

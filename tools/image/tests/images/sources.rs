@@ -138,12 +138,15 @@ fn platform_and_reference_select_an_image() {
     assert!(message(&error).contains(&digests[1]), "{}", message(&error));
 }
 
+/// Changes files of a layout.
+type Change<'a> = &'a dyn Fn(&mut Vec<(String, Vec<u8>)>);
+
 #[test]
 fn metadata_that_does_not_agree_is_refused() {
     let layer = || vec![Layer::plain(Tar::new().file("a", b"").finish())];
     let folder = Folder::new();
     // Config, layer, manifest, index and oci-layout, in this order.
-    let refuse = |change: &dyn Fn(&mut Vec<(String, Vec<u8>)>), expected: &str| {
+    let refuse = |change: Change<'_>, expected: &str| {
         let mut files = layout_files(&layer());
         change(&mut files);
         let tar = files.iter().fold(Tar::new(), |tar, (name, bytes)| tar.file(name, bytes));
