@@ -91,7 +91,7 @@ fn write_image(
     failed: &dyn Fn(io::Error) -> BuildError,
 ) -> Result<Verity, BuildError> {
     let blocks = u64::from(layout.blocks());
-    // What is not written below is zeros.
+    // Gaps are zeros from here on.
     file.set_len(blocks * BLOCK).map_err(failed)?;
     write_metadata(layout, &mut *file).map_err(failed)?;
     let mut writer = Contents { layout, file, failed, progress, at: None };

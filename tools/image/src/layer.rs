@@ -76,7 +76,7 @@ pub(crate) struct Digests {
 }
 
 impl<'a> LayerStream<'a> {
-    /// `input` is gzip (RFC 1952) or zstd (RFC 8878), told by its first bytes, or uncompressed.
+    /// `input` is gzip (RFC 1952) or zstd (RFC 8878), recognised by its first bytes, or uncompressed.
     pub(crate) fn new(input: impl Read + 'a, limits: &'a Limits) -> io::Result<Self> {
         let compressed = Rc::new(Passed::default());
         let input = Compressed { input, passed: compressed.clone() };

@@ -8,6 +8,8 @@
 //! Contents are streamed; the tree of names is in memory, within [`Limits`]. Foreign input is never extracted:
 //! files of an image do not become files of the host.
 
+#![forbid(unsafe_code)]
+
 mod build;
 mod check;
 pub mod erofs;

@@ -271,7 +271,7 @@ impl Source {
             }
             at = offset + size;
         }
-        // What was written is what was checked before, unless the source changed in between.
+        // The source may have changed since the layer was applied; the digest shows it.
         layer.check(stream).map_err(refuse)?;
         Ok(())
     }

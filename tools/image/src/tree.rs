@@ -46,7 +46,7 @@ pub struct Xattr {
     pub value: Box<[u8]>,
 }
 
-/// What an inode has beside its kind and content.
+/// Attributes of an inode other than its kind and content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attributes {
     /// Permission bits, set-user-ID, set-group-ID and sticky: the low 12 bits of `st_mode`.

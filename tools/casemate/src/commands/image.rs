@@ -239,7 +239,7 @@ fn print_disk(out: &mut impl std::io::Write, verity: &Verity, inodes: u64) -> st
 fn run_inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let path = &args.source.source;
     let mut out = super::output();
-    // A disk of ours is told by its superblocks; anything else is a source.
+    // Superblocks identify a disk; any other file is a source.
     if let Ok(file) = ImageFile::open(path) {
         if args.json {
             writeln!(out, "{:#}", disk(file.verity(), file.inodes()))?;

@@ -194,26 +194,39 @@ impl<R: Read + Seek> Image<R> {
             tail_offset,
             tail,
         };
-        inode.kind = match mode >> 12 {
-            0o1 => FileKind::Fifo,
-            0o2 => FileKind::Character(ondisk::decode_device(location)),
-            0o4 => FileKind::Directory,
-            0o6 => FileKind::Block(ondisk::decode_device(location)),
-            0o10 => FileKind::Regular,
-            0o12 if size <= BLOCK => {
-                let mut target = Vec::new();
-                self.copy(&inode, &mut target)?;
-                FileKind::Symlink(target)
-            }
-            0o14 => FileKind::Socket,
-            _ => return Err(refuse("its kind of file is unknown")),
-        };
+        inode.kind = self.kind(mode, location, &inode)?;
         let has_data =
             matches!(inode.kind, FileKind::Directory | FileKind::Regular | FileKind::Symlink(_));
         if size > 0 && !has_data {
             return Err(refuse("it has data, which its kind of file cannot have"));
         }
         Ok(inode)
+    }
+
+    /// Kind of file of an `st_mode`; `location` is the device number of a device.
+    fn kind(
+        &mut self,
+        mode: u16,
+        location: u32,
+        inode: &ImageInode,
+    ) -> Result<FileKind, ReadError> {
+        Ok(match mode >> 12 {
+            0o1 => FileKind::Fifo,
+            0o2 => FileKind::Character(ondisk::decode_device(location)),
+            0o4 => FileKind::Directory,
+            0o6 => FileKind::Block(ondisk::decode_device(location)),
+            0o10 => FileKind::Regular,
+            0o12 if inode.size <= BLOCK => {
+                let mut target = Vec::new();
+                self.copy(inode, &mut target)?;
+                FileKind::Symlink(target)
+            }
+            0o14 => FileKind::Socket,
+            _ => {
+                let (offset, problem) = (inode.nid * SLOT, "its kind of file is unknown");
+                return Err(ReadError::Malformed { what: "inode", offset, problem });
+            }
+        })
     }
 
     /// Writes the data of an inode to `out`. Returns their length in bytes.

@@ -75,7 +75,7 @@ impl Layout<'_> {
     }
 }
 
-/// Writes superblock, inodes, directories and symbolic links. What lies between stays as it is, which must be
+/// Writes superblock, inodes, directories and symbolic links. The gaps stay as they are and must be
 /// zeros.
 pub(crate) fn write_metadata<W: Write + Seek>(layout: &Layout<'_>, out: W) -> io::Result<()> {
     let mut out = BufWriter::with_capacity(256 << 10, out);

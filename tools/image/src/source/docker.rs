@@ -33,7 +33,7 @@ pub(super) fn image(store: &Store, selection: &Selection) -> Result<ImageInfo, S
         Ok((name, None, size))
     });
     let stored = stored.collect::<Result<Vec<_>, SourceError>>()?;
-    configuration.image(store, SourceKind::DockerArchive, actual, names, stored)
+    configuration.image(store, selection, SourceKind::DockerArchive, actual, names, stored)
 }
 
 /// The configuration's file is named after its hash, in old and in new archives.

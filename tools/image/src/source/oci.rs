@@ -185,7 +185,7 @@ pub(super) fn image(store: &Store, selection: &Selection) -> Result<ImageInfo, S
         .iter()
         .map(|layer| Ok((blob(&layer.digest)?, Some(layer.digest.clone()), layer.size)));
     let stored = stored.collect::<Result<Vec<_>, SourceError>>()?;
-    configuration.image(store, SourceKind::OciArchive, manifest.digest, names, stored)
+    configuration.image(store, selection, SourceKind::OciArchive, manifest.digest, names, stored)
 }
 
 struct Candidate {
@@ -282,11 +282,17 @@ impl Configuration {
     pub(super) fn image(
         self,
         store: &Store,
+        selection: &Selection,
         kind: SourceKind,
         digest: String,
         names: Vec<String>,
         stored: Vec<Stored>,
     ) -> Result<ImageInfo, SourceError> {
+        let platform = format!("{}/{}", self.os, self.architecture);
+        if platform != selection.platform {
+            let found = format!("{digest} ({platform})");
+            return Err(SourceError::NoImage { wanted: selection.platform.clone(), found });
+        }
         let diff_ids = self.rootfs.diff_ids;
         if stored.len() != diff_ids.len() {
             let (layers, diff_ids) = (stored.len(), diff_ids.len());
@@ -297,7 +303,7 @@ impl Configuration {
             check_size(store, &name, size)?;
             layers.push(LayerInfo { digest, diff_id, size, name });
         }
-        let platform = Some(format!("{}/{}", self.os, self.architecture));
-        Ok(ImageInfo { kind, digest: Some(digest), names, platform, layers, config: self.config })
+        let (digest, platform) = (Some(digest), Some(platform));
+        Ok(ImageInfo { kind, digest, names, platform, layers, config: self.config })
     }
 }

@@ -7,7 +7,7 @@ use crate::tree::Xattr;
 /// Prefix of extended attributes, as star, GNU tar and Go write them.
 const XATTR: &[u8] = b"SCHILY.xattr.";
 
-/// What extended headers say of the next member. Records that do not matter to an image are left out.
+/// Records of an extended header that an image uses; they describe the next member.
 #[derive(Debug, Default)]
 pub(super) struct Records {
     pub(super) path: Option<Vec<u8>>,

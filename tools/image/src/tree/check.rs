@@ -121,7 +121,7 @@ impl Tree {
     ///
     /// # Errors
     ///
-    /// What `visit` returns.
+    /// The first error of `visit`.
     pub fn walk<E>(&self, mut visit: impl FnMut(&[u8], InodeId) -> Result<(), E>) -> Result<(), E> {
         let mut path = Vec::new();
         self.check_directory(InodeId::ROOT, &mut path, 0, &mut |_, id, path, _| visit(path, id))

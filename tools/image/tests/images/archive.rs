@@ -144,9 +144,13 @@ impl Layer {
 
 /// Files of an OCI layout with one image, by name.
 pub(crate) fn layout_files(layers: &[Layer]) -> Vec<(String, Vec<u8>)> {
+    layout_files_for("amd64", layers)
+}
+
+pub(crate) fn layout_files_for(architecture: &str, layers: &[Layer]) -> Vec<(String, Vec<u8>)> {
     let diff_ids: Vec<_> = layers.iter().map(|layer| format!("sha256:{}", layer.diff_id)).collect();
     let config = serde_json::json!({
-        "os": "linux", "architecture": "amd64",
+        "os": "linux", "architecture": architecture,
         "config": {"Entrypoint": ["/bin/true"]},
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
     });

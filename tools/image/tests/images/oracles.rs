@@ -27,7 +27,7 @@ pub(crate) fn extract(image: &Path, target: &Path) {
     command("/usr/bin/fsck.erofs", &[&extract, "--preserve", image.to_str().unwrap()]);
 }
 
-/// What stat tells of files, and their content, by path: mode, links, owners, time, and content or device.
+/// Results of stat by path: mode, links, owners, time; and content, link target or device.
 type Found = BTreeMap<String, (u32, u64, u32, u32, i64, String)>;
 
 fn stat(root: &Path, path: &str, times: bool, found: &mut Found) {

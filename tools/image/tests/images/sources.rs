@@ -5,7 +5,9 @@ use std::fs;
 use casemate_image::Selection;
 use casemate_image::source::SourceKind;
 
-use crate::archive::{Layer, Tar, digits, docker_archive, layout_files, oci_archive, write_layout};
+use crate::archive::{
+    Layer, Tar, digits, docker_archive, layout_files, layout_files_for, oci_archive, write_layout,
+};
 use crate::support::{Folder, message};
 
 fn layers(make: impl Fn(&[u8]) -> Layer) -> Vec<Layer> {
@@ -80,7 +82,7 @@ fn links_of_docker_archives_are_followed_within_them() {
 
 /// An index of two platforms, one of them behind an index of its own, and an attestation.
 fn several(folder: &Folder) -> Vec<String> {
-    let arm = layout_files(&[Layer::plain(Tar::new().file("arm", b"").finish())]);
+    let arm = layout_files_for("arm64", &[Layer::plain(Tar::new().file("arm", b"").finish())]);
     let amd = layout_files(&[Layer::plain(Tar::new().file("amd", b"").finish())]);
     let describe = |files: &[(String, Vec<u8>)], os: &str, architecture: &str| {
         let manifest = &files[files.len() - 3].1;
@@ -116,6 +118,17 @@ fn several(folder: &Folder) -> Vec<String> {
     fs::write(folder.path("several"), tar.finish()).unwrap();
     let digest = |value: &serde_json::Value| value["digest"].as_str().unwrap().to_owned();
     manifests.iter().map(digest).collect()
+}
+
+#[test]
+fn image_for_another_platform_is_refused() {
+    let folder = Folder::new();
+    for archive in [oci_archive, docker_archive] {
+        fs::write(folder.path("image.tar"), archive(&[Layer::plain(Tar::new().finish())])).unwrap();
+        let selection = Selection { platform: "linux/arm64".to_owned(), ..Selection::default() };
+        let error = folder.build_with(&folder.path("image.tar"), &selection).unwrap_err();
+        assert!(message(&error).contains("(linux/amd64)"), "{}", message(&error));
+    }
 }
 
 #[test]
