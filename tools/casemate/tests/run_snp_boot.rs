@@ -26,7 +26,7 @@ fn ovmf_starts_a_kernel_that_it_has_measured() {
     let Some(ovmf) = ovmf(&guest) else { return };
     let (disk, contents) = guest.disk();
     let model = guest.write("model.toml", "[snp]\nvcpu_type = \"EPYC-Genoa\"\n");
-    let script = guest.line(&format!("--firmware {ovmf} --vcpus 4 --disk {disk}"))
+    let script = guest.line(&format!("--vcpu-type host --firmware {ovmf} --vcpus 4 --disk {disk}"))
         // Not waited for: what counts is what it measures to.
         + &guest.line(&format!("--firmware {ovmf} {model}")).replace("timeout 500", "timeout 30");
     let Some(output) = guest.in_lab_with("7.2", &script) else { return };
@@ -59,7 +59,7 @@ fn ovmf_boots_a_disk() {
     let build = ["igvm", "build", "--firmware", &ovmf, "--platform", "snp", "--out", &file];
     casemate(&[&build[..], &["--vcpu-type", "EPYC-Milan"]].concat());
     let disks = format!("--disk {disk} --disk {boot}");
-    let script = guest.other_line(&format!("--firmware {ovmf} {disks}"))
+    let script = guest.other_line(&format!("--vcpu-type host --firmware {ovmf} {disks}"))
         + &guest.other_line(&format!("--igvm {file} {disks}"));
     let Some(output) = guest.in_lab(&script) else { return };
     let console = &output.console;

@@ -144,8 +144,8 @@ fn what_cannot_be_is_refused() {
          (until grep -q 0x12000 /tmp/private; do sleep 0.1; done; echo) >/tmp/input &\n\
          {} </tmp/input 2>/tmp/private; echo \"ENDED $?\"; cat /tmp/private\n",
         guest.run(&format!("{} --disk {disk}", guest.kernel(confidential::CMDLINE))),
-        guest.other_line(&format!("--firmware {hostile} 2>/tmp/log")),
-        guest.run(&format!("--firmware {private}")).replace("</dev/null", ""),
+        guest.other_line(&format!("--vcpu-type host --firmware {hostile} 2>/tmp/log")),
+        guest.run(&format!("--vcpu-type host --firmware {private}")).replace("</dev/null", ""),
     );
     let ends = [
         (Request::Exit([0x8000_ffff, 0, 0, 0, 0, 0, 0, 0]), "KVM_RUN: ", 124),
@@ -158,7 +158,7 @@ fn what_cannot_be_is_refused() {
     ];
     for (at, (end, ..)) in ends.iter().enumerate() {
         let file = payload(&guest, &format!("end{at}"), &[*end], power_off);
-        script += &guest.other_line(&format!("--firmware {file}"));
+        script += &guest.other_line(&format!("--vcpu-type host --firmware {file}"));
     }
     script += "wait $beside; echo \"ENDED $?\"; echo AFTER $(memory); cat /tmp/beside\n";
     let Some(output) = guest.in_lab(&script) else { return };
@@ -226,7 +226,7 @@ fn sharing_ends_at_the_limit() {
     .into_iter()
     .unzip();
     let file = payload(&guest, "shares", &asked, Request::port(0x600, 0x34));
-    let flags = format!("--firmware {file} --shared-memory 1M --json 2>/tmp/log");
+    let flags = format!("--vcpu-type host --firmware {file} --shared-memory 1M --json 2>/tmp/log");
     let Some(output) = guest.in_lab(&(guest.other_line(&flags) + "cat /tmp/log")) else { return };
     let console = &output.console;
     assert!(console.contains("ENDED 0"), "{console}");
@@ -254,8 +254,8 @@ fn a_page_that_is_used_both_ways_for_ever_ends_the_guest() {
     let power_off = Request::port(0x600, 0x34);
     let often = payload(&guest, "often", &turns(0), power_off);
     let for_ever = payload(&guest, "for-ever", &turns(1), power_off);
-    let script = guest.other_line(&format!("--firmware {often}"))
-        + &guest.other_line(&format!("--firmware {for_ever}"));
+    let script = guest.other_line(&format!("--vcpu-type host --firmware {often}"))
+        + &guest.other_line(&format!("--vcpu-type host --firmware {for_ever}"));
     let Some(output) = guest.in_lab(&script) else { return };
     let console = &output.console;
     let guests: Vec<_> = console.split("ENDED ").collect();
@@ -298,7 +298,9 @@ fn converted_memory_is_given_back() {
          echo PRIVATE-$step $(sed -n 's/^Cached: *//p' /proc/meminfo)\n\
          echo SHARED-$step $(sed -n 's/^VmRSS:[^0-9]*//p' /proc/$(pidof casemate)/status)\n\
          echo >&3; done; wait; cat /tmp/log",
-        guest.run(&format!("--firmware {file} --prefault 0")).replace("</dev/null", ""),
+        guest
+            .run(&format!("--vcpu-type host --firmware {file} --prefault 0"))
+            .replace("</dev/null", ""),
     );
     let Some(output) = guest.in_lab(&script) else { return };
     let console = &output.console;
