@@ -1,5 +1,8 @@
 //! What a verification returns, and the ledger in which it is written.
 
+use std::borrow::Cow;
+
+use casemate_foreign::one_line;
 use serde::Serialize;
 
 use crate::names::CheckName;
@@ -142,11 +145,16 @@ impl Ledger {
 
     /// Records a failed check whose cause is that an input is not what it should be.
     pub(crate) fn malformed(&mut self, name: CheckName, detail: String) {
-        self.malformed.push(detail.clone());
+        self.malformed.push(one_line(&detail).into_owned());
         self.record(name, Err(detail));
     }
 
-    fn write(&mut self, check: Check) {
+    /// Details have foreign text in them, which errors of parsers repeat: no character of it acts on a
+    /// terminal or ends a line.
+    fn write(&mut self, mut check: Check) {
+        if let Cow::Owned(printable) = one_line(&check.detail) {
+            check.detail = printable;
+        }
         match self.checks.iter_mut().find(|earlier| earlier.name == check.name) {
             None => self.checks.push(check),
             Some(earlier) => merge(earlier, check),

@@ -19,6 +19,7 @@ pub mod rtmr;
 pub mod snp;
 pub mod tdx;
 mod time;
+mod weak;
 mod x509;
 
 pub use hex::{Hex, OneOrMany};
@@ -26,6 +27,7 @@ pub use judgement::{Check, Claims, Judgement, Outcome, Verdict};
 pub use names::CheckName;
 pub use policy::{MinimumTcb, PolicyError, SnpPolicy, TcbStatus, TdxPolicy};
 pub use time::{TimeError, Timestamp};
+pub use weak::Weakness;
 
 /// The longest report, certificate or revocation list that is read, in bytes.
 pub const MAX_CERTIFICATE: usize = 64 * 1024;

@@ -37,7 +37,7 @@ pub struct SnpPolicy {
     pub vmpl: Option<Vec<u32>>,
     /// The kinds of key that may have signed.
     pub signing_keys: Option<Vec<SigningKey>>,
-    /// The report versions that are accepted, of those that are known (2, 3, 5).
+    /// The report versions that are accepted, of those that are known (2 to 5).
     pub versions: Option<Vec<u32>>,
     /// Launch measurements, 48 bytes each.
     pub measurements: Option<OneOrMany<Hex<48>>>,
@@ -75,11 +75,13 @@ pub struct MinimumTcb {
 }
 
 impl SnpPolicy {
-    /// What holds when nobody gives a policy: no debugging, VMPL 0, VCEK or VLEK, any known version.
+    /// What holds when nobody gives a policy: no debugging, no migration agent, VMPL 0, VCEK or VLEK, any
+    /// known version.
     #[must_use]
     pub fn strict() -> Self {
         SnpPolicy {
             allow_debug: Some(false),
+            allow_migration_agent: Some(false),
             vmpl: Some(vec![0]),
             signing_keys: Some(vec![SigningKey::Vcek, SigningKey::Vlek]),
             ..SnpPolicy::default()

@@ -46,67 +46,13 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// chrono takes a blank for the `T` as well, and a minus sign that is not ASCII.
 fn parse(text: &str) -> Option<u64> {
-    let bytes = text.as_bytes();
-    let literal = |at: usize, allowed: &[u8]| bytes.get(at).is_some_and(|b| allowed.contains(b));
-    let separated = literal(4, b"-")
-        && literal(7, b"-")
-        && literal(10, b"Tt")
-        && literal(13, b":")
-        && literal(16, b":");
-    if !separated {
+    if !text.is_ascii() || !matches!(text.as_bytes().get(10), Some(b'T' | b't')) {
         return None;
     }
-    let year = number(bytes.get(0..4)?)?;
-    let [month, day, hour, minute, second] =
-        [5, 8, 11, 14, 17].map(|at| bytes.get(at..at + 2).and_then(number));
-    let second = match second? {
-        60 => 59,
-        second => second,
-    };
-    let date = DateTime::new(
-        year,
-        u8::try_from(month?).ok()?,
-        u8::try_from(day?).ok()?,
-        u8::try_from(hour?).ok()?,
-        u8::try_from(minute?).ok()?,
-        u8::try_from(second).ok()?,
-    )
-    .ok()?;
-    let offset = offset(fraction_dropped(bytes.get(19..)?)?)?;
-    let local = i64::try_from(date.unix_duration().as_secs()).ok()?;
-    u64::try_from(local.checked_sub(offset)?).ok()
-}
-
-/// What follows the optional fraction.
-fn fraction_dropped(rest: &[u8]) -> Option<&[u8]> {
-    let Some(fraction) = rest.strip_prefix(b".") else {
-        return Some(rest);
-    };
-    let digits = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    if digits == 0 { None } else { fraction.get(digits..) }
-}
-
-/// Seconds east of UTC.
-fn offset(text: &[u8]) -> Option<i64> {
-    match text {
-        b"Z" | b"z" => Some(0),
-        [sign @ (b'+' | b'-'), h1, h2, b':', m1, m2] => {
-            let hours = number(&[*h1, *h2]).filter(|hours| *hours < 24)?;
-            let minutes = number(&[*m1, *m2]).filter(|minutes| *minutes < 60)?;
-            let seconds = i64::from(hours) * 3600 + i64::from(minutes) * 60;
-            Some(if *sign == b'-' { -seconds } else { seconds })
-        }
-        _ => None,
-    }
-}
-
-/// At most four decimal digits.
-fn number(digits: &[u8]) -> Option<u16> {
-    digits.iter().try_fold(0_u16, |value, digit| {
-        let digit = digit.is_ascii_digit().then(|| digit - b'0')?;
-        value.checked_mul(10)?.checked_add(u16::from(digit))
-    })
+    let time = chrono::DateTime::parse_from_rfc3339(text).ok()?;
+    u64::try_from(time.timestamp()).ok()
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! Certificates and revocation lists, with signatures checked over the bytes as they were received.
 
+use std::fmt;
+
+use casemate_foreign::Foreign;
 use ring::signature::{ECDSA_P256_SHA256_ASN1, RSA_PSS_2048_8192_SHA384, UnparsedPublicKey};
 use x509_cert::certificate::{CertificateInner, Rfc5280};
 use x509_cert::crl::CertificateList;
@@ -38,6 +41,11 @@ fn common_name(name: &Name) -> String {
     }
 }
 
+/// A name's common name for messages: whoever made the certificate chose it.
+fn shown(name: &Name) -> String {
+    Foreign(&common_name(name)).to_string()
+}
+
 /// A certificate. Serial number 0 is allowed: AMD's endorsement keys have it.
 pub(crate) struct Certificate {
     pub(crate) der: Vec<u8>,
@@ -58,6 +66,30 @@ impl Certificate {
             }
         }
         Ok(certificate)
+    }
+
+    /// Reads the certificate of a role from one certificate, or from several in PEM, as AMD's key
+    /// distribution service answers `cert_chain`: the one in it that has the role.
+    pub(crate) fn parse_role(bytes: &[u8], role: Role) -> Result<Self, String> {
+        if !is_pem(bytes) {
+            return Certificate::parse(bytes);
+        }
+        if bytes.len() > crate::MAX_CERTIFICATE {
+            return Err(too_long(bytes));
+        }
+        let mut found = parse_pem_chain(bytes)?;
+        if found.len() > 1 {
+            found.retain(|certificate| certificate.role() == role);
+        }
+        let count = found.len();
+        match found.pop() {
+            Some(one) if count == 1 => Ok(one),
+            _ => Err(format!("the file has {count} {role} certificates instead of one")),
+        }
+    }
+
+    fn role(&self) -> Role {
+        if self.subject() == self.issuer() { Role::Root } else { Role::Intermediate }
     }
 
     fn extensions(&self) -> &[Extension] {
@@ -84,9 +116,14 @@ impl Certificate {
         self.parsed.tbs_certificate().serial_number().as_bytes()
     }
 
-    /// The subject's common name, or nothing readable.
+    /// The subject's common name, to compare it; or nothing readable.
     pub(crate) fn common_name(&self) -> String {
         common_name(self.subject())
+    }
+
+    /// The subject's common name, to show it.
+    pub(crate) fn shown_name(&self) -> String {
+        shown(self.subject())
     }
 
     /// The uncompressed point of a public key on `curve`, `None` for any other key.
@@ -147,7 +184,7 @@ impl Certificate {
     /// That `issuer` issued this certificate: by name, and by signature over the raw bytes.
     pub(crate) fn check_issued_by(&self, issuer: &Certificate) -> Result<(), String> {
         if self.issuer() != issuer.subject() {
-            return Err(format!("names \"{}\" as its issuer", common_name(self.issuer())));
+            return Err(format!("names \"{}\" as its issuer", shown(self.issuer())));
         }
         if self.parsed.signature_algorithm() != self.parsed.tbs_certificate().signature() {
             return Err("names two signature algorithms".into());
@@ -174,8 +211,44 @@ impl Certificate {
         } else {
             return Err(format!("is signed with an algorithm not used here ({})", algorithm.oid));
         };
-        valid.map_err(|_| format!("is not signed by \"{}\"", self.common_name()))
+        valid.map_err(|_| format!("is not signed by \"{}\"", self.shown_name()))
     }
+}
+
+/// What a certificate is in a chain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Role {
+    /// Names itself as its issuer.
+    Root,
+    /// Names another issuer.
+    Intermediate,
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Role::Root => "root",
+            Role::Intermediate => "intermediate",
+        })
+    }
+}
+
+/// Reads a chain in PEM; blanks and zeros between and after the blocks are passed over.
+pub(crate) fn parse_pem_chain(pem: &[u8]) -> Result<Vec<Certificate>, String> {
+    const END: &str = "-----END CERTIFICATE-----";
+    let text = std::str::from_utf8(pem).map_err(|_| "the certificate chain is not text")?;
+    let mut rest = text.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\0');
+    let mut chain = Vec::new();
+    while !rest.is_empty() {
+        let end = rest.find(END).ok_or("the certificate chain has something else in it")?;
+        let (block, after) = rest.split_at(end + END.len());
+        chain.push(Certificate::parse(block.as_bytes())?);
+        rest = after.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == '\0');
+        if chain.len() > 8 {
+            return Err("the certificate chain has more than 8 certificates".into());
+        }
+    }
+    Ok(chain)
 }
 
 /// Where a time lies in a validity.
@@ -205,7 +278,7 @@ impl RevocationList {
     pub(crate) fn check_issuer(&self, issuer: &Certificate) -> Result<String, String> {
         let list = &self.parsed.tbs_cert_list;
         if &list.issuer != issuer.subject() {
-            return Err(format!("the list is issued by \"{}\"", common_name(&list.issuer)));
+            return Err(format!("the list is issued by \"{}\"", shown(&list.issuer)));
         }
         let partial = list
             .crl_extensions
@@ -219,7 +292,7 @@ impl RevocationList {
             )
             .find(|extension| extension.critical);
         match partial {
-            None => Ok(format!("issued by \"{}\"", issuer.common_name())),
+            None => Ok(format!("issued by \"{}\"", issuer.shown_name())),
             Some(extension) => Err(format!(
                 "the list has a critical extension {}: it may not be a full list of its issuer",
                 extension.extn_id
@@ -237,13 +310,13 @@ impl RevocationList {
             Some(usage) => usage.is_ok_and(|usage| usage.crl_sign()),
         };
         if !may_sign {
-            return Err(format!("\"{}\" may not sign revocation lists", issuer.common_name()));
+            return Err(format!("\"{}\" may not sign revocation lists", issuer.shown_name()));
         }
         let signature =
             self.parsed.signature.as_bytes().ok_or("the list has a signature of partial bytes")?;
         issuer
             .check_signature(&self.parsed.signature_algorithm, &self.der, signature)
-            .map(|()| format!("signed by \"{}\"", issuer.common_name()))
+            .map(|()| format!("signed by \"{}\"", issuer.shown_name()))
             .map_err(|why| format!("the list {why}"))
     }
 
@@ -270,16 +343,24 @@ impl RevocationList {
 /// The bytes as they are, or the contents of the one PEM block with this label.
 fn der_of(bytes: &[u8], label: &str) -> Result<Vec<u8>, String> {
     if bytes.len() > crate::MAX_CERTIFICATE {
-        return Err(format!("{} bytes, at most {} are read", bytes.len(), crate::MAX_CERTIFICATE));
+        return Err(too_long(bytes));
     }
-    if !bytes.starts_with(b"-----BEGIN") {
+    if !is_pem(bytes) {
         return Ok(bytes.to_vec());
     }
     match der::pem::decode_vec(bytes) {
         Ok((found, der)) if found == label => Ok(der),
-        Ok((found, _)) => Err(format!("a PEM block \"{found}\" instead of \"{label}\"")),
+        Ok((found, _)) => Err(format!("a PEM block \"{}\" instead of \"{label}\"", Foreign(found))),
         Err(error) => Err(format!("not one PEM block: {error}")),
     }
+}
+
+fn is_pem(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"-----BEGIN")
+}
+
+fn too_long(bytes: &[u8]) -> String {
+    format!("{} bytes, at most {} are read", bytes.len(), crate::MAX_CERTIFICATE)
 }
 
 /// The first element of the outer sequence, as received.

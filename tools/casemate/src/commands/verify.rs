@@ -37,8 +37,8 @@ enum Kind {
 /// Options of both kinds.
 #[derive(clap::Args)]
 struct Common {
-    /// Conditions on the evidence, as JSON; without it: no debugging, and for SNP VMPL 0, for TDX
-    /// the TCB status UpToDate
+    /// Conditions on the evidence, as JSON; without it: no debugging, and for SNP no migration agent and
+    /// VMPL 0, for TDX the TCB status UpToDate
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
     /// The guest must be the one that this configuration describes, launched by casemate run: its

@@ -2,7 +2,7 @@
 
 use super::chain::check_links;
 use super::{CertificateTable, SigningKey, vek};
-use crate::x509::{Certificate, RevocationList};
+use crate::x509::{Certificate, RevocationList, Role};
 
 /// Why certificates do not make a table.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,11 +32,12 @@ pub fn certificate_table(
     ark: &[u8],
     crl: Option<&[u8]>,
 ) -> Result<Vec<u8>, BundleError> {
-    let read = |which, bytes| {
-        Certificate::parse(bytes).map_err(|why| BundleError::Malformed { which, why })
+    let read = |which, parsed: Result<Certificate, String>| {
+        parsed.map_err(|why| BundleError::Malformed { which, why })
     };
-    let vek = read("endorsement key certificate", vek)?;
-    let (ask, ark) = (read("ASK certificate", ask)?, read("ARK certificate", ark)?);
+    let vek = read("endorsement key certificate", Certificate::parse(vek))?;
+    let ask = read("ASK certificate", Certificate::parse_role(ask, Role::Intermediate))?;
+    let ark = read("ARK certificate", Certificate::parse_role(ark, Role::Root))?;
     check_links(&vek, &ask, &ark).map_err(BundleError::Chain)?;
     let malformed = |why| BundleError::Malformed { which: "revocation list", why };
     let crl = crl.map(RevocationList::parse).transpose().map_err(malformed)?;

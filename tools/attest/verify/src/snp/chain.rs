@@ -4,7 +4,7 @@ use crate::judgement::Ledger;
 use crate::names::CheckName;
 use crate::policy::SnpPolicy;
 use crate::time::Timestamp;
-use crate::x509::{Certificate, Dates, RevocationList, SECP384R1};
+use crate::x509::{Certificate, Dates, RevocationList, Role, SECP384R1};
 
 use super::claims::Trust;
 use super::product::Product;
@@ -45,17 +45,18 @@ fn parse(
     evidence: &SnpEvidence<'_>,
     test_root: Option<&[u8]>,
 ) -> Option<Certificates> {
-    let mut read = |name: &str, bytes: &[u8]| {
-        Certificate::parse(bytes)
+    let mut read = |name: &str, parsed: Result<Certificate, String>| {
+        parsed
             .map_err(|why| {
                 ledger.malformed(CheckName::CertificateParse, format!("{name} certificate: {why}"));
             })
             .ok()
     };
-    let vek = read("endorsement key (VEK)", evidence.vek);
-    let ask = read("intermediate (ASK)", evidence.ask);
-    let ark = read("root (ARK)", evidence.ark);
-    let test_root = test_root.map(|bytes| read("test root", bytes));
+    let vek = read("endorsement key (VEK)", Certificate::parse(evidence.vek));
+    let ask = read("intermediate (ASK)", Certificate::parse_role(evidence.ask, Role::Intermediate));
+    let ark = read("root (ARK)", Certificate::parse_role(evidence.ark, Role::Root));
+    let test_root =
+        test_root.map(|bytes| read("test root", Certificate::parse_role(bytes, Role::Root)));
     let (vek, ask, ark) = (vek?, ask?, ark?);
     let test_root = match test_root {
         None => None,
@@ -80,7 +81,7 @@ fn check_chain(certificates: &Certificates) -> Result<String, String> {
     let trust = trust.ok_or_else(|| {
         format!(
             "the root certificate \"{}\" is not one of AMD's; a test root must be named as such",
-            ark.common_name()
+            ark.shown_name()
         )
     })?;
     check_links(vek, ask, ark)?;
@@ -115,7 +116,7 @@ pub(crate) fn check_links(
 fn check_kind(vek: &Certificate, ask: &Certificate) -> Result<(), String> {
     let issuer = ask.common_name();
     let kind = vek::kind(vek)
-        .ok_or_else(|| format!("\"{}\" is neither SEV-VCEK nor SEV-VLEK", vek.common_name()))?;
+        .ok_or_else(|| format!("\"{}\" is neither SEV-VCEK nor SEV-VLEK", vek.shown_name()))?;
     let fits = match kind {
         SigningKey::Vcek => issuer.starts_with("SEV-") && !issuer.starts_with("SEV-VLEK"),
         SigningKey::Vlek => issuer.starts_with("SEV-VLEK-"),
@@ -123,7 +124,7 @@ fn check_kind(vek: &Certificate, ask: &Certificate) -> Result<(), String> {
     if fits {
         Ok(())
     } else {
-        Err(format!("\"{issuer}\" may not issue a \"{}\"", vek.common_name()))
+        Err(format!("\"{}\" may not issue a \"{}\"", ask.shown_name(), vek.shown_name()))
     }
 }
 

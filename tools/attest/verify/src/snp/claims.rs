@@ -134,11 +134,7 @@ impl SnpClaims {
             guest_svn: report.guest_svn.get(),
             policy: GuestPolicy::of(report),
             vmpl: report.vmpl.get(),
-            signing_key: match report.key_info.get() >> 2 & 0b111 {
-                0 => Some(SigningKey::Vcek),
-                1 => Some(SigningKey::Vlek),
-                _ => None,
-            },
+            signing_key: SigningKey::of(report),
             measurement: Hex(report.measurement),
             report_data: Hex(report.report_data),
             host_data: Hex(report.host_data),

@@ -1,5 +1,6 @@
 //! The report against its endorsement key and against the policy.
 
+use casemate_foreign::Foreign;
 use ring::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 
 use crate::judgement::Ledger;
@@ -13,8 +14,9 @@ use super::product::{Product, Tcb};
 use super::report::{Report, SIGNED_LEN};
 use super::{SigningKey, vek};
 
-/// The versions that are understood: 2 (ABI 1.51 to 1.54), 3 (from 1.55) and 5 (from 1.56).
-const VERSIONS: [u32; 3] = [2, 3, 5];
+/// The versions that are understood: 2 (ABI 1.51 to 1.54), 3 and 4 (1.55; 4 has the layout of 3) and 5
+/// (from 1.56).
+const VERSIONS: [u32; 4] = [2, 3, 4, 5];
 
 /// The product by the certificate, or by the report when that says it.
 pub(crate) fn product(report: &Report, certificates: Option<&Certificates>) -> Option<Product> {
@@ -95,6 +97,7 @@ pub(crate) fn check_endorsement(
 
 fn check_product(report: &Report, certificates: &Certificates) -> Result<String, String> {
     let name = vek::product_name(&certificates.vek).unwrap_or_default();
+    let name = Foreign(&name).to_string();
     let product = vek::product(&certificates.vek)
         .ok_or_else(|| format!("the endorsement key is for an unknown product \"{name}\""))?;
     issuers_fit(certificates, product)
@@ -223,7 +226,7 @@ pub(crate) fn check_signing_key(
         }
         (Ok(claimed), Some(vek)) => ledger.record(
             CheckName::SigningKey,
-            Err(format!("the report names a {claimed}, the certificate \"{}\"", vek.common_name())),
+            Err(format!("the report names a {claimed}, the certificate \"{}\"", vek.shown_name())),
         ),
         (Ok(_), None) => ledger.not_done(CheckName::SigningKey, "there is no certificate"),
     }

@@ -25,6 +25,7 @@ pub use product::{Product, Tcb};
 pub use report::{REPORT_LEN, Report, SIGNED_LEN};
 pub use roots::chain_for;
 pub use table::{CertificateTable, TableError};
+pub use vek::choose_vek;
 
 /// The key that signed a report.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -34,6 +35,17 @@ pub enum SigningKey {
     Vcek,
     /// Versioned loaded endorsement key: of one cloud provider.
     Vlek,
+}
+
+impl SigningKey {
+    /// The key that a report names; `None` when it names neither.
+    fn of(report: &Report) -> Option<Self> {
+        match report.key_info.get() >> 2 & 0b111 {
+            0 => Some(SigningKey::Vcek),
+            1 => Some(SigningKey::Vlek),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for SigningKey {

@@ -6,6 +6,7 @@ use x509_cert::der::asn1::{Ia5StringRef, ObjectIdentifier, UintRef};
 
 use super::SigningKey;
 use super::product::{Product, Tcb};
+use super::report::Report;
 use crate::x509::Certificate;
 
 const PRODUCT_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3704.1.2");
@@ -23,6 +24,30 @@ pub(crate) fn kind(vek: &Certificate) -> Option<SigningKey> {
         "SEV-VLEK" => Some(SigningKey::Vlek),
         _ => None,
     }
+}
+
+/// The certificate, of several (DER or PEM), of the key that signed a report: the one that names the
+/// report's chip (VCEK) or is a provider's (VLEK), as the report says; of several such the one that was
+/// issued for its TCB. `None` when there is none. Nothing is verified.
+#[must_use]
+pub fn choose_vek<'a>(report: &[u8], certificates: &[&'a [u8]]) -> Option<&'a [u8]> {
+    let report = Report::parse(report)?;
+    let claimed = SigningKey::of(report)?;
+    let mut best = None;
+    for der in certificates {
+        let Ok(vek) = Certificate::parse(der) else { continue };
+        let Some(product) = product(&vek).filter(|_| kind(&vek) == Some(claimed)) else { continue };
+        let used = report.chip_id.get(..product.chip_id_len());
+        if claimed == SigningKey::Vcek && hwid(&vek) != used {
+            continue;
+        }
+        let reported = Tcb::from_bytes(report.reported_tcb, product);
+        if tcb(&vek, product).is_ok_and(|certified| certified == reported) {
+            return Some(der);
+        }
+        best = best.or(Some(*der));
+    }
+    best
 }
 
 /// The product name's text, such as `Milan-B0`.

@@ -3,6 +3,7 @@
 //! `dcap-qvl` judges the platform by it. Dates, identities and signatures are checked here as well, so
 //! that each has its name in the result, and none depends on one implementation alone.
 
+use casemate_foreign::Foreign;
 use dcap_qvl::QuoteCollateralV3;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use serde::Deserialize;
@@ -10,9 +11,9 @@ use serde::Deserialize;
 use crate::judgement::Ledger;
 use crate::names::CheckName;
 use crate::time::Timestamp;
-use crate::x509::{Certificate, Dates, PRIME256V1, RevocationList};
+use crate::x509::{Certificate, Dates, PRIME256V1, RevocationList, parse_pem_chain};
 
-use super::platform::{PckChain, check_intel_root, parse_pem_chain};
+use super::platform::{PckChain, check_intel_root};
 
 const SIGNER: &str = "Intel SGX TCB Signing";
 
@@ -81,7 +82,7 @@ impl Collateral {
             if found == wanted {
                 Ok(found.to_owned())
             } else {
-                Err(format!("about \"{found}\", not \"{wanted}\""))
+                Err(format!("about \"{}\", not \"{wanted}\"", Foreign(found)))
             }
         };
         ledger.record(CheckName::TcbInfoId, named(&self.tcb_info.id, "TDX"));
@@ -106,7 +107,7 @@ impl Collateral {
             CheckName::Revoked,
             match revoked {
                 None => Ok("no certificate is on a revocation list".into()),
-                Some((_, one)) => Err(format!("\"{}\" is revoked", one.common_name())),
+                Some((_, one)) => Err(format!("\"{}\" is revoked", one.shown_name())),
             },
         );
     }
@@ -120,7 +121,7 @@ impl Collateral {
             Some(about) if about.eq_ignore_ascii_case(&found) => Ok(found),
             about => Err(format!(
                 "the platform is {found}, the TCB information is about {}",
-                about.as_deref().unwrap_or("none")
+                Foreign(about.as_deref().unwrap_or("none"))
             )),
         }
     }
@@ -144,7 +145,7 @@ impl Collateral {
         note("the root's revocation list", self.root_crl.dates(at), true);
         note("the platforms' revocation list", self.pck_crl.dates(at), true);
         for certificate in self.tcb_signer.iter().chain(&self.qe_signer) {
-            note(&certificate.common_name(), certificate.dates(at), false);
+            note(&certificate.shown_name(), certificate.dates(at), false);
         }
         let mut unreadable = Vec::new();
         for (name, document) in
@@ -202,7 +203,7 @@ fn check_document(
         .and_then(|()| signer.check_leaf())
         .map_err(|why| format!("the certificate of the {name}'s signer {why}"))?;
     if signer.common_name() != SIGNER {
-        return Err(format!("\"{}\" may not sign {name}", signer.common_name()));
+        return Err(format!("\"{}\" may not sign {name}", signer.shown_name()));
     }
     let key = signer.ec_point(PRIME256V1).ok_or("the signer's key is not a P-256 key")?;
     UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, key)

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::judgement::Ledger;
 use crate::names::CheckName;
 use crate::time::Timestamp;
-use crate::x509::{Certificate, PRIME256V1};
+use crate::x509::{Certificate, PRIME256V1, parse_pem_chain};
 
 use super::quote::Quote;
 
@@ -22,24 +22,6 @@ pub(crate) struct PckChain {
     pub(crate) leaf: Certificate,
     pub(crate) issuer: Certificate,
     pub(crate) root: Certificate,
-}
-
-/// Reads a chain in PEM; blanks and zeros between and after the blocks are passed over.
-pub(crate) fn parse_pem_chain(pem: &[u8]) -> Result<Vec<Certificate>, String> {
-    const END: &str = "-----END CERTIFICATE-----";
-    let text = std::str::from_utf8(pem).map_err(|_| "the certificate chain is not text")?;
-    let mut rest = text.trim_matches(|c: char| c.is_ascii_whitespace() || c == '\0');
-    let mut chain = Vec::new();
-    while !rest.is_empty() {
-        let end = rest.find(END).ok_or("the certificate chain has something else in it")?;
-        let (block, after) = rest.split_at(end + END.len());
-        chain.push(Certificate::parse(block.as_bytes())?);
-        rest = after.trim_start_matches(|c: char| c.is_ascii_whitespace() || c == '\0');
-        if chain.len() > 8 {
-            return Err("the certificate chain has more than 8 certificates".into());
-        }
-    }
-    Ok(chain)
 }
 
 impl PckChain {
@@ -68,7 +50,7 @@ impl PckChain {
             _ => check_intel_root(&self.root).map(|()| Root::Intel)?,
         };
         if root == Root::Intel && !PCK_ISSUERS.contains(&self.issuer.common_name().as_str()) {
-            return Err(format!("\"{}\" may not certify platforms", self.issuer.common_name()));
+            return Err(format!("\"{}\" may not certify platforms", self.issuer.shown_name()));
         }
         self.root.check_authority(1).map_err(|why| format!("the root certificate {why}"))?;
         self.issuer.check_authority(0).map_err(|why| format!("the PCK issuer {why}"))?;
@@ -76,7 +58,7 @@ impl PckChain {
         for certificate in [&self.root, &self.issuer, &self.leaf] {
             certificate
                 .check_critical()
-                .map_err(|why| format!("\"{}\" {why}", certificate.common_name()))?;
+                .map_err(|why| format!("\"{}\" {why}", certificate.shown_name()))?;
         }
         Ok(root)
     }
@@ -94,7 +76,7 @@ impl PckChain {
     pub(crate) fn check_dates(&self, ledger: &mut Ledger, at: Timestamp) {
         for certificate in [&self.root, &self.issuer, &self.leaf] {
             let dates = certificate.dates(at);
-            let name = certificate.common_name();
+            let name = certificate.shown_name();
             if !dates.begun {
                 let detail = format!("\"{name}\" begins at {}; it is {at}", dates.begin);
                 ledger.record(CheckName::NotYetValid, Err(detail));
@@ -125,7 +107,7 @@ pub(crate) fn check_intel_root(root: &Certificate) -> Result<(), String> {
     if found == INTEL_ROOT_SHA256 {
         Ok(())
     } else {
-        Err(format!("the root \"{}\" ({found}) is not Intel's", root.common_name()))
+        Err(format!("the root \"{}\" ({found}) is not Intel's", root.shown_name()))
     }
 }
 

@@ -1,5 +1,6 @@
 //! The platform's TCB status, as `dcap-qvl` finds it, against the policy.
 
+use casemate_foreign::Foreign;
 use dcap_qvl::verify::QuoteVerifier;
 use dcap_qvl::{QuoteClaims, QuotePolicy};
 
@@ -45,7 +46,9 @@ impl Platform {
             .min();
         Platform {
             status: own(claims.tcb.status),
-            advisories: claims.tcb.advisory_ids.clone(),
+            advisories: (claims.tcb.advisory_ids.iter())
+                .map(|advisory| Foreign(advisory).to_string())
+                .collect(),
             evaluation: claims.tcb.eval_data_number,
             outdated_since: outdated,
         }
