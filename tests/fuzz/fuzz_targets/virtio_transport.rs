@@ -97,7 +97,8 @@ impl Machine {
             root.add(Box::new(VirtioPci::new(device, host.clone()).unwrap())).unwrap();
         }
         let root = Arc::new(root);
-        let mut machine = Self { ecam: Ecam(Arc::clone(&root)), window: MmioWindow(root), memory };
+        let window = MmioWindow { root: Arc::clone(&root), start: WINDOW };
+        let mut machine = Self { ecam: Ecam(root), window, memory };
         for slot in 1..4 {
             machine.put_back(slot);
         }
