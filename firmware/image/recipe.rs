@@ -83,9 +83,6 @@ fn rustc(root: &Path, source: &str, output: &Path) -> Command {
     }
     rustc.current_dir(root).arg(source).args(FLAGS);
     rustc.arg(format!("--remap-path-prefix={}=", root.display()));
-    // The image has its sources' paths, and so its measurement: those of before the folders moved.
-    rustc.arg("--remap-path-prefix=firmware/logic/src=firmware/src");
-    rustc.arg("--remap-path-prefix=firmware/image/guest=firmware/image");
     rustc.arg("-o").arg(output);
     rustc
 }
@@ -106,7 +103,6 @@ fn symbols() -> impl Iterator<Item = String> {
         ("HOB", layout::HOB),
         ("HOB_SIZE", layout::HOB_SIZE),
         ("MAILBOX", layout::MAILBOX),
-        ("WAIT_PORT", layout::WAIT_PORT.into()),
         ("KEPT_SIZE", layout::KEPT_SIZE),
         ("WORK", layout::WORK),
         ("WORK_SIZE", layout::WORK_SIZE),

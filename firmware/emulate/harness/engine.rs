@@ -7,9 +7,9 @@ use casemate_launch::{Contents, InitialVcpu, LaunchPlan, PageKind, PlatformKind}
 use unicorn_engine::{Arch, Mode, Permission, RegisterX86, TlbType, Unicorn, X86Mmr};
 
 use super::End;
-use super::host::Host;
-use super::machine::Machine;
-use super::processor::{count, hook};
+use super::host::{Fresh, Host};
+use super::machine::{MOST_MEMORY, Machine};
+use super::processor::{count, hook, walk};
 
 pub(super) type Engine<'a> = Unicorn<'a, Machine>;
 
@@ -28,7 +28,8 @@ pub(super) fn launch(plan: &LaunchPlan, host: Host) -> Engine<'static> {
     let machine = Machine::new(plan, host);
     let mut engine = Unicorn::new_with_data(Arch::X86, Mode::MODE_64, machine).unwrap();
     engine.ctl_tlb_type(TlbType::VIRTUAL).unwrap();
-    for (start, end) in [(0, LOW_MEMORY_END), (WINDOW, WINDOW_END), (IMAGE, 4 << 30)] {
+    let memory = [(0, LOW_MEMORY_END), (4 << 30, MOST_MEMORY)];
+    for (start, end) in memory.into_iter().chain([(WINDOW, WINDOW_END), (IMAGE, 4 << 30)]) {
         let size = usize::try_from(end - start).unwrap();
         engine.mem_map(start, size, Permission::ALL).unwrap();
     }
@@ -39,6 +40,11 @@ pub(super) fn launch(plan: &LaunchPlan, host: Host) -> Engine<'static> {
                 let page = engine.get_data().host.cpuid.clone();
                 engine.mem_write(start, &page).unwrap();
             }
+            (_, PageKind::Unmeasured | PageKind::Zero | PageKind::Secrets) => {
+                for page in import.range.page_addresses() {
+                    fill(&mut engine, page.0);
+                }
+            }
             (Contents::Bytes(bytes), _) => engine.mem_write(start, bytes).unwrap(),
             (Contents::Zeroes, _) => {}
         }
@@ -48,6 +54,24 @@ pub(super) fn launch(plan: &LaunchPlan, host: Host) -> Engine<'static> {
         count(&mut engine);
     }
     engine
+}
+
+/// Puts into the page at `address`, which is new to the guest, what its host makes it hold.
+pub(super) fn fill(engine: &mut Engine<'_>, address: u64) {
+    let size = usize::try_from(PAGE).unwrap();
+    let page = match engine.get_data().host.fresh {
+        Fresh::Noise => noise(address, size),
+        Fresh::Byte(byte) => vec![byte; size],
+        Fresh::MovedFrom(old) => engine.mem_read_as_vec(old, size).unwrap(),
+    };
+    engine.mem_write(address, &page).unwrap();
+}
+
+/// Bytes that look like none of anything, and differ from page to page.
+fn noise(address: u64, size: usize) -> Vec<u8> {
+    let words =
+        (0..size as u64 / 8).map(|at| (address + at + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    words.flat_map(u64::to_be_bytes).collect()
 }
 
 /// Brings the engine into the state in which a vCPU starts.
@@ -72,10 +96,12 @@ pub(super) fn go(engine: &mut Engine<'_>, instructions: usize) -> End {
         let at = engine.pc_read().unwrap();
         let result = engine.emu_start(at, ENTRY, 0, instructions);
         let at = engine.pc_read().unwrap();
+        let executable = walk(engine, ENTRY).is_ok_and(|(_, _, rights)| rights.execute);
         let machine = engine.get_data_mut();
         match result {
             Err(error) => machine.finish(End::Broken(format!("{error:?} at {at:#x}"))),
-            Ok(()) if at == ENTRY => machine.finish(End::Kernel),
+            Ok(()) if at == ENTRY && executable => machine.finish(End::Kernel),
+            Ok(()) if at == ENTRY => machine.finish(End::Broken("the kernel may not run".into())),
             Ok(()) => {}
         }
     }
@@ -123,7 +149,8 @@ fn start_real(engine: &mut Engine<'_>, vcpu: &InitialVcpu) {
     write_table(engine, RegisterX86::GDTR, table);
     engine.emu_start(ECAM + 16, 0xffff_fff0, 0, 1).unwrap();
     write_table(engine, RegisterX86::GDTR, X86Mmr { base: 0, limit: 0xffff, ..table });
-    write_table(engine, RegisterX86::IDTR, X86Mmr { base: 0, limit: 0x3ff, ..table });
+    let (base, limit) = (vcpu.idtr.base, vcpu.idtr.limit);
+    write_table(engine, RegisterX86::IDTR, X86Mmr { base, limit, ..table });
     engine.mem_unmap(ECAM, size).unwrap();
     for (register, value) in
         [(RegisterX86::CR0, vcpu.cr0), (RegisterX86::RDX, vcpu.rdx), (RegisterX86::RIP, vcpu.rip)]

@@ -3,6 +3,19 @@
 
 use super::machine::{MOST_MEMORY, Machine};
 
+/// What a page holds when it becomes the guest's own by PVALIDATE, which clears nothing; and a page that
+/// a trust domain's host added at launch without it being measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fresh {
+    /// What decryption makes of whatever was there: of each page something else.
+    Noise,
+    /// The same byte everywhere.
+    Byte(u8),
+    /// What the page at this address holds, which was the guest's and lay in the same host page: the
+    /// key and the tweak of the encryption are those of the host page.
+    MovedFrom(u64),
+}
+
 /// Answer to PVALIDATE: EAX, and the carry flag, which says that nothing changed.
 pub(crate) type Validation = (u32, bool);
 
@@ -18,6 +31,8 @@ pub(crate) struct Host {
     /// Has taken a page away, or put another in its place, so that PVALIDATE answers this: address,
     /// whether it is a large page.
     pub(crate) validate: Box<dyn Fn(u64, bool, Validation) -> Validation>,
+    /// What is in new pages.
+    pub(crate) fresh: Fresh,
     /// The same for the TDX module: leaf, RCX, and how often it was called before.
     pub(crate) tdcall: Box<dyn Fn(u64, u64, u64, Answer) -> Answer>,
     /// Has an exception or interrupt come: before which instruction, and its vector.
@@ -54,6 +69,7 @@ impl Default for Host {
             after_read: Box::new(|_, byte| byte),
             msr: Box::new(|_, honest| honest),
             validate: Box::new(|_, _, honest| honest),
+            fresh: Fresh::Noise,
             tdcall: Box::new(|_, _, _, honest| honest),
             inject: None,
             count: false,
@@ -72,10 +88,11 @@ impl Default for Host {
     }
 }
 
-/// A CPUID page with these leaves: EAX to EDX of each, all of subleaf 0. Others are zero, so that
-/// nothing is on offer that the emulated processor lacks.
+/// A CPUID page with these leaves: EAX to EDX of each, all of subleaf 0. Of others it says that there is
+/// RDRAND, and nothing that the emulated processor lacks.
 pub(crate) fn cpuid(leaves: &[(u32, [u32; 4])]) -> Vec<u8> {
-    let all = [(0, [7, 0, 0, 0]), (1, [0; 4]), (7, [0; 4])];
+    const RDRAND: u32 = 1 << 30;
+    let all = [(0, [7, 0, 0, 0]), (1, [0, 0, RDRAND, 0]), (7, [0; 4])];
     let leaves: Vec<_> = all.iter().chain(leaves).collect();
     let mut page = vec![0; 4096];
     page[0] = u8::try_from(leaves.len()).unwrap();

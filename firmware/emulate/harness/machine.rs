@@ -29,7 +29,7 @@ pub(crate) struct Counts {
     pub(crate) exits: u64,
     /// Requests of another vCPU to be held.
     pub(crate) holds: u64,
-    /// Reads of the port that takes a while.
+    /// Calls that leave the processor to the host for a while.
     pub(crate) waits: u64,
     /// Requests to end.
     pub(crate) stops: u32,
@@ -56,6 +56,8 @@ pub(crate) struct Machine {
     pub(crate) ghcb: u64,
     /// Of the trust domain.
     pub(crate) rtmrs: [Digest384; 4],
+    /// Whether anything of the window was read.
+    pub(crate) has_read_window: bool,
     /// Bytes of the window that were read more than once, as offsets.
     pub(crate) read_again: Vec<u64>,
     read: Vec<bool>,
@@ -81,6 +83,7 @@ impl Machine {
             vcpu: 0,
             ghcb: 0,
             rtmrs: [Digest384::ZERO; 4],
+            has_read_window: false,
             read_again: Vec::new(),
             read: vec![false; index(WINDOW_END - WINDOW)],
             accepted: vec![plain; index(MOST_MEMORY / PAGE)],
@@ -161,6 +164,7 @@ impl Machine {
 
     /// Notes a byte of the window that is read.
     pub(crate) fn read_window(&mut self, offset: u64) {
+        self.has_read_window = true;
         let read = &mut self.read[index(offset)];
         if std::mem::replace(read, true) {
             self.read_again.push(offset);

@@ -77,6 +77,11 @@ impl Run {
         self.end.clone()
     }
 
+    /// Has an exception or interrupt come to the vCPU that is running.
+    pub(crate) fn raise(&mut self, vector: u8) {
+        processor::raise(&mut self.engine, vector);
+    }
+
     /// One of its registers.
     pub(crate) fn register(&self, register: RegisterX86) -> u64 {
         self.engine.reg_read(register).unwrap()

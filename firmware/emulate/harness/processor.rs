@@ -2,7 +2,7 @@
 //! shared memory, exceptions, instructions of SEV-SNP and TDX. Unicorn calls back for every page that is
 //! not in its TLB, for instructions that it does not know, and for those that are asked for by address.
 
-use casemate_firmware_logic::layout::{IMAGE, PAGE, WINDOW, WINDOW_END};
+use casemate_firmware_logic::layout::{GRANULE, IMAGE, KERNEL, PAGE, WINDOW, WINDOW_END};
 use casemate_launch::PlatformKind;
 use unicorn_engine::{HookType, MemType, Permission, RegisterX86, TlbEntry, X86Mmr};
 
@@ -141,7 +141,19 @@ fn translate(engine: &mut Engine<'_>, address: u64, kind: MemType) -> Option<Tlb
         MemType::FETCH => Access::Execute,
         _ => Access::Read,
     };
-    let found = walk(engine, address).and_then(|(paddr, private)| {
+    let found = walk(engine, address).and_then(|(paddr, private, rights)| {
+        let allowed = match access {
+            Access::Read => true,
+            Access::Write => rights.write,
+            // Unicorn looks up where a run is to end when it goes on; `go` checks it at the end.
+            Access::Execute => rights.execute || paddr == KERNEL,
+        };
+        if !allowed {
+            return Err(format!("{access:?} of {paddr:#x}, which is not mapped for that"));
+        }
+        if access == Access::Read && (WINDOW..WINDOW_END).contains(&paddr) {
+            check_rights(engine)?;
+        }
         engine.get_data_mut().access(paddr, private, access)?;
         Ok(paddr)
     });
@@ -162,14 +174,40 @@ fn translate(engine: &mut Engine<'_>, address: u64, kind: MemType) -> Option<Tlb
     }
 }
 
-/// Where an address leads, and whether to private memory (AMD64 APM volume 2, section 5.3). Page
-/// tables are private, whatever entries that lead to them say, as is everything without paging.
-pub(super) fn walk(engine: &Engine<'_>, address: u64) -> Result<(u64, bool), String> {
+/// What may be done with mapped memory beside reading it.
+#[derive(Clone, Copy)]
+pub(super) struct Rights {
+    write: bool,
+    pub(super) execute: bool,
+}
+
+/// From the first look into the window on, nothing that is mapped is both writable and executable.
+fn check_rights(engine: &Engine<'_>) -> Result<(), String> {
+    let granules = (0..4 << 30).step_by(usize::try_from(GRANULE).unwrap());
+    for (address, rights) in
+        granules.filter_map(|address| Some((address, walk(engine, address).ok()?.2)))
+    {
+        if rights.write && rights.execute {
+            return Err(format!("{address:#x} is writable and executable"));
+        }
+    }
+    Ok(())
+}
+
+/// Where an address leads, whether to private memory, and what may be done there (AMD64 APM volume 2,
+/// sections 5.3 and 5.6). Page tables are private, whatever entries that lead to them say, as is
+/// everything without paging.
+pub(super) fn walk(engine: &Engine<'_>, address: u64) -> Result<(u64, bool, Rights), String> {
     const PRESENT: u64 = 1;
+    const WRITABLE: u64 = 1 << 1;
     const LARGE: u64 = 1 << 7;
+    const NO_EXECUTE: u64 = 1 << 63;
+    const WRITE_PROTECT: u64 = 1 << 16;
     let (bit, set) = engine.get_data().private_bit();
-    if engine.reg_read(RegisterX86::CR0).unwrap() & PG == 0 {
-        return Ok((address & 0xffff_ffff, true));
+    let mut rights = Rights { write: true, execute: true };
+    let cr0 = engine.reg_read(RegisterX86::CR0).unwrap();
+    if cr0 & PG == 0 {
+        return Ok((address & 0xffff_ffff, true, rights));
     }
     let addresses = ((1 << 52) - PAGE) & !bit;
     let mut table = engine.reg_read(RegisterX86::CR3).unwrap();
@@ -183,27 +221,37 @@ pub(super) fn walk(engine: &Engine<'_>, address: u64) -> Result<(u64, bool), Str
         if entry & PRESENT == 0 {
             return Err(format!("nothing is mapped at {address:#x}"));
         }
+        rights.write &= entry & WRITABLE != 0 || cr0 & WRITE_PROTECT == 0;
+        rights.execute &= entry & NO_EXECUTE == 0;
         if shift == 12 || entry & LARGE != 0 {
             let within = (1 << shift) - 1;
             let private = bit == 0 || (entry & bit != 0) == set;
-            return Ok((entry & addresses & !within | address & within, private));
+            return Ok((entry & addresses & !within | address & within, private, rights));
         }
         table = entry;
     }
     unreachable!("the last level maps a page")
 }
 
-/// An exception or interrupt, as the processor delivers it. The image has no table of interrupts in
-/// 32-bit mode, and afterwards a gate with a stack of its own for all (AMD64 APM volume 2, section
-/// 8.9).
+/// An exception or interrupt, as the processor delivers it (AMD64 APM volume 2, sections 8.6 and 8.9):
+/// by a table of interrupts, which is the image's, with a stack of its own for all; or, where the table is
+/// too short for it, by the end of the guest.
 pub(super) fn raise(engine: &mut Engine<'_>, vector: u8) {
     let table = read_table(engine, RegisterX86::IDTR);
-    let task = read_table(engine, RegisterX86::TR);
-    let long = engine.reg_read(RegisterX86::CR0).unwrap() & PG != 0;
-    let end = (u64::from(vector) + 1) * 16;
-    if !long || end > u64::from(table.limit) + 1 {
-        engine.get_data_mut().finish(End::Shutdown);
-        engine.emu_stop().unwrap();
+    let cr0 = engine.reg_read(RegisterX86::CR0).unwrap();
+    let size = match (cr0 & PE != 0, cr0 & PG != 0) {
+        (false, _) => 4,
+        (true, false) => 8,
+        (true, true) => 16,
+    };
+    let end = (u64::from(vector) + 1) * size;
+    if end > u64::from(table.limit) + 1 {
+        finish(engine, End::Shutdown);
+        return;
+    }
+    let elsewhere = || End::Broken(format!("vector {vector} by the table at {:#x}", table.base));
+    if size < 16 || table.base == 0 || !engine.get_data().is_accepted(table.base) {
+        finish(engine, elsewhere());
         return;
     }
     let at = |engine: &Engine<'_>, address| {
@@ -211,6 +259,11 @@ pub(super) fn raise(engine: &mut Engine<'_>, vector: u8) {
     };
     let (low, high) = (at(engine, table.base + end - 16), at(engine, table.base + end - 8));
     let handler = low & 0xffff | low >> 32 & 0xffff_0000 | high << 32;
+    if !(IMAGE..4 << 30).contains(&handler) {
+        finish(engine, elsewhere());
+        return;
+    }
+    let task = read_table(engine, RegisterX86::TR);
     let stack = at(engine, task.base + 0x1c + 8 * (low >> 32 & 7));
     let flags = engine.reg_read(RegisterX86::RFLAGS).unwrap();
     let old =
@@ -223,6 +276,11 @@ pub(super) fn raise(engine: &mut Engine<'_>, vector: u8) {
     engine.reg_write(RegisterX86::RSP, stack).unwrap();
     engine.reg_write(RegisterX86::RFLAGS, flags & !(1 << 9)).unwrap();
     engine.set_pc(handler).unwrap();
+}
+
+fn finish(engine: &mut Engine<'_>, end: End) {
+    engine.get_data_mut().finish(end);
+    engine.emu_stop().unwrap();
 }
 
 /// A register that holds the place of a table.

@@ -6,7 +6,7 @@ use casemate_firmware_logic::layout::{GRANULE, PAGE};
 use unicorn_engine::RegisterX86;
 
 use super::End;
-use super::engine::Engine;
+use super::engine::{Engine, fill};
 use super::machine::Machine;
 use super::processor::walk;
 
@@ -21,7 +21,7 @@ const FAIL_SIZE_MISMATCH: u32 = 6;
 pub(super) fn pvalidate(engine: &mut Engine<'_>) -> Result<(), String> {
     let [rax, ecx, edx] = operands(engine);
     let large = ecx & 1 != 0;
-    let (address, private) = walk(engine, rax)?;
+    let (address, private, _) = walk(engine, rax)?;
     let size = if large { GRANULE } else { PAGE };
     if !private || edx != 1 || ecx > 1 || address % size != 0 {
         return Err(format!("PVALIDATE of {address:#x} with ECX {ecx:#x}, EDX {edx:#x}"));
@@ -37,6 +37,9 @@ pub(super) fn pvalidate(engine: &mut Engine<'_>) -> Result<(), String> {
     let answer = (machine.host.validate)(address, large, honest);
     if answer == (DONE, false) {
         machine.accept(address, size / PAGE)?;
+        for page in (address..address + size).step_by(usize::try_from(PAGE).unwrap()) {
+            fill(engine, page);
+        }
     }
     done(engine, answer);
     Ok(())
@@ -45,7 +48,7 @@ pub(super) fn pvalidate(engine: &mut Engine<'_>) -> Result<(), String> {
 /// The image may ask whether it is at VMPL0, by giving a page of its own to VMPL1.
 pub(super) fn rmpadjust(engine: &mut Engine<'_>) -> Result<(), String> {
     let [rax, _, _] = operands(engine);
-    let (address, private) = walk(engine, rax)?;
+    let (address, private, _) = walk(engine, rax)?;
     let machine = engine.get_data();
     if !private || !machine.is_accepted(address) {
         return Err(format!("RMPADJUST of {address:#x}, which is not the guest's own"));

@@ -2,7 +2,7 @@
 //! Functions").
 
 use casemate_firmware_logic::fatal::Fatal;
-use casemate_firmware_logic::layout::{GRANULE, PAGE, WAIT_PORT};
+use casemate_firmware_logic::layout::{GRANULE, PAGE};
 use casemate_launch::Digest384;
 use unicorn_engine::RegisterX86;
 
@@ -12,8 +12,8 @@ use super::host::Answer;
 use super::machine::Machine;
 use super::processor::{skip, walk};
 
-/// TDG.VP.VMCALL<Instruction.IO>.
-const READ_PORT: u64 = 30;
+/// TDG.VP.VMCALL<GetTdVmCallInfo>.
+const GET_INFO: u64 = 0x1_0000;
 const SIZE_MISMATCH: u64 = 0xc000_0b0b << 32;
 const OPERAND_INVALID: u64 = 0xc000_0100 << 32;
 
@@ -27,7 +27,7 @@ pub(super) fn tdcall(engine: &mut Engine<'_>) -> Result<(), String> {
         0 => {
             let machine = engine.get_data_mut();
             machine.counts.exits += 1;
-            if r11 == READ_PORT {
+            if r11 == GET_INFO {
                 return waits(engine);
             }
             return stopped(machine, r11, r12);
@@ -41,7 +41,7 @@ pub(super) fn tdcall(engine: &mut Engine<'_>) -> Result<(), String> {
     if answer[0] == 0 {
         match leaf {
             2 => extend(engine, rcx, rdx)?,
-            6 => accept(engine.get_data_mut(), rcx)?,
+            6 => accept(engine, rcx)?,
             _ => {}
         }
     }
@@ -68,7 +68,7 @@ fn info(machine: &Machine) -> Answer {
 
 /// TDG.MR.RTMR.EXTEND, by 48 bytes of private memory.
 fn extend(engine: &mut Engine<'_>, address: u64, register: u64) -> Result<(), String> {
-    let (event, private) = walk(engine, address)?;
+    let (event, private, _) = walk(engine, address)?;
     let machine = engine.get_data();
     if !private || event % 64 != 0 || !machine.is_accepted(event) || register > 3 {
         return Err(format!("RTMR{register} is extended by what is at {event:#x}"));
@@ -95,22 +95,27 @@ fn acceptable(machine: &Machine, page: u64) -> Result<u64, String> {
     })
 }
 
-fn accept(machine: &mut Machine, page: u64) -> Result<(), String> {
+/// TDG.MEM.PAGE.ACCEPT clears what it accepts.
+fn accept(engine: &mut Engine<'_>, page: u64) -> Result<(), String> {
     let pages = if page & 1 == 1 { GRANULE / PAGE } else { 1 };
-    machine.accept(page & !0xfff, pages)
+    engine.get_data_mut().accept(page & !0xfff, pages)?;
+    let bytes = usize::try_from(pages * PAGE).unwrap();
+    engine.mem_write(page & !0xfff, &vec![0; bytes]).unwrap();
+    Ok(())
 }
 
-/// TDG.VP.VMCALL of a port: a byte of [`WAIT_PORT`], and nothing else. What is read means nothing.
+/// GetTdVmCallInfo, which leaves the processor to the host for a while; by a vCPU other than the first.
+/// What is answered means nothing.
 fn waits(engine: &mut Engine<'_>) -> Result<(), String> {
-    let asked =
-        [RegisterX86::RCX, RegisterX86::R10, RegisterX86::R12, RegisterX86::R13, RegisterX86::R14]
-            .map(|register| engine.reg_read(register).unwrap());
-    if asked != [0xfc00, 0, 1, 0, WAIT_PORT.into()] {
-        return Err(format!("TDG.VP.VMCALL of a port: {asked:x?}"));
+    use RegisterX86::{R10, R11, R12, R13, R14, R15, RCX};
+    let asked = [RCX, R10, R12, R13, R14, R15].map(|register| engine.reg_read(register).unwrap());
+    let machine = engine.get_data_mut();
+    if asked != [0xfc00, 0, 1, 0, 0, 0] || machine.vcpu == 0 {
+        return Err(format!("GetTdVmCallInfo of vCPU {}: {asked:x?}", machine.vcpu));
     }
-    engine.get_data_mut().counts.waits += 1;
-    for (register, value) in [(RegisterX86::R10, 0), (RegisterX86::R11, u64::MAX)] {
-        engine.reg_write(register, value).unwrap();
+    machine.counts.waits += 1;
+    for register in [R10, R11, R12, R13, R14, R15] {
+        engine.reg_write(register, u64::MAX).unwrap();
     }
     Ok(())
 }

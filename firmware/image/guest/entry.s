@@ -161,11 +161,11 @@ long_mode:                          # in this order (AMD64 APM volume 2, section
     movl %eax, %cr4
     movl $page_tables, %eax
     movl %eax, %cr3
-    movl $MSR_EFER, %ecx            # a trust domain has this bit already, and its write is trapped
+    movl $MSR_EFER, %ecx            # a trust domain has these already, and its write is trapped
     rdmsr
     testl $0x100, %eax              # LME
     jnz  1f
-    orl  $0x100, %eax
+    orl  $0x900, %eax               # and NXE: Rust makes the window, and RAM, not executable
     wrmsr
 1:  movl %cr0, %eax
     andl $~0x4, %eax                # EM = 0
@@ -230,14 +230,19 @@ give_up:
 # Where an SEV-SNP guest's other vCPUs start; measured in their VMSAs. KVM takes the state that the
 # kernel makes for a vCPU (AP_CREATE) only once it runs: here, until then.
 .code16
+# The profile of their registers has an empty table of interrupts, and so does this: the one of real
+# mode, at 0, would be memory that others write.
 .global ap_hold
 ap_hold:
-    movl $MSR_GHCB, %ecx
+    cli
+    movw $(0xf000 + idtr - boot16_start), %bx
+    lidtl %cs:(%bx)
+1:  movl $MSR_GHCB, %ecx
     xorl %edx, %edx
     movl $0x006, %eax               # AP reset hold, by MSR
     wrmsr
     rep vmmcall
-    jmp ap_hold
+    jmp 1b
 
 .balign 8
 gdt:
@@ -246,9 +251,9 @@ gdt:
     .quad 0x00af9b000000ffff        # CODE64
     .quad 0x00cf93000000ffff        # DATA
 gdt_end:
-gdtr:
+gdtr:                               # in both sizes
     .word gdt_end - gdt - 1
-    .long gdt
+    .quad gdt
 idtr:                               # of no entries, in both sizes
     .word 0
     .quad 0
@@ -282,6 +287,7 @@ wait_again:
     btl  $12, %edx                  # LA57
     cmovcl %ecx, %eax
     movq %rax, %cr3
+    lgdt gdtr(%rip)
     lidt idtr(%rip)                 # whatever comes now ends the guest
 wait_first:
     movl $1, %eax                   # TDG.VP.INFO: r9d is the index, which the APIC identifiers are
@@ -301,10 +307,10 @@ look:
     xorl %eax, %eax                 # TDG.VP.VMCALL: the host takes its time, and has the processor
     movl $0xfc00, %ecx              # r10 to r15 are the host's to see
     xorl %r10d, %r10d
-    movl $30, %r11d                 # I/O (GHCI, TDG.VP.VMCALL<Instruction.IO>)
-    movl $1, %r12d                  # a byte
-    xorl %r13d, %r13d               # is read
-    movl $WAIT_PORT, %r14d
+    movl $0x10000, %r11d            # which calls it knows (GHCI, TDG.VP.VMCALL<GetTdVmCallInfo>)
+    movl $1, %r12d                  # beside those that each knows
+    xorl %r13d, %r13d
+    xorl %r14d, %r14d
     xorl %r15d, %r15d
     .byte 0x66, 0x0f, 0x01, 0xcc    # tdcall
     jmp  look                       # whatever it answers
@@ -312,6 +318,38 @@ look:
     jmp  look
 4:  movq VECTOR, %rax
     movw $0, COMMAND                # heard
+    jmpq *%rax
+
+# The end of the firmware, on the boot processor: to the kernel at rdi with boot parameters at rsi
+# (Linux, Documentation/arch/x86/boot.rst, "64-bit boot protocol"). What the firmware worked with, the
+# copies of the host's bytes among it, becomes zeroes. Its tables of descriptors are there: those of the
+# image take their place, so that from here on whatever comes ends the guest.
+.global enter_kernel
+enter_kernel:
+    cli
+    cld
+    lgdt gdtr(%rip)
+    lidt idtr(%rip)
+    movq %rdi, %rdx
+    movl $__state, %edi
+    movl $__work_end, %ecx
+    subl %edi, %ecx
+    shrl $3, %ecx
+    xorl %eax, %eax
+    rep stosq
+    movq %rdx, %rax
+    xorl %ebx, %ebx
+    xorl %edx, %edx
+    xorl %edi, %edi
+    xorl %ebp, %ebp
+    xorl %r8d, %r8d
+    xorl %r9d, %r9d
+    xorl %r10d, %r10d
+    xorl %r11d, %r11d
+    xorl %r12d, %r12d
+    xorl %r13d, %r13d
+    xorl %r14d, %r14d
+    xorl %r15d, %r15d
     jmpq *%rax
 
 .section .kept, "aw", @nobits

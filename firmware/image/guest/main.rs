@@ -13,6 +13,7 @@ mod tdx;
 mod traps;
 
 use core::arch::{asm, global_asm};
+use core::convert::Infallible;
 
 use casemate_firmware_logic::accept::{Accepted, first};
 use casemate_firmware_logic::acpi::{self, Wakeup};
@@ -21,7 +22,7 @@ use casemate_firmware_logic::fatal::Fatal;
 use casemate_firmware_logic::handoff::Handoff;
 use casemate_firmware_logic::kernel::{HEADER, Kernel, setup_size};
 use casemate_firmware_logic::layout::{
-    GRANULE, HANDOFF, HANDOFF_SIZE, IMAGE, KERNEL, MAILBOX, PAGE, WINDOW,
+    GRANULE, HANDOFF, HANDOFF_SIZE, HOB, HOB_SIZE, IMAGE, KERNEL, MAILBOX, PAGE, WINDOW,
 };
 use casemate_firmware_logic::memory_map::MemoryMap;
 use casemate_firmware_logic::window::{HEADER_SIZE, Header, Payload, Range};
@@ -30,12 +31,20 @@ use memory::Memory;
 
 global_asm!(include_str!("entry.s"), options(att_syntax, raw));
 
-/// Everything that changes, in the work area; zeroes at first. There are no mutable statics.
+unsafe extern "C" {
+    /// Clears the memory that the firmware worked with, and jumps to the kernel.
+    fn enter_kernel(entry: u64, boot_parameters: u64) -> !;
+}
+
+/// Everything that changes, in the work area; zeroes at first, and at last. There are no mutable statics.
 #[repr(C, align(4096))]
 pub struct State {
     header: [u8; HEADER_SIZE],
     tables: traps::Tables,
 }
+
+/// Offset of the 64-bit entry from the load address (Linux, Documentation/arch/x86/boot.rst).
+const ENTRY: u64 = 0x200;
 
 /// The linker script leaves so much for [`State`].
 const _: () = assert!(size_of::<State>() <= 0x4000);
@@ -51,7 +60,7 @@ extern "C" fn main(_platform: u32, c_bit: u32, state: &'static mut State) -> ! {
     }
 }
 
-fn boot(header: &mut [u8; HEADER_SIZE], c_bit: u32) -> Result<core::convert::Infallible, Fatal> {
+fn boot(header: &mut [u8; HEADER_SIZE], c_bit: u32) -> Result<Infallible, Fatal> {
     let config = Config::from_page(config_page());
     let config = config.filter(|config| config.flags.log == cfg!(firmware_log));
     let config = config.ok_or(Fatal::Config)?;
@@ -75,17 +84,18 @@ fn boot(header: &mut [u8; HEADER_SIZE], c_bit: u32) -> Result<core::convert::Inf
     for range in first(platform) {
         memory.accept(&mut accepted, range)?;
     }
+    if platform == Platform::Tdx {
+        // The host added the list of resources. Nobody reads it, and the kernel does not get it.
+        memory::clear(HOB, HOB_SIZE);
+    }
     let (file, kernel, used) = load_kernel(&config, &header, memory, &mut accepted)?;
     log!(platform, "kernel: {used}");
     let initrd = load_initrd(&config, &header, &kernel, used, memory, &mut accepted)?;
     log!(platform, "initrd: {initrd}");
 
-    // SAFETY: the area has been accepted, is zero, and nobody else uses it.
+    // SAFETY: the area has been accepted, and nobody else uses it.
     let area =
         unsafe { core::slice::from_raw_parts_mut(HANDOFF as *mut u8, HANDOFF_SIZE as usize) };
-    if platform == Platform::Plain {
-        area.fill(0);
-    }
     let map = MemoryMap::new(&header);
     let mut handoff = Handoff::new(area);
     handoff.boot_parameters(file, &kernel, &map);
@@ -103,7 +113,10 @@ fn boot(header: &mut [u8; HEADER_SIZE], c_bit: u32) -> Result<core::convert::Inf
     }
     accepted.ranges().for_each(|range| log!(platform, "accepted: {range}"));
     log!(platform, "starting the kernel");
-    start_kernel()
+    memory.open_to_kernel();
+    // SAFETY: the kernel was checked and is where it expects to be, as is what it is given. Nothing of
+    // the memory that is cleared is used again.
+    unsafe { enter_kernel(KERNEL + ENTRY, HANDOFF) }
 }
 
 /// Accepts what has not been yet. The kernel hears nothing of acceptance then.
@@ -142,8 +155,10 @@ fn load_kernel(
     // Where the copy must begin depends on a byte of the file. It is not believed but used: with
     // another byte the copy lies elsewhere, and then the check below fails.
     let mut sectors = 0;
-    let at = header.kernel.offset + HEADER as u64;
-    copy_from_window(Payload { offset: at, size: 1 }, &mut sectors);
+    if header.kernel.size > HEADER as u64 {
+        let at = header.kernel.offset + HEADER as u64;
+        copy_from_window(Payload { offset: at, size: 1 }, &mut sectors);
+    }
     let start = KERNEL - setup_size(sectors);
     let file = Range { start, size: header.kernel.size };
     let mut used = file.granules();
@@ -236,15 +251,6 @@ fn copy_from_window(payload: Payload, target: *mut u8) {
     let source = (WINDOW + payload.offset) as *const u8;
     // SAFETY: `Header` keeps payloads in the window, and callers give as much of their own memory.
     unsafe { mem::copy(target, source, payload.size as usize) };
-}
-
-/// The 64-bit entry (Linux, Documentation/arch/x86/boot.rst): RSI is where the boot parameters are.
-fn start_kernel() -> ! {
-    // SAFETY: the kernel was checked and is where it expects to be, as is what it is given.
-    unsafe {
-        asm!("cli", "xor ebp, ebp", "xor edi, edi", "xor ebx, ebx", "jmp {}",
-             in(reg) KERNEL + 0x200, in("rsi") HANDOFF, options(noreturn))
-    }
 }
 
 /// The end, with a reason. A plain guest cannot tell it but by a triple fault.

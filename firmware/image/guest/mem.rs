@@ -45,6 +45,15 @@ unsafe extern "C" fn memmove(target: *mut u8, source: *const u8, n: usize) -> *m
     target
 }
 
+/// Makes `n` bytes zero.
+///
+/// # Safety
+/// `n` bytes can be written at `target`.
+pub unsafe fn clear(target: *mut u8, n: usize) {
+    // SAFETY: the same contract.
+    unsafe { memset(target, 0, n) };
+}
+
 /// # Safety
 /// As C's: `n` bytes can be written at `target`.
 #[unsafe(no_mangle)]

@@ -43,15 +43,17 @@ const DESCRIPTOR: usize = 40;
 /// `LINUX_EFI_UNACCEPTED_MEM_TABLE_GUID`, d5d1de3c-105c-44f9-9ea9-bcef98120031.
 const UNACCEPTED_GUID: [u64; 2] = [0x44f9_105c_d5d1_de3c, 0x3100_1298_efbc_a99e];
 
-/// The hand-off area while it is filled; it starts with zeroes.
+/// The hand-off area while it is filled.
 pub struct Handoff<'a> {
     area: &'a mut [u8],
 }
 
 impl<'a> Handoff<'a> {
-    /// Fills `area`, which is at [`HANDOFF`] and has [`HANDOFF_SIZE`] bytes, all zero.
+    /// Fills `area`, which is at [`HANDOFF`] and has [`HANDOFF_SIZE`] bytes: with zeroes at first,
+    /// whatever was there.
     #[must_use]
-    pub const fn new(area: &'a mut [u8]) -> Self {
+    pub fn new(area: &'a mut [u8]) -> Self {
+        area.fill(0);
         Self { area }
     }
 
@@ -217,7 +219,7 @@ mod tests {
     use crate::window::Header;
 
     fn filled() -> Vec<u8> {
-        let mut area = vec![0; usize::try_from(HANDOFF_SIZE).unwrap()];
+        let mut area = vec![0xa5; usize::try_from(HANDOFF_SIZE).unwrap()];
         let mut header = Header { vcpus: 1, ..Header::default() };
         header.memory[0].size = 256 << 20;
         header.memory[1] = Range { start: 4 << 30, size: 1 << 30 };
@@ -258,16 +260,31 @@ mod tests {
         #[test]
         fn marks_are_those_of_the_granules(ranges in prop::collection::vec((0..40_u64, 0..40_u64, any::<bool>()), 9)) {
             let mut area = vec![0; usize::try_from(HANDOFF_SIZE).unwrap()];
+            let mut handoff = Handoff::new(&mut area);
             let mut expected = [false; 80];
             for (start, count, unaccepted) in ranges {
                 let range = Range { start: start * GRANULE, size: count * GRANULE };
-                Handoff::new(&mut area).mark(range, unaccepted);
+                handoff.mark(range, unaccepted);
                 let granules = usize::try_from(start).unwrap()..usize::try_from(start + count).unwrap();
                 expected[granules].fill(unaccepted);
             }
             for (index, expected) in expected.into_iter().enumerate() {
                 prop_assert_eq!(area[BITMAP + index / 8] >> (index % 8) & 1 == 1, expected);
             }
+        }
+    }
+
+    #[test]
+    fn memory_that_the_bitmap_has_no_bits_for_is_refused() {
+        const MOST: u64 = (HANDOFF_SIZE - BITMAP as u64) * 8 * GRANULE;
+        for (end, refused) in [(MOST, false), (MOST + GRANULE, true)] {
+            let mut header = Header { vcpus: 1, ..Header::default() };
+            header.memory[0].size = 1 << 30;
+            header.memory[1] = Range::between(4 << 30, end);
+            let mut area = vec![0; usize::try_from(HANDOFF_SIZE).unwrap()];
+            let accepted = Accepted::at_start(Platform::Snp);
+            let done = Handoff::new(&mut area).unaccepted(&MemoryMap::new(&header), &accepted);
+            assert_eq!(done.is_err(), refused, "{end:#x}");
         }
     }
 

@@ -46,11 +46,6 @@ pub const WORK_SIZE: u64 = 28 * PAGE;
 /// launch are measured: vCPUs read it before the boot processor can have written it.
 pub const MAILBOX: u64 = WORK;
 
-/// A port whose reading takes a while: vCPUs that wait at the mailbox read it again and again, so that
-/// they do not keep the host's processors busy. Where it is none, or answers at once, they only look
-/// more often.
-pub const WAIT_PORT: u16 = 0x503;
-
 /// Bytes at the start of [`WORK`] that stay once the kernel runs, for vCPUs that wait: mailbox and
 /// page tables. The rest is free then.
 pub const KEPT_SIZE: u64 = 8 * PAGE;

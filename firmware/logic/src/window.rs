@@ -11,6 +11,7 @@
 //! | 0x28 | 16 | initrd file: offset, size (0 without one) |
 //! | 0x38 | 16 | command line with its NUL: offset, size |
 //! | 0x48 | 16 each | memory ranges: start, size |
+//! | | | zero up to the end of the page |
 
 use core::fmt;
 
@@ -136,8 +137,8 @@ impl Header {
     /// addresses may have (below the C-bit).
     ///
     /// # Errors
-    /// [`Fatal::Window`] if it is no header or a payload leaves the window, [`Fatal::Machine`] if
-    /// memory or vCPUs are impossible or more than the measured limits.
+    /// [`Fatal::Window`] if it is no header, has bytes without a meaning, or a payload leaves the window;
+    /// [`Fatal::Machine`] if memory or vCPUs are impossible or more than the measured limits.
     pub fn from_copy(
         bytes: &[u8; HEADER_SIZE],
         config: &Config,
@@ -145,6 +146,11 @@ impl Header {
     ) -> Result<Self, Fatal> {
         let count = usize::try_from(u64_at(bytes, 0x10)).unwrap_or(usize::MAX);
         if !bytes.starts_with(&MAGIC) || u32_at(bytes, 0x08) != VERSION || count > MOST_RANGES {
+            return Err(Fatal::Window);
+        }
+        // A private copy of bytes that nobody reads would be a page of the host's choice.
+        let unused = bytes.iter().skip(RANGES + 16 * count);
+        if unused.fold(0, |seen, byte| seen | byte) != 0 {
             return Err(Fatal::Window);
         }
         let pair =
@@ -282,14 +288,26 @@ mod tests {
         assert_eq!(Header::from_copy(&[0; HEADER_SIZE], &config(), 51), window);
     }
 
+    #[test]
+    fn bytes_without_a_meaning_are_zero() {
+        let ranges = header().ranges().count();
+        for at in RANGES + 16 * ranges..HEADER_SIZE {
+            let mut bytes = header().to_bytes();
+            bytes[at] = 1;
+            assert_eq!(Header::from_copy(&bytes, &config(), 51), Err(Fatal::Window), "{at:#x}");
+        }
+    }
+
     proptest! {
         #[test]
         fn what_is_taken_is_ordered_and_within_limits(
             fields in prop::collection::vec((0..64_u32, any::<u64>()), 22),
+            ranges in 2..=MOST_RANGES,
             aligned: bool,
         ) {
             let mut bytes = header().to_bytes();
-            for (index, (shift, value)) in fields.into_iter().enumerate() {
+            put(&mut bytes, 0x10, &(ranges as u64).to_le_bytes());
+            for (index, (shift, value)) in fields.into_iter().enumerate().take(6 + 2 * ranges) {
                 let value = if aligned { value >> shift & !0xfff } else { value >> shift };
                 if shift < 52 {
                     put(&mut bytes, 0x18 + 8 * index, &value.to_le_bytes());

@@ -25,7 +25,7 @@ fuzz_target!(|input: (bool, &[u8])| {
         kernel: with_kernel.then(|| KernelHashes::new(b"kernel", b"", b"")),
         identity: SnpIdentity::default(),
     };
-    let _ = firmware::snp_plan(&image, firmware::Flags::default(), &options);
+    let _ = firmware::snp_plan(&image, firmware::Flags::default(), &options, 512 << 20);
     if let Ok(plan) = ovmf::snp_plan(&image, &options) {
         let _ = snp::measure(&plan);
     }

@@ -213,7 +213,8 @@ fn what_our_firmware_does_otherwise_is_measured() {
         let text = format!("kernel = \"{kernel}\"\ncmdline = \"\"\nmemory = \"1G\"\n{key}\n");
         let config = write(folder.path(), "guest.toml", text.as_bytes());
         let by_file = json(&["measure", &config]);
-        let snp = ["measure", "snp", "--vmm", "casemate", "--vcpus", "1", "--kernel", &kernel];
+        let snp = ["measure", "snp", "--vmm", "casemate", "--vcpus", "1", "--memory", "1G"];
+        let snp = [&snp[..], &["--kernel", &kernel]].concat();
         let tdx = ["measure", "tdx", "--memory", "1G", "--kernel", &kernel];
         for (at, command) in [&snp[..], &tdx].into_iter().enumerate() {
             let by_flags = json(&[command, flags].concat());

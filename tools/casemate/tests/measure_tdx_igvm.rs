@@ -154,15 +154,21 @@ fn our_own_firmware_becomes_a_file() {
     let boot = ["--kernel", path(&kernel), "--append", "console=ttyS0"];
     let build = ["igvm", "build", "--out", path(&file), "--format", "json"];
     let built = json(&[&build[..], &boot[..]].concat());
-    let direct = ["measure", "snp", "--vmm", "casemate", "--vcpus", "1", "--format", "json"];
-    let direct = json(&[&direct[..], &boot[..]].concat());
+    // So much a guest of the file may have, unless it is told otherwise.
+    let all = ["--memory", "2G", "--format", "json"];
+    let direct = ["measure", "snp", "--vmm", "casemate", "--vcpus", "1"];
+    let direct = json(&[&direct[..], &all[..], &boot[..]].concat());
     assert_eq!(built[0]["measurement"], direct["measurement"]);
     let measured = json(&["igvm", "measure", path(&file), "--format", "json"]);
     assert_eq!(measured[0]["digests"]["kvm"], direct["measurement"]);
-    let direct = json(&[&["measure", "tdx", "--format", "json"], &boot[..]].concat());
+    let direct = json(&[&["measure", "tdx"], &all[..], &boot[..]].concat());
     assert_eq!((&built[1]["platform"], &built[2]["platform"]), (&"tdx".into(), &"plain".into()));
     assert_eq!(built[1]["measurement"], direct["mrtd"]);
     assert_eq!(measured[1]["measurement"], direct["mrtd"]);
+    let limited = [&build[..], &["--memory", "1G", "--vcpus", "3"], &boot[..]].concat();
+    let other = json(&limited);
+    let of_three = ["measure", "tdx", "--memory", "1G", "--vcpus", "3", "--format", "json"];
+    assert_eq!(other[1]["measurement"], json(&[&of_three[..], &boot[..]].concat())["mrtd"]);
     refused(&build, "add --kernel");
     let ovmf = folder().join("inputs/tiny-std.fd");
     let ovmf = [&build[..], &boot[..], &["--firmware", path(&ovmf)]].concat();

@@ -95,7 +95,7 @@ fn command_line(folder: &Path, parameters: &str) -> String {
 fn predicted(folder: &Path) -> String {
     let line = command_line(folder, COMMAND_LINE);
     let json = run(casemate()
-        .args(["measure", "snp", "--vmm", "casemate", "--vcpus", "1"])
+        .args(["measure", "snp", "--vmm", "casemate", "--vcpus", "1", "--memory", "256M"])
         .args(["--kernel", "kernel", "--initrd", "initrd", "--append", &line])
         .args(["--format", "json"])
         .current_dir(folder));

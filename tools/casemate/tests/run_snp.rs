@@ -161,8 +161,8 @@ fn an_id_block_is_for_one_measurement() {
     let path = |name: &str| guest.path(name);
     let (kernel, initrd) = (path("vmlinuz"), path("initrd"));
     let (id, author) = (key("id-0"), key("author-0"));
-    let measure = ["measure", "snp", "--vmm", "casemate", "--vcpus", "1", "--kernel", &kernel];
-    let more = ["--initrd", &initrd, "--append", CMDLINE, "--format", "hex"];
+    let measure = ["measure", "snp", "--vmm", "casemate", "--vcpus", "1", "--memory", "192M"];
+    let more = ["--kernel", &kernel, "--initrd", &initrd, "--append", CMDLINE, "--format", "hex"];
     let good = casemate(&[&measure[..], &more[..]].concat());
     let other = good.replace(&good[..8], "00000000");
     let mut script = String::new();

@@ -97,7 +97,7 @@ fn an_igvm_file_brings_a_kernel_that_the_firmware_checks() {
         let (good, kernel) = (guest.path("good.igvm"), guest.path("vmlinuz"));
         let payloads =
             ["--kernel", &kernel, "--initrd", &guest.path("initrd"), "--append", CMDLINE];
-        let build = ["igvm", "build", "--platform", "tdx", "--out", &good];
+        let build = ["igvm", "build", "--platform", "tdx", "--vcpus", "2", "--out", &good];
         casemate(&[&build[..], &payloads].concat());
         let other = guest.write("other.igvm", with_another_kernel(&good, &kernel));
         let script = guest.other_line(&format!("--igvm {good} --vcpus 2"))

@@ -8,8 +8,11 @@ use crate::size::{ByteSize, Hex, Mac};
 use crate::td_bits::{TdAttributes, Xfam};
 use crate::vcpu_type::VcpuType;
 
-/// The kernel speaks on the serial port.
-pub(crate) const DEFAULT_CMDLINE: &str = "console=ttyS0";
+/// The kernel speaks on the serial port. Whatever goes wrong in it ends the guest, and no shell of an
+/// initial RAM disk opens on the host's line. It calls no services of EFI's, of which our firmware has
+/// none, and looks for PCI by the host's tables alone, not by ports before it has read them.
+pub(crate) const DEFAULT_CMDLINE: &str =
+    "console=ttyS0 panic=-1 oops=panic rd.shell=0 efi=noruntime pci=noearly";
 /// About what Linux accepts before its first process.
 pub(crate) const DEFAULT_PREFAULT: ByteSize = ByteSize(512 << 20);
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use casemate_launch::firmware::{self, FirmwareError, Flags, Platform};
+use casemate_launch::firmware::{self, FirmwareError, Flags, Limits, Platform};
 use casemate_launch::kernel_hashes::KernelHashes;
 use casemate_launch::ovmf::{self, SnpOptions};
 use casemate_launch::profile::Profile;
@@ -149,9 +149,12 @@ proptest! {
         let _ = ovmf::snp_plan(&image, &options);
         options.kernel = Some(KernelHashes::new(b"kernel", b"", b""));
         let _ = ovmf::snp_plan(&image, &options);
-        let _ = firmware::snp_plan(&image, Flags::default(), &options);
+        let _ = firmware::snp_plan(&image, Flags::default(), &options, MEMORY);
     }
 }
+
+/// What guests of our firmware have.
+const MEMORY: u64 = 512 << 20;
 
 /// An image as the firmware's footer describes it, its config page empty.
 fn our_image() -> Arc<[u8]> {
@@ -164,7 +167,7 @@ fn our_image() -> Arc<[u8]> {
 }
 
 fn planned(image: &[u8], options: &SnpOptions) -> Result<LaunchPlan, FirmwareError> {
-    firmware::snp_plan(image, Flags::default(), options)
+    firmware::snp_plan(image, Flags::default(), options, MEMORY)
 }
 
 #[test]
@@ -177,7 +180,8 @@ fn the_config_page_of_our_firmware_is_measured() {
     let Contents::Bytes(bytes) = &plan.imports[0].contents else { panic!("firmware has bytes") };
     let page = bytes[..4096].try_into().unwrap();
     let config = casemate_firmware_logic::config::Config::from_page(page).unwrap();
-    assert_eq!(config, firmware::config(Platform::Snp, Flags::default(), &kernel));
+    let limits = Limits { memory: MEMORY, vcpus: 2 };
+    assert_eq!(config, firmware::config(Platform::Snp, Flags::default(), &kernel, limits));
     assert_eq!((config.kernel, config.command_line), (kernel.kernel, kernel.cmdline));
 
     // The CPU model does not count, and everything of the payload does.
@@ -188,8 +192,10 @@ fn the_config_page_of_our_firmware_is_measured() {
     options.cpu_signature = CpuSignature(0x00a0_0f11);
     assert_eq!(digest(&options), first);
     let flags = Flags { accept_all: true, ..Flags::default() };
-    let flagged = firmware::snp_plan(&our_image(), flags, &options).unwrap();
-    assert_ne!(snp::measure(&flagged).unwrap().launch_digest(), first);
+    for (flags, memory) in [(flags, MEMORY), (Flags::default(), MEMORY + 4096)] {
+        let other = firmware::snp_plan(&our_image(), flags, &options, memory).unwrap();
+        assert_ne!(snp::measure(&other).unwrap().launch_digest(), first, "{flags:?}, {memory}");
+    }
     for (kernel, initrd, cmdline) in [
         ("kernel2", "initrd", "console=hvc0"),
         ("kernel", "", "console=hvc0"),

@@ -45,8 +45,6 @@ pub mod port {
     pub const SERIAL_COUNT: u8 = 8;
     /// A guest's own exit status, a byte.
     pub const EXIT: u16 = 0x501;
-    /// Reading it takes some milliseconds, for vCPUs that wait for another one.
-    pub const WAIT: u16 = casemate_firmware_logic::layout::WAIT_PORT;
     /// pvpanic.
     pub const PANIC: u16 = 0x505;
     /// ACPI sleep control, sleep status and reset; where firmware expects a q35 machine, also its

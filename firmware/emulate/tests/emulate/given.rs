@@ -1,11 +1,13 @@
 //! What a kernel finds when it starts, read as Linux reads it (Documentation/arch/x86/boot.rst and
-//! zero-page.rst).
+//! zero-page.rst); [`handed_over`](crate::handed_over) has every byte of it.
 
 use casemate_firmware_logic::layout::{CPUID, GRANULE, HANDOFF, IMAGE, KERNEL, SECRETS};
 use casemate_launch::PlatformKind;
+use casemate_launch::firmware::Flags;
 use casemate_launch::loader_window::Payloads;
 use unicorn_engine::RegisterX86;
 
+use crate::handed_over::{self, Guest};
 use crate::harness::Run;
 
 /// What a range of an e820 table is.
@@ -27,6 +29,7 @@ pub(crate) fn check(run: &Run, payloads: &Payloads) {
     if run.machine().platform == PlatformKind::Snp {
         given.snp_pages();
     }
+    handed_over::compare(run, &Guest::of(payloads, Flags::default()));
 }
 
 impl Given<'_> {
@@ -43,6 +46,12 @@ impl Given<'_> {
     fn registers(&self) {
         let register = |register| self.run.register(register);
         assert_eq!(register(RegisterX86::RSI), HANDOFF, "the boot parameters");
+        assert_eq!(register(RegisterX86::RAX), KERNEL + 0x200, "where the jump led");
+        {
+            use RegisterX86::{R8, R9, R10, R11, R12, R13, R14, R15, RBP, RBX, RCX, RDI, RDX};
+            let others = [RBX, RCX, RDX, RDI, RBP, R8, R9, R10, R11, R12, R13, R14, R15];
+            assert_eq!(others.map(register), [0; 13], "nothing of the firmware's is left");
+        }
         let segments = [RegisterX86::CS, RegisterX86::DS, RegisterX86::ES, RegisterX86::SS];
         assert_eq!(segments.map(register), [0x10, 0x18, 0x18, 0x18]);
         let (interrupts, direction) = (1 << 9, 1 << 10);

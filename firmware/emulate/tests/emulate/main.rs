@@ -7,7 +7,9 @@
 #[path = "../../harness/mod.rs"]
 mod harness;
 
+mod fresh;
 mod given;
+mod handed_over;
 mod honest;
 mod interrupts;
 mod notices;
@@ -53,6 +55,15 @@ fn change(plan: &mut LaunchPlan, part: Shared, change: impl FnOnce(&mut Vec<u8>)
 /// The same of the image, which is measured: another image has another measurement.
 fn change_image(plan: &mut LaunchPlan, change: impl FnOnce(&mut Vec<u8>)) {
     change_import(&mut plan.imports[0], change);
+}
+
+/// Measures the guest to have the largest limits that there can be, so that no other check hides behind
+/// them: memory at 0x18 of the config page, vCPUs at 0x20.
+fn raise_limits(plan: &mut LaunchPlan) {
+    change_image(plan, |image| {
+        image[0x18..0x20].copy_from_slice(&(8_u64 << 40).to_le_bytes());
+        image[0x20..0x24].copy_from_slice(&255_u32.to_le_bytes());
+    });
 }
 
 fn change_import(import: &mut casemate_launch::Import, change: impl FnOnce(&mut Vec<u8>)) {

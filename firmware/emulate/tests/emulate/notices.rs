@@ -6,7 +6,7 @@ use casemate_launch::PlatformKind::{Plain, Tdx};
 use crate::change_image;
 use crate::harness::guest::{payloads, plan};
 use crate::harness::host::Host;
-use crate::harness::{End, run};
+use crate::harness::{End, MOST_INSTRUCTIONS, launch, run};
 
 /// Runs `code`, in 32-bit mode, as a trust domain; gives what was wrong.
 fn wrong(code: &[u8]) -> String {
@@ -54,6 +54,50 @@ fn a_write_to_the_window_and_to_the_image() {
     assert_eq!(window, "Write of 0xe8000000, not accepted, by a private mapping");
     let image = wrong(&write(0xffff_f000));
     assert_eq!(image, "Write of 0xfffff000, accepted, by a private mapping");
+}
+
+/// Changes the entry that maps a granule once the window is being read, and gives what was wrong then.
+fn remapped(granule: u64, entry: u64) -> String {
+    const DIRECTORIES: u64 = 0x80_7000;
+    let plan = plan(Tdx, &payloads());
+    let mut run = launch(&plan, Host::default());
+    run.start(&plan, 0);
+    while !run.machine().has_read_window {
+        assert_eq!(run.go(100), End::Running);
+    }
+    run.write(DIRECTORIES + granule / (2 << 20) * 8, &entry.to_le_bytes());
+    match run.go(MOST_INSTRUCTIONS) {
+        End::Broken(wrong) => wrong,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn memory_that_is_writable_and_executable() {
+    let kernel = remapped(16 << 20, 16 << 20 | 0x83);
+    assert_eq!(kernel, "0x1000000 is writable and executable");
+    let image = remapped(0xffe0_0000, 0xffe0_0000 | 0x83);
+    assert_eq!(image, "0xffe00000 is writable and executable");
+}
+
+#[test]
+fn an_access_that_a_mapping_does_not_allow() {
+    let fetch = remapped(0xffe0_0000, 0xffe0_0000 | 0x81 | 1 << 63);
+    assert!(fetch.starts_with("Execute of 0xffff"), "{fetch}");
+    assert!(fetch.ends_with("which is not mapped for that"), "{fetch}");
+    let write = remapped(8 << 20, 8 << 20 | 0x81 | 1 << 63);
+    assert!(write.starts_with("Write of 0x8"), "{write}");
+    assert!(write.ends_with("which is not mapped for that"), "{write}");
+}
+
+/// By the table of interrupts of real mode, which lies in memory.
+#[test]
+fn an_interrupt_by_a_table_that_is_not_the_images() {
+    let plan = plan(Plain, &payloads());
+    let mut run = launch(&plan, Host::default());
+    run.start(&plan, 0);
+    run.raise(2);
+    assert_eq!(run.go(1), End::Broken("vector 2 by the table at 0x0".into()));
 }
 
 #[test]

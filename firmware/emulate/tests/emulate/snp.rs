@@ -111,7 +111,38 @@ fn a_cpuid_page_that_is_none() {
     fn count(host: &mut Host, count: u32) {
         host.cpuid[..4].copy_from_slice(&count.to_le_bytes());
     }
-    let attacks: [fn(&mut Host); 8] = [
+    /// Puts bytes into an entry that is there: leaves 0, 1, 7 and the one of encryption.
+    fn put(host: &mut Host, entry: usize, at: usize, bytes: &[u8]) {
+        host.cpuid[16 + 48 * entry + at..][..bytes.len()].copy_from_slice(bytes);
+    }
+    /// Another entry behind these, a copy of one of them.
+    fn again(host: &mut Host, entry: usize) {
+        let copy = host.cpuid[16 + 48 * entry..][..48].to_vec();
+        put(host, 4, 0, &copy);
+        count(host, 5);
+    }
+    let attacks: [fn(&mut Host); 22] = [
+        |host| again(host, 0),
+        |host| again(host, 2),
+        |host| again(host, 3),
+        |host| {
+            // The same leaf with another subleaf, which Linux does not look at.
+            again(host, 3);
+            put(host, 4, 4, &[1]);
+        },
+        |host| {
+            again(host, 1);
+            put(host, 4, 4, &[1]);
+        },
+        |host| put(host, 3, 4, &[1]),
+        |host| put(host, 3, 8, &[1]),     // another XCR0
+        |host| put(host, 3, 16, &[1]),    // another XSS
+        |host| put(host, 2, 15, &[0x80]), // of the leaf of features
+        |host| put(host, 0, 40, &[1]),    // reserved
+        |host| host.cpuid[4] = 1,
+        |host| host.cpuid[4095] = 1,
+        |host| put(host, 4, 0, &[1]),     // behind the last entry
+        |host| put(host, 1, 32, &[0; 4]), // no RDRAND
         |host| host.cpuid.fill(0),
         |host| count(host, 65),
         |host| count(host, u32::MAX),

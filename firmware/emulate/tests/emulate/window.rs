@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use crate::harness::guest::{MEMORY, payloads, plan};
 use crate::harness::host::Host;
 use crate::harness::{End, run};
-use crate::{Shared, change, given};
+use crate::{Shared, change, given, raise_limits};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -46,6 +46,7 @@ fn with(fields: &[(usize, u64)]) -> impl Fn(&mut LaunchPlan) {
 fn ends(changed: impl Fn(&mut LaunchPlan), expected: &End, what: &str) {
     for platform in [Snp, Tdx] {
         let mut plan = plan(platform, &payloads());
+        raise_limits(&mut plan);
         changed(&mut plan);
         assert_eq!(run(&plan, Host::default()).end, *expected, "{platform:?}, {what}");
     }
@@ -54,7 +55,7 @@ fn ends(changed: impl Fn(&mut LaunchPlan), expected: &End, what: &str) {
 #[test]
 fn headers_that_cannot_be() {
     const ROOM: u64 = 0xfe00_0000 - 0xe800_0000;
-    let attacks: [(Fatal, Fields); 33] = [
+    let attacks: [(Fatal, Fields); 35] = [
         (Window, &[(0, 0)]),
         (Window, &[(8, 2)]),
         (Window, &[(RANGES, 9)]),
@@ -62,6 +63,7 @@ fn headers_that_cannot_be() {
         (Window, &[(KERNEL, 0)]), // over the header
         (Window, &[(KERNEL, 0x2001)]),
         (Window, &[(KERNEL, ROOM)]),
+        (Kernel, &[(KERNEL, ROOM), (KERNEL + 8, 0)]), // nothing behind the window is read
         (Window, &[(KERNEL, !0xfff)]),
         (Window, &[(KERNEL + 8, u64::MAX)]),
         (Window, &[(KERNEL + 8, ROOM)]),
@@ -73,7 +75,8 @@ fn headers_that_cannot_be() {
         (Machine, &[(VCPUS, 0)]),
         (Machine, &[(VCPUS, 256)]),
         (Machine, &[(VCPUS, u64::MAX)]),
-        (Machine, &[(RANGES, 0)]),
+        (Window, &[(RANGES, 0)]), // and then bytes without a meaning
+        (Machine, &[(RANGES, 0), (MEMORY_RANGES + 8, 0)]),
         (Machine, &[(RANGES, 2)]), // the second is empty
         (Machine, &[(MEMORY_RANGES, 0x1000)]),
         (Machine, &[(MEMORY_RANGES + 8, 0)]),
@@ -102,6 +105,20 @@ fn headers_that_cannot_be() {
     ];
     for (number, (fatal, fields)) in attacks.into_iter().enumerate() {
         ends(with(fields), &End::Stopped(fatal), &format!("{number}: {fields:x?}"));
+    }
+}
+
+/// Bytes of the header that mean nothing are not copied into memory of the guest's own.
+#[test]
+fn every_unused_byte_of_the_header() {
+    const USED: usize = MEMORY_RANGES + 16;
+    for platform in [Snp, Tdx] {
+        for at in (USED..4096).step_by(61).chain([USED, USED + 8, 4088, 4095]) {
+            let mut plan = plan(platform, &payloads());
+            change(&mut plan, Shared::Header, |header| header[at] = 0x40);
+            let end = run(&plan, Host::default()).end;
+            assert_eq!(end, End::Stopped(Window), "{platform:?}, {at:#x}");
+        }
     }
 }
 
@@ -251,6 +268,7 @@ proptest! {
         snp: bool,
     ) {
         let mut plan = plan(if snp { Snp } else { Tdx }, &payloads());
+        raise_limits(&mut plan);
         with(&fields)(&mut plan);
         if let Some((part, at)) = flip {
             let part = [Shared::CommandLine, Shared::Kernel, Shared::Initrd][part - 1];

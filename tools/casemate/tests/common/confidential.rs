@@ -26,6 +26,9 @@ echo UP vcpus=$(nproc) kernel=$(uname -r)
 grep -q panics /proc/cmdline && echo c >/proc/sysrq-trigger
 echo TIME $(date +%s)
 dmesg | grep -o 'active: .*'
+# Nothing in the log is as bad as a warning, and nothing taints the kernel.
+echo TAINTED $(cat /proc/sys/kernel/tainted)
+dmesg -r | sed -n 's/^<[0-4]>/WARNED /p'
 # Whether there is memory that the firmware has left to the kernel to accept.
 echo LEFT $(dmesg | grep -c 'efi: .*Unaccepted=')
 mount -t configfs none /sys/kernel/config
@@ -84,8 +87,9 @@ const MODULES: &[&str] = &["configfs", "virtio_pci", "virtio_blk", "pvpanic-mmio
 /// What an interface and sockets need besides.
 pub(crate) const DEVICES: &[&str] = &["virtio_net", "vmw_vsock_virtio_transport"];
 
-/// OVMF guests do not need the last of it; it does no harm.
-pub(crate) const CMDLINE: &str = "console=ttyS0 quiet panic=-1 efi=noruntime";
+/// The default, and `quiet`.
+pub(crate) const CMDLINE: &str =
+    "console=ttyS0 panic=-1 oops=panic rd.shell=0 efi=noruntime pci=noearly quiet";
 
 /// A kernel and an initial RAM disk for it, in a folder that the emulated host sees.
 pub(crate) struct Guest {

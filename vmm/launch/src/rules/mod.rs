@@ -99,7 +99,9 @@ const KRUN: InitialVcpu = InitialVcpu {
 /// Entry of libkrun's application processors, whatever the firmware's table has (the same file).
 const KRUN_AP: u32 = 0xffff_fff3;
 
-const CASEMATE: InitialVcpu = QEMU;
+/// With an empty table of interrupts: what a host injects before the firmware's first instruction ends
+/// the guest, instead of going by a table at address 0.
+const CASEMATE: InitialVcpu = InitialVcpu { idtr: segment(0, 0, 0, 0), ..QEMU };
 
 impl Profile {
     /// All of them.

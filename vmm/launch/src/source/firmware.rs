@@ -31,10 +31,23 @@ pub struct ConfigPage {
     pub rest_sha384: Digest384,
 }
 
-/// What a guest may have at most. The values are measured; these ones keep the measurement the same
-/// for guests of all sizes.
-const MOST_MEMORY: u64 = 8 << 40;
-const MOST_VCPUS: u32 = 255;
+/// Memory and vCPUs that a guest has at most. They are measured: a host that gives it more, or claims
+/// so, launches a guest that ends, or another measurement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of memory.
+    pub memory: u64,
+    /// Number of vCPUs.
+    pub vcpus: u32,
+}
+
+impl Limits {
+    /// Those of the guest that is launched with `payloads`.
+    #[must_use]
+    pub const fn of(payloads: &Payloads) -> Self {
+        Self { memory: payloads.memory, vcpus: payloads.vcpus }
+    }
+}
 
 /// TD attributes (Intel TDX module ABI, "ATTRIBUTES"): the host may read the guest.
 const DEBUG: u64 = 1;
@@ -83,14 +96,14 @@ pub enum FirmwareError {
     Window(#[from] LoaderWindowError),
 }
 
-/// What the config page of a guest with this kernel says.
+/// What the config page of a guest with this kernel and these limits says.
 #[must_use]
-pub fn config(platform: Platform, flags: Flags, kernel: &KernelHashes) -> Config {
+pub fn config(platform: Platform, flags: Flags, kernel: &KernelHashes, limits: Limits) -> Config {
     Config {
         platform,
         flags,
-        most_memory: MOST_MEMORY,
-        most_vcpus: MOST_VCPUS,
+        most_memory: limits.memory,
+        most_vcpus: limits.vcpus,
         kernel: kernel.kernel,
         initrd: kernel.initrd,
         command_line: kernel.cmdline,
@@ -162,7 +175,8 @@ pub(crate) fn config_page_of(image: &[u8]) -> Option<ConfigPage> {
     Some(ConfigPage { values, rest_sha384: Digest384::of(&rest) })
 }
 
-/// The plan of an SNP guest that our firmware starts; `options.kernel` is needed.
+/// The plan of an SNP guest of at most `memory` bytes that our firmware starts; `options.kernel` is
+/// needed.
 ///
 /// # Errors
 /// There is no kernel, or the image is not our firmware or cannot be measured.
@@ -170,10 +184,12 @@ pub fn snp_plan(
     image: &[u8],
     flags: Flags,
     options: &SnpOptions,
+    memory: u64,
 ) -> Result<LaunchPlan, FirmwareError> {
     config_page(image)?;
     let kernel = options.kernel.as_ref().ok_or(FirmwareError::NoKernel)?;
-    let image = configure(image, &config(Platform::Snp, flags, kernel))?;
+    let limits = Limits { memory, vcpus: options.vcpus };
+    let image = configure(image, &config(Platform::Snp, flags, kernel, limits))?;
     // The hashes are in the image; a section for them, which only QEMU fills, stays empty.
     let options = SnpOptions { kernel: None, ..options.clone() };
     Ok(ovmf::snp_plan(&image, &options)?)
@@ -199,13 +215,13 @@ pub fn snp_guest(
         kernel: Some(KernelHashes::new(&payloads.kernel, &payloads.initrd, &payloads.cmdline)),
         identity,
     };
-    let mut plan = snp_plan(image, flags, &options)?;
+    let mut plan = snp_plan(image, flags, &options, payloads.memory)?;
     plan.imports.extend(loader_window::imports(payloads)?);
     Ok(plan)
 }
 
 /// The plan of a TDX guest that our firmware starts, as far as it is measured. Its MRTD depends on
-/// neither memory nor number of vCPUs.
+/// memory and number of vCPUs by `limits` alone.
 ///
 /// # Errors
 /// The image is not our firmware or cannot be measured, or would end the guest.
@@ -213,16 +229,16 @@ pub fn tdx_plan(
     image: &[u8],
     flags: Flags,
     kernel: &KernelHashes,
-    vcpus: u32,
+    limits: Limits,
     policy: TdxPolicy,
 ) -> Result<LaunchPlan, FirmwareError> {
     if policy.attributes & DEBUG != 0 && !flags.unmeasured_payload {
         return Err(FirmwareError::Debug);
     }
-    let image = configure(image, &config(Platform::Tdx, flags, kernel))?;
+    let image = configure(image, &config(Platform::Tdx, flags, kernel, limits))?;
     // The firmware does not read the list of resources: any memory that its sections are in does.
     let memory = GpaRange::from_bytes(Gpa(0), LOW_MEMORY_END).map_err(SourceError::from)?;
-    Ok(tdvf::plan(&image, &[memory], vcpus, policy)?)
+    Ok(tdvf::plan(&image, &[memory], limits.vcpus, policy)?)
 }
 
 /// The whole plan of a TDX guest that our firmware starts: what [`tdx_plan`] has, and the loader
@@ -237,7 +253,7 @@ pub fn tdx_guest(
     policy: TdxPolicy,
 ) -> Result<LaunchPlan, FirmwareError> {
     let hashes = KernelHashes::new(&payloads.kernel, &payloads.initrd, &payloads.cmdline);
-    let mut plan = tdx_plan(image, flags, &hashes, payloads.vcpus, policy)?;
+    let mut plan = tdx_plan(image, flags, &hashes, Limits::of(payloads), policy)?;
     plan.imports.extend(loader_window::imports(payloads)?);
     Ok(plan)
 }
@@ -253,7 +269,7 @@ pub fn plain_plan(
     payloads: &Payloads,
 ) -> Result<LaunchPlan, FirmwareError> {
     let hashes = KernelHashes::new(&payloads.kernel, &payloads.initrd, &payloads.cmdline);
-    let image = configure(image, &config(Platform::Plain, flags, &hashes))?;
+    let image = configure(image, &config(Platform::Plain, flags, &hashes, Limits::of(payloads)))?;
     let mut plan = ovmf::plain_plan(&image)?;
     plan.imports.extend(loader_window::imports(payloads)?);
     Ok(plan)

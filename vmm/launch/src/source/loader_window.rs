@@ -147,7 +147,7 @@ fn memory(bytes: u64) -> Result<[Range; MOST_RANGES], GpaError> {
 mod tests {
     use casemate_firmware_logic::config::{Config, Platform};
 
-    use super::super::firmware::{Flags, config};
+    use super::super::firmware::{Flags, Limits, config};
     use super::super::kernel_hashes::KernelHashes;
     use super::*;
 
@@ -163,7 +163,7 @@ mod tests {
 
     fn measured(payloads: &Payloads) -> Config {
         let hashes = KernelHashes::new(&payloads.kernel, &payloads.initrd, &payloads.cmdline);
-        config(Platform::Snp, Flags::default(), &hashes)
+        config(Platform::Snp, Flags::default(), &hashes, Limits::of(payloads))
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use casemate_devices::bus::Bus;
 use casemate_kvm::exit::{HypercallReply, MapGpaRange};
@@ -26,11 +25,6 @@ use crate::outcome::{End, Outcome};
 use crate::platform::{Answer, Caller, Platform};
 use crate::prefault::{self, Gate};
 use crate::ram::GuestRam;
-use casemate_plan::board::port;
-
-/// How long a vCPU waits that reads [`port::WAIT`]: short beside what a kernel takes to start another
-/// processor, long beside an exit.
-const WAIT: Duration = Duration::from_millis(4);
 
 /// What vCPUs need of the machine while they run.
 pub(crate) struct Surroundings {
@@ -157,10 +151,6 @@ impl Surroundings {
                 for value in data.chunks(size) {
                     self.ports.write(port.into(), value);
                 }
-            }
-            Exit::PortRead { port: port::WAIT, data, .. } => {
-                thread::sleep(WAIT);
-                data.fill(0);
             }
             Exit::PortRead { port, size, data } => {
                 for value in data.chunks_mut(size) {

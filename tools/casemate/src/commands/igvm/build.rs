@@ -77,10 +77,18 @@ pub(super) struct Args {
     /// SEV-SNP: the guest policy
     #[arg(long, value_name = "BITS", default_value = "0x30000", value_parser = number::<u64>)]
     policy: u64,
-    /// The guest's memory, which the TD HOB or Casemate's loader window in the file describes;
-    /// nothing of it is measured
+    /// The guest's memory, which the TD HOB describes, and of which a guest of Casemate's firmware has
+    /// this at most; only that limit is measured
     #[arg(long, value_name = "SIZE", default_value = "2G")]
     memory: ByteSize,
+    /// TDX: number of vCPUs that a guest of Casemate's firmware has at most, which is measured
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = VCPUS,
+        value_parser = clap::value_parser!(u32).range(1..=255),
+    )]
+    vcpus: u32,
     /// How to print the result
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
@@ -101,11 +109,11 @@ struct Built {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     args.check()?;
-    let (config, rules) = (args.config(), args.rules()?);
+    let rules = args.rules()?;
     let mut plans = Vec::new();
     let mut built = Vec::new();
     for platform in &args.platforms {
-        let plan = planned(&config, *platform, &rules).with_context(|| {
+        let plan = planned(&args.config(*platform), *platform, &rules).with_context(|| {
             let own = || "Casemate's firmware".to_owned();
             let name = args.firmware.as_ref().map_or_else(own, |path| path.display().to_string());
             format!("{name} makes no guest")
@@ -125,7 +133,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 impl Args {
     /// The guest that the file is for.
-    fn config(&self) -> GuestConfig {
+    fn config(&self, platform: PlatformKind) -> GuestConfig {
         let signature = self.vcpu_signature.map(CpuSignature).or(self.vcpu_type);
         let vcpu_type = signature.map(VcpuType::from);
         GuestConfig {
@@ -134,7 +142,7 @@ impl Args {
             initrd: self.initrd.clone(),
             cmdline: self.cmdline.clone().unwrap_or_default(),
             memory: self.memory,
-            vcpus: VCPUS,
+            vcpus: if platform == PlatformKind::Tdx { self.vcpus } else { VCPUS },
             snp: Some(Snp { vcpu_type, ..Snp::default() }),
             ..self.own.config()
         }

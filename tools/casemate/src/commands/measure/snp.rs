@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
-use casemate_config::{GuestConfig, Snp, VcpuType};
+use casemate_config::{ByteSize, GuestConfig, Snp, VcpuType};
 use casemate_launch::profile::Profile;
 use casemate_launch::snp::CpuSignature;
 use casemate_plan::Rules;
@@ -35,6 +35,9 @@ pub(crate) struct Args {
         required_unless_present = "igvm",
     )]
     vcpus: Option<u32>,
+    /// Memory of the guest, such as 4G, with Casemate's own firmware [default: 512M]
+    #[arg(long, value_name = "SIZE", conflicts_with = "igvm")]
+    memory: Option<ByteSize>,
     #[command(flatten)]
     cpu: Cpu,
     /// SEV_FEATURES of the guest's vCPUs
@@ -108,6 +111,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         kernel: args.kernel.clone(),
         initrd: args.initrd.clone(),
         cmdline: args.cmdline.clone().unwrap_or_default(),
+        memory: args.memory.unwrap_or(GuestConfig::default().memory),
         vcpus,
         snp: Some(Snp { vcpu_type: args.cpu.model(), ..Snp::default() }),
         ..args.own.config()

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use casemate_config::GuestConfig;
 use casemate_launch::snp;
 use casemate_launch::{Digest384, PlatformKind, Policy};
-use casemate_plan::{GuestPlan, Rules, plan};
+use casemate_plan::{Boot, GuestPlan, Rules, plan};
 use serde::Serialize;
 
 use super::output::{Measured, Report, Row};
@@ -29,6 +29,8 @@ struct Assumptions {
     /// The version of the launcher's rules.
     rules: &'static str,
     vcpus: u32,
+    /// Null where it does not matter.
+    memory: Option<u64>,
     /// Null where this VMM's registers do not depend on it.
     vcpu_signature: Option<String>,
     guest_features: String,
@@ -92,6 +94,7 @@ impl SnpGuest {
             vmm: plan.launcher.name(),
             rules: plan.launcher.rules(),
             vcpus: config.vcpus,
+            memory: matches!(plan.boot, Boot::Window(_)).then_some(config.memory.0),
             vcpu_signature: model.map(|signature| signature.to_string()),
             guest_features: format!("{features:#x}"),
             firmware: firmware_name(config),
@@ -119,6 +122,12 @@ fn rows(report: &Report<Details, Assumptions>) -> Vec<Row> {
     rows.extend([
         ("rules of", assumptions.rules.to_owned()),
         ("vCPUs", assumptions.vcpus.to_string()),
+        (
+            "memory",
+            assumptions
+                .memory
+                .map_or("does not matter".to_owned(), |bytes| format!("{bytes} bytes")),
+        ),
         (
             "vCPU signature",
             assumptions.vcpu_signature.clone().unwrap_or_else(|| "does not matter".to_owned()),

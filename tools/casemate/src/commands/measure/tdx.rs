@@ -22,7 +22,7 @@ use crate::commands::{OwnFirmware, igvm, number};
 /// Compute the MRTD of a TDX guest, and the RTMRs that can be known
 ///
 /// With Casemate's own firmware, which is measured if no other is given, MRTD depends on the kernel,
-/// its initial RAM disk and its command line, and RTMR0 to RTMR2 are known (RTMR0 with --memory).
+/// its initial RAM disk and its command line, on memory and number of vCPUs; RTMR0 to RTMR2 are known.
 ///
 /// With a TDVF such as OVMF:
 /// MRTD depends on the firmware and on the page order alone, not on memory size or number of vCPUs.
@@ -49,6 +49,7 @@ pub(crate) struct Args {
     #[arg(long, default_value = "qemu", value_parser = launcher())]
     vmm: Profile,
     /// The guest's memory, such as 4G; needed for the TD HOB's event and for a kernel
+    /// [default: 512M with Casemate's own firmware]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
     /// Kernel of a direct boot
@@ -66,7 +67,7 @@ pub(crate) struct Args {
         allow_hyphen_values = true
     )]
     cmdline: Option<String>,
-    /// Number of vCPUs; with Casemate's own firmware RTMR0 depends on it
+    /// Number of vCPUs; with Casemate's own firmware MRTD and RTMR0 depend on it
     #[arg(long, value_name = "N", default_value_t = 1)]
     vcpus: u32,
     #[command(flatten)]
@@ -90,9 +91,6 @@ impl From<Order> for PageOrder {
     }
 }
 
-/// The memory of a guest whose measurement does not depend on it.
-const ANY_MEMORY: ByteSize = ByteSize(2 << 30);
-
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let measured = measured(args)?;
     args.output.print(match &args.cmdline {
@@ -112,7 +110,7 @@ fn measured(args: &Args) -> anyhow::Result<Measured> {
         initrd: args.initrd.clone(),
         cmdline: args.cmdline.clone().unwrap_or_default(),
         vcpus: args.vcpus,
-        memory: args.memory.unwrap_or(ANY_MEMORY),
+        memory: args.memory.unwrap_or(GuestConfig::default().memory),
         ..args.own.config()
     };
     let guest = TdxGuest {

@@ -88,8 +88,7 @@ impl TdxGuest {
         let (rtmr, events) = match &plan.boot {
             Boot::Window(payloads) => {
                 let [rtmr0, rtmr1, rtmr2] = rtmr::own_firmware(payloads)?;
-                let rtmr0 = self.memory.map(|_| rtmr0);
-                ([rtmr0, Some(rtmr1), Some(rtmr2), None], Events::default())
+                ([Some(rtmr0), Some(rtmr1), Some(rtmr2), None], Events::default())
             }
             Boot::FirmwareConfig(files) => {
                 let [rtmr1, rtmr2] = self.direct_boot(&plan, files.as_ref())?;
@@ -158,7 +157,10 @@ impl TdxGuest {
             firmware_notes: firmware_notes(config),
             igvm: name(&config.igvm),
             compatibility_mask: None,
-            memory: self.memory.map(|memory| memory.0),
+            memory: match &plan.boot {
+                Boot::Window(payloads) => Some(payloads.memory),
+                _ => self.memory.map(|memory| memory.0),
+            },
             kernel: name(&config.kernel),
             initrd: name(&config.initrd),
             append: config.kernel.is_some().then(|| config.cmdline.clone()),

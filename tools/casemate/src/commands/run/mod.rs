@@ -50,7 +50,7 @@ use super::{EXIT_BAD_INPUT, words};
     arg_required_else_help = true,
     after_help = "A shell in a guest:\n  casemate run --kernel vmlinuz --initrd initrd.img --platform plain\n\n\
                   The same, encrypted and measured:\n  casemate run --kernel vmlinuz --initrd initrd.img \
-                  --platform snp --cmdline 'console=ttyS0 efi=noruntime'"
+                  --platform snp"
 )]
 pub(crate) struct Args {
     /// Description of the guest, see the configuration reference

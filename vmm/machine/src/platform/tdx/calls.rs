@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use casemate_config::QuoteService;
 use casemate_devices::interrupt::Message;
@@ -18,6 +19,10 @@ const MOST_QUOTES: u32 = 16;
 
 /// Bits of R11 in the answer to GetTdVmCallInfo, leaf 1: GetQuote, SetupEventNotifyInterrupt.
 const KNOWN_HERE: u64 = 1 << 0 | 1 << 1;
+
+/// How long the answer to GetTdVmCallInfo takes, which vCPUs ask for that wait for another one in
+/// Casemate's firmware: short beside what a kernel takes to start a processor, long beside an exit.
+const WAIT: Duration = Duration::from_millis(4);
 
 /// What a TD's calls need.
 pub(super) struct Calls {
@@ -47,7 +52,10 @@ impl Calls {
 
     pub(super) fn answer(&self, call: TdxCall, caller: Caller<'_>) -> TdxReply {
         match call {
-            TdxCall::GetInfo { leaf } => self.info(leaf),
+            TdxCall::GetInfo { leaf } => {
+                thread::sleep(WAIT);
+                self.info(leaf)
+            }
             TdxCall::SetupEventNotify { vector } => self.notify_by(vector, caller.vcpu),
             TdxCall::GetQuote { gpa, size } => self.quote(gpa, size, caller),
             TdxCall::Unknown { number } => {
