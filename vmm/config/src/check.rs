@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
+use std::io::{Seek as _, SeekFrom};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
 use crate::error::ConfigError;
+use crate::image_format::{self, ImageFormat};
 use crate::reference::{Shape, quoted};
 use crate::schema::{
-    Acceptance, DEFAULT_CMDLINE, DEFAULT_PREFAULT, Disk, GuestConfig, Net, PlatformChoice, Snp,
-    Vsock,
+    Acceptance, DEFAULT_CMDLINE, DEFAULT_PREFAULT, Disk, DiskFormat, GuestConfig, Net,
+    PlatformChoice, Snp, Vsock,
 };
 
 const PAGE: u64 = 4096;
@@ -290,20 +292,35 @@ fn image(disk: &Disk, key: &str, origin: &Origin<'_>) -> Result<(), ConfigError>
     if path.as_os_str().is_empty() {
         return Err(origin.missing(key, "give the path of a raw image or block device"));
     }
-    let refused = |problem: &str, remedy| origin.value(key, &quoted(path), problem, remedy);
+    let refused = |problem: &str, remedy: &str| origin.value(key, &quoted(path), problem, remedy);
     let remedy = "give the path of a raw image or block device";
     let metadata = path.metadata().map_err(|error| refused(&error.to_string(), remedy))?;
     if !metadata.is_file() && !metadata.file_type().is_block_device() {
         return Err(refused("this is neither a regular file nor a block device", remedy));
     }
+    let opened = OpenOptions::new().read(true).write(!disk.read_only).open(path);
+    let file = opened.map_err(|error| {
+        refused(&error.to_string(), "give read (and, unless read_only = true, write) permission")
+    })?;
+    if disk.format == DiskFormat::Auto {
+        let length = (&file).seek(SeekFrom::End(0));
+        let format = length.and_then(|length| image_format::of(&file, length));
+        let format = format.map_err(|error| refused(&error.to_string(), remedy))?;
+        if let Some(ImageFormat { name, qemu_name }) = format {
+            let problem = format!("this is a {name} image, and a disk is a raw one");
+            let shown = path.display();
+            let remedy =
+                format!("convert it: qemu-img convert -f {qemu_name} -O raw {shown} {shown}.raw");
+            return Err(refused(&problem, &remedy));
+        }
+    }
     if metadata.is_file() && (metadata.len() == 0 || !metadata.len().is_multiple_of(512)) {
         let problem =
             format!("{} bytes are not a whole number of 512-byte sectors", metadata.len());
-        return Err(refused(&problem, "pad the image to a multiple of 512 bytes"));
+        let remedy =
+            format!("if it is a raw image, extend it: truncate -s %512 {}", path.display());
+        return Err(refused(&problem, &remedy));
     }
-    OpenOptions::new().read(true).write(!disk.read_only).open(path).map_err(|error| {
-        refused(&error.to_string(), "give read (and, unless read_only = true, write) permission")
-    })?;
     Ok(())
 }
 

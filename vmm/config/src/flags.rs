@@ -26,13 +26,13 @@ impl FlagError {
 const NUMBERS: [&str; 3] = ["cid", "queues", "requests_per_second"];
 
 /// Reads `FIRST,KEY=VALUE,...`; the first value is that of the key `first` and has no name. Where it is
-/// empty, the key keeps its default.
+/// empty, the key keeps its default. A comma inside of a value is written twice.
 fn table<T: DeserializeOwned>(first: &str, text: &str) -> Result<T, FlagError> {
     let mut table = Table::new();
-    for (at, item) in text.split(',').enumerate() {
+    for (at, item) in items(text).iter().enumerate() {
         let (key, value) = match item.split_once('=') {
             _ if at == 0 && item.is_empty() => continue,
-            _ if at == 0 => (first, item),
+            _ if at == 0 => (first, item.as_str()),
             Some(pair) => pair,
             None => return Err(FlagError(format!("\"{item}\" is not of the form KEY=VALUE"))),
         };
@@ -41,6 +41,20 @@ fn table<T: DeserializeOwned>(first: &str, text: &str) -> Result<T, FlagError> {
         }
     }
     T::deserialize(table).map_err(|error| FlagError(error.message().to_owned()))
+}
+
+/// What stands between single commas.
+fn items(text: &str) -> Vec<String> {
+    let mut items = vec![String::new()];
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        if character == ',' && characters.next_if_eq(&',').is_none() {
+            items.push(String::new());
+        } else if let Some(item) = items.last_mut() {
+            item.push(character);
+        }
+    }
+    items
 }
 
 fn typed(key: &str, value: &str) -> Value {
@@ -101,6 +115,16 @@ mod tests {
         let kernel: Vsock = ",vhost=true,cid=7".parse().unwrap();
         assert_eq!((kernel.vhost, kernel.socket.as_os_str().len()), (true, 0));
         assert_eq!("tdx".parse(), Ok(PlatformChoice::Tdx));
+    }
+
+    #[test]
+    fn comma_in_a_path_is_written_twice() {
+        let path = |text: &str| text.parse::<Disk>().unwrap().path;
+        assert_eq!(path("a,,b.img,queues=2"), std::path::Path::new("a,b.img"));
+        assert_eq!(path("a,,,queues=2"), std::path::Path::new("a,"));
+        assert_eq!(path(",,,,a"), std::path::Path::new(",,a"));
+        let refused = "a,,queues=2,b".parse::<Disk>().unwrap_err();
+        assert_eq!(refused.to_string(), "\"b\" is not of the form KEY=VALUE");
     }
 
     #[test]

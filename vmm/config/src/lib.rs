@@ -9,6 +9,7 @@ mod check;
 mod error;
 mod flags;
 mod identity;
+mod image_format;
 mod quote_service;
 mod reference;
 mod schema;
@@ -20,9 +21,11 @@ use std::path::{Path, PathBuf};
 
 pub use error::ConfigError;
 pub use flags::FlagError;
+pub use image_format::{ImageFormat, recognize};
 pub use quote_service::QuoteService;
 pub use schema::{
-    Acceptance, Disk, Ending, GuestConfig, Net, PlatformChoice, Snp, Tdx, Vsock, reference,
+    Acceptance, Disk, DiskFormat, Ending, GuestConfig, Net, OnError, PlatformChoice, Snp, Tdx,
+    Vsock, reference,
 };
 pub use size::{ByteSize, Hex, Mac, SizeError};
 pub use td_bits::{TdAttributes, Xfam};

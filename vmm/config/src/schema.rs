@@ -43,6 +43,28 @@ choice! {
 }
 
 choice! {
+    /// How the bytes of a disk are told from those of a container.
+    pub enum DiskFormat {
+        /// Images of other formats, as qcow2 or VMDK, are recognized and refused.
+        Auto = "auto",
+        /// The image is raw, whatever its first bytes look like.
+        Raw = "raw",
+    }
+    default Auto
+}
+
+choice! {
+    /// What happens when the host fails a request of the guest.
+    pub enum OnError {
+        /// The guest gets an I/O error.
+        Report = "report",
+        /// The run ends with status 124 before the guest sees an error.
+        Stop = "stop",
+    }
+    default Report
+}
+
+choice! {
     /// Who makes memory the guest's own.
     pub enum Acceptance {
         /// The kernel, as it uses it.
@@ -108,8 +130,12 @@ table! {
 table! {
     /// A disk (virtio-blk). May be repeated; the first is the guest's first.
     pub struct Disk {
-        /// Raw image or block device. Required.
+        /// Raw image or block device. Required. As the value of a flag, a comma in it is written twice.
         path: PathBuf = PathBuf::new(),
+        /// Whether images of other formats, as qcow2 or VMDK, are refused (`auto`) or taken for raw bytes (`raw`).
+        format: DiskFormat = DiskFormat::Auto,
+        /// The guest gets an error where the host fails its request, as on a full file system (`report`), or the run ends (`stop`).
+        on_error: OnError = OnError::Report,
         /// The guest cannot write.
         read_only: bool = false,
         /// Serial number that the guest sees, 1 to 20 printable ASCII characters.

@@ -16,6 +16,12 @@ fn folder() -> tempfile::TempDir {
     for (name, length) in [("empty", 0), ("one", 512), ("odd", 513), ("big", 2 << 20)] {
         fs::write(folder.path().join(name), vec![1; length]).unwrap();
     }
+    // Containers: the header of one, the footer of the other, neither of whole sectors.
+    let qcow2 = [&b"QFI\xfb\0\0\0\x03"[..], &[0; 700]].concat();
+    let vhd = [&[0; 1000][..], b"conectix", &[0; 504]].concat();
+    for (name, bytes) in [("disk.qcow2", qcow2), ("fixed.vhd", vhd)] {
+        fs::write(folder.path().join(name), bytes).unwrap();
+    }
     folder
 }
 
