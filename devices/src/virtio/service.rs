@@ -31,6 +31,11 @@ impl Service {
         Self { control, stopped: AtomicBool::new(false) }
     }
 
+    /// The way to the driver.
+    pub(super) const fn control(&self) -> &DeviceControl {
+        &self.control
+    }
+
     /// Whether a queue is broken, so that none is to be served until the driver resets the device.
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)

@@ -111,13 +111,18 @@ pub(super) struct Watch {
     service: Arc<Service>,
     queue: u16,
     pub(super) errors: EventFd,
+    /// Whether the host took away what the queues are connected to, and that is reported.
+    is_lost: Lost,
 }
+
+/// Asked when the kernel complains.
+pub(super) type Lost = Box<dyn Fn() -> bool + Send>;
 
 impl Watch {
     /// For the queues of which the first is `queue`.
-    pub(super) fn new(service: &Arc<Service>, queue: u16) -> io::Result<Self> {
+    pub(super) fn new(service: &Arc<Service>, queue: u16, is_lost: Lost) -> io::Result<Self> {
         let errors = EventFd::new(EFD_NONBLOCK)?;
-        Ok(Self { service: Arc::clone(service), queue, errors })
+        Ok(Self { service: Arc::clone(service), queue, errors, is_lost })
     }
 }
 
@@ -127,7 +132,7 @@ impl MutEventSubscriber for Watch {
     }
 
     fn process(&mut self, _: Events, _: &mut EventOps<'_>) {
-        if !self.service.is_stopped() {
+        if !self.service.is_stopped() && !(self.is_lost)() {
             let reason = FaultReason::Request("vhost cannot make sense of the queue");
             let fault = QueueFault { queue: self.queue, address: 0, reason };
             self.service.check(self.queue, Err(fault.into()));

@@ -27,6 +27,12 @@ pub trait Link: AsFd + Send + Sync {
     /// # Errors
     /// If the host refuses.
     fn set_attached(&self, attached: bool) -> io::Result<()>;
+
+    /// Its name on the host.
+    fn name(&self) -> &str;
+
+    /// Whether the host has taken it away. Then no packet will come or go any more.
+    fn is_gone(&self) -> bool;
 }
 
 /// Why a tap cannot be used.
@@ -67,6 +73,7 @@ pub enum TapError {
 /// One queue of a tap.
 #[derive(Debug)]
 pub struct Tap {
+    name: String,
     file: File,
     attached: Mutex<bool>,
 }
@@ -103,7 +110,7 @@ impl Tap {
                 checked_ioctl(&file, libc::TUNSETVNETHDRSZ, (&raw mut header_len).cast())
             })
             .map_err(|source| TapError::Attach { name: name.to_owned(), queues, source })?;
-        Ok(Self { file, attached: Mutex::new(true) })
+        Ok(Self { name: name.to_owned(), file, attached: Mutex::new(true) })
     }
 
     /// The MTU of the interface called `name`, in bytes.
@@ -148,6 +155,19 @@ impl Link for Tap {
         unsafe { checked_ioctl(&self.file, libc::TUNSETQUEUE, (&raw mut request).cast()) }?;
         *state = attached;
         Ok(())
+    }
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn is_gone(&self) -> bool {
+        let mut request = request(0);
+        // SAFETY: TUNGETIFF writes an ifreq to the address given, which `request` is.
+        let asked =
+            unsafe { checked_ioctl(&self.file, libc::TUNGETIFF, (&raw mut request).cast()) };
+        // The kernel's answer for a file that no interface belongs to (any more).
+        asked.is_err_and(|error| error.raw_os_error() == Some(libc::EBADFD))
     }
 }
 

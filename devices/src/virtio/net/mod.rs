@@ -8,6 +8,7 @@
 //! Where the host has vhost-net, the guest's memory is all shared, and no rate is limited, the
 //! host's kernel serves the queues instead.
 
+mod carrier;
 mod control;
 #[expect(unsafe_code, reason = "hands guest memory to readv and writev; ioctls of taps")]
 pub mod link;
@@ -39,6 +40,7 @@ use super::{Activation, ActiveQueue, DeviceKind, VirtioDevice, Virtqueue};
 use crate::io_thread::{IoThread, SubscriberId, Worker as Subscriber};
 use crate::memory::DeviceMemory;
 use crate::rate_limit::{Limits, RateLimit, Throttle};
+use carrier::Carrier;
 use control::Control;
 pub use link::{Link, Tap, TapError};
 use packet::{HEADER_LEN, MAX_PACKET, Offloads};
@@ -86,6 +88,7 @@ pub struct Net {
     receive: Option<Arc<RateLimit>>,
     transmit: Option<Arc<RateLimit>>,
     threads: Vec<IoThread>,
+    carrier: Carrier,
     /// One for each pair, or none.
     vhost: Vec<VhostNet>,
     workers: Vec<(IoThread, SubscriberId)>,
@@ -112,7 +115,8 @@ impl Net {
             Vec::new()
         };
         let workers = Vec::new();
-        Self { links, options, queue_sizes, receive, transmit, threads, vhost, workers }
+        let carrier = Carrier::default();
+        Self { links, options, queue_sizes, receive, transmit, threads, carrier, vhost, workers }
     }
 
     fn start(&mut self, mut activation: Activation) -> io::Result<()> {
@@ -160,7 +164,10 @@ impl Net {
         let link = Arc::clone(&self.links[pair]);
         let vhost = self.vhost.get_mut(pair).filter(|vhost| vhost.knows(features));
         if let (Some(vhost), Some(plain)) = (vhost, memory.physical_memory()) {
-            let watch = Watch::new(service, queues[0].index)?;
+            let (carrier, control) = (self.carrier.clone(), service.control().clone());
+            let tap = Arc::clone(&link);
+            let lost = Box::new(move || carrier.is_lost(&*tap, &control));
+            let watch = Watch::new(service, queues[0].index, lost)?;
             match vhost.start(plain, features, queues.each_ref(), &watch.errors, &*link) {
                 Ok(()) => return self.add(pair, Box::new(watch)),
                 Err(error) => {
@@ -178,6 +185,7 @@ impl Net {
         let worker = Worker {
             service: Arc::clone(service),
             link,
+            carrier: self.carrier.clone(),
             receive: Receive::new(
                 receive,
                 Throttle::new(self.receive.clone())?,
@@ -254,9 +262,10 @@ impl VirtioDevice for Net {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let status = if self.carrier.is_down() { 0 } else { VIRTIO_NET_S_LINK_UP };
         let config = Config {
             mac: self.options.mac,
-            status: u16::try_from(VIRTIO_NET_S_LINK_UP).unwrap_or(0).into(),
+            status: u16::try_from(status).unwrap_or(0).into(),
             max_virtqueue_pairs: u16::try_from(self.links.len()).unwrap_or(u16::MAX).into(),
             mtu: self.options.mtu.into(),
         };

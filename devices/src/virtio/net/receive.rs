@@ -13,6 +13,8 @@ use crate::rate_limit::Throttle;
 pub(super) struct Receive {
     pub(super) queue: Virtqueue,
     pub(super) throttle: Throttle,
+    /// The host failed to give a packet since somebody looked.
+    pub(super) link_failed: bool,
     /// A packet may be spread over several chains (MRG_RXBUF).
     mergeable: bool,
     /// Bytes of the longest packet that is to be expected, with its header.
@@ -31,7 +33,16 @@ impl Receive {
         longest: usize,
     ) -> Self {
         let posted = VecDeque::new();
-        Self { queue, throttle, mergeable, longest, posted, room: 0, buffers: 0 }
+        Self {
+            queue,
+            throttle,
+            link_failed: false,
+            mergeable,
+            longest,
+            posted,
+            room: 0,
+            buffers: 0,
+        }
     }
 
     /// Passes packets on until there are none, or no room for them.
@@ -63,6 +74,7 @@ impl Receive {
                 Err(error) => {
                     if error.kind() != io::ErrorKind::WouldBlock {
                         tracing::debug!(%error, "cannot receive from the tap");
+                        self.link_failed = true;
                     }
                     return Ok(false);
                 }

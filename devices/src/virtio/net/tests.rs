@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress};
@@ -28,6 +28,7 @@ struct FakeLink {
     socket: UnixDatagram,
     offloads: Mutex<u32>,
     attached: Mutex<bool>,
+    gone: AtomicBool,
 }
 
 impl AsFd for FakeLink {
@@ -45,6 +46,14 @@ impl Link for FakeLink {
     fn set_attached(&self, attached: bool) -> io::Result<()> {
         *self.attached.lock().unwrap() = attached;
         Ok(())
+    }
+
+    fn name(&self) -> &str {
+        "fake0"
+    }
+
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::SeqCst)
     }
 }
 
@@ -77,7 +86,8 @@ impl Rig {
             socket.set_nonblocking(true).unwrap();
             host.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
             let (offloads, attached) = (Mutex::new(!0), Mutex::new(true));
-            links.push(Arc::new(FakeLink { socket, offloads, attached }));
+            let gone = AtomicBool::new(false);
+            links.push(Arc::new(FakeLink { socket, offloads, attached, gone }));
             hosts.push(host);
         }
         let as_links = links.iter().map(|link| Arc::clone(link) as Arc<dyn Link>).collect();
@@ -207,6 +217,29 @@ fn a_packet_that_fits_nowhere_is_lost_and_the_next_is_not() {
     rig.hosts[0].send(&packet(500)).unwrap();
     assert_eq!(rig.queues[0].used(), (0, 512));
     assert_eq!(rig.bytes(RECEIVE + 12, 500), packet(500)[12..]);
+}
+
+#[test]
+fn link_is_down_when_the_host_takes_the_tap_away() {
+    let mut rig = Rig::new(1, options(), MERGE | 1 << VIRTIO_NET_F_STATUS);
+    let status = |rig: &Rig| {
+        let mut status = [0xff; 2];
+        rig.net.read_config(6, &mut status);
+        u16::from_le_bytes(status)
+    };
+    rig.post(0, &[2048]);
+    assert_eq!(status(&rig), 1);
+    rig.links[0].gone.store(true, Ordering::SeqCst);
+    // The other end of the socket goes: an error of the link's descriptor, as of a tap's.
+    rig.hosts.clear();
+    let transport = Arc::clone(&rig.transport);
+    rig.memory.write_slice(&packet(60), GuestAddress(TRANSMIT)).unwrap();
+    rig.queues[1].add(&[(TRANSMIT, 72)], &[]);
+    rig.queues[1].kick();
+    assert_eq!(rig.queues[1].used().1, 0, "packets are dropped, the guest goes on");
+    wait("the driver to be told", || transport.config_changes.load(Ordering::SeqCst) == 1);
+    assert_eq!(status(&rig), 0);
+    assert!(!transport.needs_reset.load(Ordering::SeqCst), "it is no fault of the driver");
 }
 
 #[test]

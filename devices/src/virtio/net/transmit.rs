@@ -10,12 +10,14 @@ use crate::rate_limit::Throttle;
 pub(super) struct Transmit {
     pub(super) queue: Virtqueue,
     pub(super) throttle: Throttle,
+    /// The host failed to take a packet since somebody looked.
+    pub(super) link_failed: bool,
     offloads: Offloads,
 }
 
 impl Transmit {
     pub(super) fn new(queue: Virtqueue, throttle: Throttle, offloads: Offloads) -> Self {
-        Self { queue, throttle, offloads }
+        Self { queue, throttle, link_failed: false, offloads }
     }
 
     /// Passes packets on until there are none.
@@ -59,6 +61,7 @@ impl Transmit {
             Ok(header) => {
                 if let Err(error) = link::send(link, self.queue.memory(), header, chain)? {
                     tracing::debug!(%error, "the tap does not take a packet");
+                    self.link_failed = true;
                 }
             }
             Err(error) => tracing::debug!(%error, "dropped what the guest sent"),

@@ -3,9 +3,10 @@
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
-use event_manager::{EventOps, Events, MutEventSubscriber};
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use super::super::service::{Service, Stop};
+use super::carrier::Carrier;
 use super::link::Link;
 use super::receive::Receive;
 use super::transmit::Transmit;
@@ -22,6 +23,7 @@ const TRANSMIT_TIMER: u32 = 3;
 pub(super) struct Worker {
     pub(super) service: Arc<Service>,
     pub(super) link: Arc<dyn Link>,
+    pub(super) carrier: Carrier,
     pub(super) receive: Receive,
     pub(super) transmit: Transmit,
 }
@@ -34,9 +36,14 @@ impl Worker {
             _ => {}
         }
         match what {
-            RECEIVE | RECEIVE_TIMER => self.receive.serve(&*self.link),
-            _ => self.transmit.serve(&*self.link),
+            RECEIVE | RECEIVE_TIMER => self.receive.serve(&*self.link)?,
+            _ => self.transmit.serve(&*self.link)?,
         }
+        if self.receive.link_failed || self.transmit.link_failed {
+            (self.receive.link_failed, self.transmit.link_failed) = (false, false);
+            self.carrier.is_lost(&*self.link, self.service.control());
+        }
+        Ok(())
     }
 }
 
@@ -57,6 +64,9 @@ impl MutEventSubscriber for Worker {
     fn process(&mut self, events: Events, _: &mut EventOps<'_>) {
         if self.service.is_stopped() {
             return;
+        }
+        if events.event_set().intersects(EventSet::ERROR | EventSet::HANG_UP) {
+            self.carrier.is_lost(&*self.link, self.service.control());
         }
         let served = self.handle(events.data());
         self.service.check(self.receive.queue.index(), served);

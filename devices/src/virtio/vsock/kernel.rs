@@ -62,7 +62,7 @@ impl VirtioDevice for KernelVsock {
         let memory = activation.memory.physical_memory();
         let memory = memory.ok_or_else(|| io::Error::other("the guest's memory is private"))?;
         let service = Arc::new(Service::new(activation.control.clone()));
-        let watch = Watch::new(&service, receive.index)?;
+        let watch = Watch::new(&service, receive.index, Box::new(|| false))?;
         let queues = [receive, transmit];
         self.vhost.set_queues(memory, activation.features, queues, &watch.errors)?;
         self.watch = Some(self.thread.add(Box::new(watch))?);
