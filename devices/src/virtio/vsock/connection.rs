@@ -9,13 +9,12 @@ use std::os::unix::net::UnixStream;
 
 use super::packet::{Header, Operation, Ports, SHUTDOWN_RECEIVE, SHUTDOWN_SEND};
 
-/// Bytes from the guest that one stream holds for a process that does not read them.
-pub(super) const BUFFER: u32 = 256 << 10;
-
 /// A stream whose two ends are known.
 pub(super) struct Connection {
     ports: Ports,
     stream: UnixStream,
+    /// Bytes from the guest that the stream holds for a process that does not read them.
+    window: u32,
     /// False while the guest has not answered the host's request.
     established: bool,
     /// No more packets will come or go; the entry can be forgotten.
@@ -71,23 +70,24 @@ struct FromGuest {
 
 impl Connection {
     /// A process on the host connected: asks the guest.
-    pub(super) fn requested_by_host(ports: Ports, stream: UnixStream) -> Self {
+    pub(super) fn requested_by_host(ports: Ports, stream: UnixStream, window: u32) -> Self {
         let due = Due { request: true, ..Due::default() };
-        Self::new(ports, stream, false, due)
+        Self::new(ports, stream, window, false, due)
     }
 
     /// The guest asked, and a process on the host listens.
-    pub(super) fn requested_by_guest(request: &Header, stream: UnixStream) -> Self {
+    pub(super) fn requested_by_guest(request: &Header, stream: UnixStream, window: u32) -> Self {
         let due = Due { response: true, ..Due::default() };
-        let mut connection = Self::new(request.ports, stream, true, due);
+        let mut connection = Self::new(request.ports, stream, window, true, due);
         connection.take_credit(request);
         connection
     }
 
-    fn new(ports: Ports, stream: UnixStream, established: bool, due: Due) -> Self {
+    fn new(ports: Ports, stream: UnixStream, window: u32, established: bool, due: Due) -> Self {
         Self {
             ports,
             stream,
+            window,
             established,
             finished: false,
             due,
@@ -98,6 +98,10 @@ impl Connection {
 
     pub(super) const fn is_finished(&self) -> bool {
         self.finished
+    }
+
+    pub(super) const fn window(&self) -> u32 {
+        self.window
     }
 
     pub(super) const fn ports(&self) -> Ports {
@@ -168,7 +172,7 @@ impl Connection {
         self.due.credit_update = false;
         self.from_guest.announced = self.from_guest.forwarded;
         let fwd_cnt = self.from_guest.forwarded.0;
-        Header { ports: self.ports, operation, length, flags, buf_alloc: BUFFER, fwd_cnt }
+        Header { ports: self.ports, operation, length, flags, buf_alloc: self.window, fwd_cnt }
     }
 
     /// Reads as much as the guest has room for; `None` if there is nothing to send.
@@ -226,40 +230,64 @@ impl Connection {
         }
     }
 
-    fn take_payload(&mut self, payload: &[u8]) {
-        let room = (BUFFER as usize).saturating_sub(self.from_guest.pending.len());
+    fn take_payload(&mut self, mut payload: &[u8]) {
+        let pending = &mut self.from_guest.pending;
+        let room = (self.window as usize).saturating_sub(pending.len());
         if payload.len() > room {
             // The guest sent more than it had credit for.
             self.due.reset = true;
             return;
         }
-        self.from_guest.pending.extend(payload);
+        if pending.is_empty() {
+            let taken = self.hand_over(payload);
+            payload = &payload[taken..];
+        }
+        let pending = &mut self.from_guest.pending;
+        if pending.is_empty() && !payload.is_empty() {
+            // All that it can ever need, and no more.
+            pending.reserve_exact(self.window as usize);
+        }
+        pending.extend(payload);
         self.flush();
     }
 
-    /// Hands what the guest sent to the process, as far as that takes it.
-    fn flush(&mut self) {
-        while !self.from_guest.pending.is_empty() {
-            let data = self.from_guest.pending.as_slices().0;
-            let taken = if self.from_guest.closed {
-                data.len()
-            } else {
-                match self.stream.write(data) {
-                    Ok(taken) => taken,
-                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Err(_) => {
-                        self.from_guest.closed = true;
-                        self.due.shutdown |= SHUTDOWN_RECEIVE;
-                        continue;
-                    }
+    /// Hands bytes to the process, as far as it takes them. Returns how many those are.
+    fn hand_over(&mut self, data: &[u8]) -> usize {
+        let mut taken = 0;
+        while taken < data.len() {
+            if self.from_guest.closed {
+                taken = data.len();
+                break;
+            }
+            match self.stream.write(&data[taken..]) {
+                Ok(more) => taken += more,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(_) => {
+                    self.from_guest.closed = true;
+                    self.due.shutdown |= SHUTDOWN_RECEIVE;
                 }
-            };
-            self.from_guest.pending.drain(..taken);
-            self.from_guest.forwarded += u32::try_from(taken).unwrap_or(BUFFER);
+            }
+        }
+        self.from_guest.forwarded += u32::try_from(taken).unwrap_or(self.window);
+        taken
+    }
+
+    /// Hands what is pending to the process, as far as it takes that.
+    fn flush(&mut self) {
+        let mut pending = std::mem::take(&mut self.from_guest.pending);
+        while !pending.is_empty() {
+            let taken = self.hand_over(pending.as_slices().0);
+            if taken == 0 {
+                break;
+            }
+            pending.drain(..taken);
+        }
+        if !pending.is_empty() {
+            self.from_guest.pending = pending;
         }
         let unannounced = self.from_guest.forwarded - self.from_guest.announced;
-        self.due.credit_update |= unannounced.0 >= BUFFER / 2;
+        self.due.credit_update |= unannounced.0 >= self.window / 2;
         self.end_if_drained();
     }
 
@@ -299,6 +327,7 @@ impl ToGuest {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::budget::LARGEST as BUFFER;
     use super::super::packet::MAX_PAYLOAD;
     use super::*;
 
@@ -321,7 +350,7 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         process.set_nonblocking(true).unwrap();
         let request = packet(Operation::Request, 0, 0, 0);
-        let mut connection = Connection::requested_by_guest(&request, ours);
+        let mut connection = Connection::requested_by_guest(&request, ours, BUFFER);
         assert_eq!(operation(&mut connection), Some(Operation::Response));
         (connection, process)
     }
@@ -427,7 +456,7 @@ mod tests {
     #[test]
     fn the_host_asks_and_is_told() {
         let (ours, mut process) = UnixStream::pair().unwrap();
-        let mut connection = Connection::requested_by_host(PORTS, ours);
+        let mut connection = Connection::requested_by_host(PORTS, ours, BUFFER);
         assert_eq!(operation(&mut connection), Some(Operation::Request));
         connection.receive(&packet(Operation::Response, 0, 0, 0), &[]);
         let mut line = [0; 8];
@@ -468,7 +497,7 @@ mod tests {
     #[test]
     fn a_process_that_gives_up_waiting_takes_its_request_back() {
         let (ours, _process) = UnixStream::pair().unwrap();
-        let mut connection = Connection::requested_by_host(PORTS, ours);
+        let mut connection = Connection::requested_by_host(PORTS, ours, BUFFER);
         assert_eq!(operation(&mut connection), Some(Operation::Request));
         connection.stream_ready(Readiness { hung_up: true, ..READABLE });
         assert_eq!(operation(&mut connection), Some(Operation::Reset));

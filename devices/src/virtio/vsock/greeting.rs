@@ -2,6 +2,10 @@
 
 use std::io::{ErrorKind, Read as _};
 use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// How long a process may take to say its line.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// `CONNECT 4294967295\n` is the longest.
 const LONGEST: usize = 19;
@@ -11,6 +15,7 @@ pub(super) struct Greeting {
     stream: UnixStream,
     line: [u8; LONGEST],
     length: usize,
+    began: Instant,
 }
 
 /// How far a greeting has come.
@@ -25,8 +30,13 @@ pub(super) enum Progress {
 }
 
 impl Greeting {
-    pub(super) const fn new(stream: UnixStream) -> Self {
-        Self { stream, line: [0; LONGEST], length: 0 }
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Self { stream, line: [0; LONGEST], length: 0, began: Instant::now() }
+    }
+
+    /// Whether the process has taken too long.
+    pub(super) fn is_overdue(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.began) >= PATIENCE
     }
 
     pub(super) const fn stream(&self) -> &UnixStream {
@@ -99,6 +109,14 @@ mod tests {
         assert_eq!(greeting.proceed(), Progress::Complete(1024));
         drop(process);
         assert_eq!(greeting.proceed(), Progress::Refused);
+    }
+
+    #[test]
+    fn silence_is_overdue_after_a_while() {
+        let (ours, _process) = UnixStream::pair().unwrap();
+        let greeting = Greeting::new(ours);
+        assert!(!greeting.is_overdue(Instant::now()));
+        assert!(greeting.is_overdue(Instant::now() + PATIENCE));
     }
 
     #[test]

@@ -7,7 +7,9 @@
 //!
 //! [`KernelVsock`] is the same device with the host kernel's own sockets (AF_VSOCK) in their place.
 
+mod budget;
 mod connection;
+mod door;
 mod greeting;
 mod kernel;
 pub mod packet;
@@ -20,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Activation, DeviceKind, VirtioDevice, read_fields};
 use crate::io_thread::{IoThread, SubscriberId};
+use door::Door;
 pub use kernel::KernelVsock;
 use worker::Worker;
 
@@ -44,7 +47,11 @@ impl Vsock {
     /// does not allow it.
     pub fn new(guest_cid: u32, socket: &Path, thread: IoThread) -> io::Result<Self> {
         if socket.symlink_metadata().is_ok_and(|found| found.file_type().is_socket()) {
-            match std::os::unix::net::UnixStream::connect(socket) {
+            match worker::connect(socket) {
+                // Somebody listens, but does not accept at the moment.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(io::ErrorKind::AddrInUse.into());
+                }
                 Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
                 Err(_) => std::fs::remove_file(socket)?,
             }
@@ -77,7 +84,7 @@ impl VirtioDevice for Vsock {
         let worker = Worker::new(
             self.guest_cid,
             self.socket.clone(),
-            self.listener.try_clone()?,
+            Door::new(self.listener.try_clone()?)?,
             activation.take_queue(0)?,
             activation.take_queue(1)?,
             activation.control,

@@ -2,22 +2,24 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::OsString;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
+use super::budget::{Budget, MOST_STREAMS};
 use super::connection::{Connection, Readiness};
-use super::greeting::{Greeting, Progress};
+use super::door::Door;
 use super::packet::{
     HEADER_LENGTH, Header, MAX_PAYLOAD, Operation, PAYLOAD_OFFSET, PacketError, Ports,
 };
 use crate::virtio::{Chain, DeviceControl, QueueFault, Virtqueue};
 
-/// Streams and greetings at most, so that neither side can exhaust the process's descriptors.
-const MOST_STREAMS: usize = 1000;
+/// How often both queues are served before others on the thread have their turn.
+const ROUNDS: usize = 4;
 
 /// Refusals that wait for a buffer of the guest. While there are as many, no more of the guest's
 /// packets are read.
@@ -29,8 +31,9 @@ const FIRST_EPHEMERAL: u32 = 1 << 30;
 /// Event data: what has happened.
 const RECEIVE_KICK: u32 = 0;
 const TRANSMIT_KICK: u32 = 1;
-const LISTENER: u32 = 2;
+pub(super) const LISTENER: u32 = 2;
 const STREAM: u32 = 3;
+pub(super) const TIMER: u32 = 4;
 
 /// The process at the other end is gone.
 const GONE: EventSet = EventSet::HANG_UP.union(EventSet::ERROR);
@@ -42,11 +45,11 @@ const STREAM_EVENTS: EventSet =
 pub(super) struct Worker {
     guest_cid: u64,
     socket: PathBuf,
-    listener: UnixListener,
+    door: Door,
+    budget: Budget,
     receive: Virtqueue,
     transmit: Virtqueue,
     control: DeviceControl,
-    greetings: HashMap<RawFd, Greeting>,
     connections: HashMap<Ports, Entry>,
     by_descriptor: HashMap<RawFd, Ports>,
     /// Connections that may have something for the guest; each at most once.
@@ -68,7 +71,7 @@ impl Worker {
     pub(super) fn new(
         guest_cid: u64,
         socket: PathBuf,
-        listener: UnixListener,
+        door: Door,
         receive: Virtqueue,
         transmit: Virtqueue,
         control: DeviceControl,
@@ -76,11 +79,11 @@ impl Worker {
         Self {
             guest_cid,
             socket,
-            listener,
+            door,
+            budget: Budget::default(),
             receive,
             transmit,
             control,
-            greetings: HashMap::new(),
             connections: HashMap::new(),
             by_descriptor: HashMap::new(),
             ready: VecDeque::new(),
@@ -91,27 +94,36 @@ impl Worker {
         }
     }
 
-    /// Packets both ways, until there is nothing to do for now.
+    /// Packets both ways, until there is nothing to do for now, or others have to have their turn.
     fn serve(&mut self, ops: &mut EventOps<'_>) -> Result<(), QueueFault> {
-        loop {
+        for _ in 0..ROUNDS {
             let mut more = self.serve_transmit(ops)?;
             more |= self.serve_receive(ops)?;
             if !more {
                 return Ok(());
             }
         }
+        self.transmit.wake_again();
+        Ok(())
     }
 
-    /// Takes packets from the guest. Returns whether there may be more.
+    /// Takes packets from the guest, as many as the queue holds. Returns whether there may be more.
     fn serve_transmit(&mut self, ops: &mut EventOps<'_>) -> Result<bool, QueueFault> {
-        while self.refusals.len() < MOST_REFUSALS {
-            let Some(chain) = self.transmit.next_chain()? else { break };
+        for _ in 0..self.transmit.size() {
+            // With refusals that wait, buffers of the guest are what to wait for.
+            if self.refusals.len() >= MOST_REFUSALS {
+                self.transmit.notify_if_needed()?;
+                return Ok(false);
+            }
+            let Some(chain) = self.transmit.next_chain()? else {
+                self.transmit.notify_if_needed()?;
+                return self.transmit.enable_notification();
+            };
             self.take_packet(&chain, ops)?;
             self.transmit.complete(chain, 0)?;
         }
         self.transmit.notify_if_needed()?;
-        // With refusals in the way, buffers of the guest are what to wait for.
-        Ok(self.refusals.len() < MOST_REFUSALS && self.transmit.enable_notification()?)
+        Ok(true)
     }
 
     fn take_packet(&mut self, chain: &Chain, ops: &mut EventOps<'_>) -> Result<(), QueueFault> {
@@ -141,10 +153,14 @@ impl Worker {
         Ok(())
     }
 
-    /// Gives the guest what there is for it, as far as it has buffers. Returns whether it took a
-    /// buffer that came only now.
+    /// Gives the guest what there is for it, as far as it has buffers, and at most as many as the queue
+    /// holds. Returns whether there may be more.
     fn serve_receive(&mut self, ops: &mut EventOps<'_>) -> Result<bool, QueueFault> {
-        while !self.refusals.is_empty() || !self.ready.is_empty() {
+        for _ in 0..self.receive.size() {
+            if self.refusals.is_empty() && self.ready.is_empty() {
+                self.receive.notify_if_needed()?;
+                return Ok(false);
+            }
             let taken = self.buffer.take();
             let Some(chain) =
                 taken.map_or_else(|| self.receive.next_chain(), |chain| Ok(Some(chain)))?
@@ -163,7 +179,7 @@ impl Worker {
             }
         }
         self.receive.notify_if_needed()?;
-        Ok(false)
+        Ok(true)
     }
 
     /// The next packet for the guest, of at most `room` bytes; its payload is then in
@@ -200,13 +216,14 @@ impl Worker {
     fn connect(&mut self, request: &Header, ops: &mut EventOps<'_>) {
         let path = numbered(&self.socket, request.ports.host);
         let stream = self.room_for_stream().and_then(|()| {
-            let stream = UnixStream::connect(&path)?;
-            stream.set_nonblocking(true)?;
+            let stream = connect(&path)?;
             watch(&stream, ops)?;
             Ok(stream)
         });
         match stream {
-            Ok(stream) => self.add(Connection::requested_by_guest(request, stream), ops),
+            Ok(stream) => self.add(stream, ops, |stream, window| {
+                Connection::requested_by_guest(request, stream, window)
+            }),
             Err(error) => {
                 tracing::debug!(path = %path.display(), %error, "the guest's connection is refused");
                 self.refuse(request.ports);
@@ -214,30 +231,9 @@ impl Worker {
         }
     }
 
-    /// Processes that connected to the main socket.
-    fn accept(&mut self, ops: &mut EventOps<'_>) {
-        loop {
-            let stream = match self.listener.accept() {
-                Ok((stream, _)) => stream,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(error) => {
-                    tracing::warn!(%error, "no connection can be taken on the vsock socket");
-                    return;
-                }
-            };
-            let usable = self.room_for_stream().and_then(|()| stream.set_nonblocking(true));
-            if let Err(error) = usable.and_then(|()| watch(&stream, ops)) {
-                tracing::warn!(%error, "a connection to the vsock socket is closed");
-                continue;
-            }
-            self.greetings.insert(stream.as_raw_fd(), Greeting::new(stream));
-        }
-    }
-
     /// A socket has changed its state.
     fn stream_ready(&mut self, events: Events, ops: &mut EventOps<'_>) {
-        if self.greetings.contains_key(&events.fd()) {
+        if self.door.has(events.fd()) {
             return self.greet(events.fd(), ops);
         }
         let Some(ports) = self.by_descriptor.get(&events.fd()).copied() else { return };
@@ -252,23 +248,29 @@ impl Worker {
     }
 
     fn greet(&mut self, descriptor: RawFd, ops: &mut EventOps<'_>) {
-        let Some(greeting) = self.greetings.get_mut(&descriptor) else { return };
-        let progress = greeting.proceed();
-        if progress == Progress::Waiting {
-            return;
-        }
-        let Some(greeting) = self.greetings.remove(&descriptor) else { return };
-        let stream = greeting.into_stream();
-        let Progress::Complete(guest) = progress else { return unwatch(&stream, ops) };
+        let Some((guest, stream)) = self.door.greet(descriptor, ops) else { return };
         let ports = Ports { host: self.free_port(guest), guest };
-        let mut connection = Connection::requested_by_host(ports, stream);
-        // What follows the line may have come in the same event.
-        connection.stream_ready(Readiness { readable: true, ..Readiness::default() });
-        self.add(connection, ops);
+        self.add(stream, ops, |stream, window| {
+            let mut connection = Connection::requested_by_host(ports, stream, window);
+            // What follows the line may have come in the same event.
+            connection.stream_ready(Readiness { readable: true, ..Readiness::default() });
+            connection
+        });
     }
 
-    /// Adds a connection whose stream is watched.
-    fn add(&mut self, connection: Connection, ops: &mut EventOps<'_>) {
+    /// Adds a connection, which `make` makes of its stream, which is watched, and its window.
+    fn add(
+        &mut self,
+        stream: UnixStream,
+        ops: &mut EventOps<'_>,
+        make: impl FnOnce(UnixStream, u32) -> Connection,
+    ) {
+        // There is one: there is room for a stream.
+        let Some(window) = self.budget.grant() else { return unwatch(&stream, ops) };
+        // What the kernel holds for a process that does not read is bounded as well. If it refuses, the
+        // host's default holds.
+        let _ = SockRef::from(&stream).set_send_buffer_size(window as usize);
+        let connection = make(stream, window);
         let ports = connection.ports();
         self.by_descriptor.insert(connection.stream().as_raw_fd(), ports);
         self.connections.insert(ports, Entry { connection, is_ready: false });
@@ -280,6 +282,7 @@ impl Worker {
         let Some(entry) = self.connections.get_mut(&ports) else { return };
         if entry.connection.is_finished() {
             unwatch(entry.connection.stream(), ops);
+            self.budget.release(entry.connection.window());
             self.by_descriptor.remove(&entry.connection.stream().as_raw_fd());
             self.connections.remove(&ports);
         } else if !std::mem::replace(&mut entry.is_ready, true) {
@@ -292,10 +295,14 @@ impl Worker {
     }
 
     fn room_for_stream(&self) -> io::Result<()> {
-        if self.connections.len() + self.greetings.len() < MOST_STREAMS {
+        if self.free_streams() > 0 {
             return Ok(());
         }
         Err(io::Error::other(format!("there are {MOST_STREAMS} streams already")))
+    }
+
+    fn free_streams(&self) -> usize {
+        MOST_STREAMS.saturating_sub(self.connections.len() + self.door.waiting())
     }
 
     /// A port of the host for a stream to `guest` that no other stream to it has.
@@ -314,13 +321,9 @@ impl Worker {
         for entry in self.connections.values() {
             unwatch(entry.connection.stream(), ops);
         }
-        for greeting in self.greetings.values() {
-            unwatch(greeting.stream(), ops);
-        }
         self.connections.clear();
         self.by_descriptor.clear();
-        self.greetings.clear();
-        unwatch(&self.listener, ops);
+        self.door.close(ops);
         unwatch(self.receive.kick(), ops);
         unwatch(self.transmit.kick(), ops);
     }
@@ -331,20 +334,21 @@ impl MutEventSubscriber for Worker {
         let sources = [
             Events::with_data(self.receive.kick(), RECEIVE_KICK, EventSet::IN),
             Events::with_data(self.transmit.kick(), TRANSMIT_KICK, EventSet::IN),
-            Events::with_data(&self.listener, LISTENER, EventSet::IN),
         ];
         for source in sources {
             if let Err(error) = ops.add(source) {
                 tracing::error!(%error, "the vsock device cannot wait for events");
             }
         }
+        self.door.open(ops);
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         match events.data() {
             RECEIVE_KICK => self.receive.drain_kick(),
             TRANSMIT_KICK => self.transmit.drain_kick(),
-            LISTENER => self.accept(ops),
+            LISTENER => self.door.accept(self.free_streams(), ops),
+            TIMER => self.door.tick(ops),
             _ => self.stream_ready(events, ops),
         }
         if let Err(fault) = self.serve(ops) {
@@ -354,11 +358,18 @@ impl MutEventSubscriber for Worker {
     }
 }
 
-fn watch(stream: &UnixStream, ops: &mut EventOps<'_>) -> io::Result<()> {
+/// Connects without waiting for a process that does not accept.
+pub(super) fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    socket.connect(&SockAddr::unix(path)?)?;
+    Ok(std::os::fd::OwnedFd::from(socket).into())
+}
+
+pub(super) fn watch(stream: &UnixStream, ops: &mut EventOps<'_>) -> io::Result<()> {
     ops.add(Events::with_data(stream, STREAM, STREAM_EVENTS)).map_err(io::Error::other)
 }
 
-fn unwatch(source: &impl AsRawFd, ops: &mut EventOps<'_>) {
+pub(super) fn unwatch(source: &impl AsRawFd, ops: &mut EventOps<'_>) {
     // Fails only for what is not watched, which is as it should be afterwards.
     let _ = ops.remove(Events::empty(source));
 }
