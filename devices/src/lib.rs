@@ -10,6 +10,7 @@ pub mod interrupt;
 pub mod io_thread;
 pub mod legacy;
 pub mod memory;
+pub mod outlet;
 pub mod pci;
 pub mod rate_limit;
 pub mod virtio;

@@ -6,6 +6,7 @@ mod clock;
 mod ending;
 pub mod fw_cfg;
 mod serial;
+mod uart;
 
 use std::sync::Arc;
 

@@ -1,65 +1,159 @@
 //! The serial port: a 16550A at COM1's place.
+//!
+//! ```text
+//! vCPU ─► Uart ─► Outlet ─► (its thread) ─► terminal, pipe, file
+//!           └───► wire thread: empties the transmit FIFO that the outlet refused, raises its interrupt
+//! ```
+//!
+//! No vCPU ever waits for the other end. Where that is slow, the guest sees a transmit FIFO that is
+//! not empty; where it does not take anything for a moment, bytes are lost, as on a line.
 
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
-use vm_superio::Trigger;
-use vm_superio::serial::{Serial as Uart, SerialEvents};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::uart::Uart;
 use crate::bus::BusDevice;
 use crate::interrupt::Line;
+use crate::outlet::Outlet;
 
-/// The interrupt line as vm-superio wants it.
-struct Interrupt(Arc<dyn Line>);
-
-impl Trigger for Interrupt {
-    type E = io::Error;
-
-    fn trigger(&self) -> io::Result<()> {
-        self.0.trigger()
-    }
-}
-
-/// Says when the guest has read all there was.
-struct Drained(EventFd);
-
-impl SerialEvents for Drained {
-    fn buffer_read(&self) {}
-    fn out_byte(&self) {}
-    fn tx_lost_byte(&self) {}
-
-    fn in_buffer_empty(&self) {
-        // Fails only if the count overflows, when nobody has listened 2^64 times.
-        let _ = self.0.write(1);
-    }
-}
-
-type Output = Box<dyn Write + Send>;
+/// How long the other end may take nothing before the guest's bytes are dropped.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The port as the guest sees it: eight registers.
-pub struct Serial(Arc<Mutex<Uart<Interrupt, Drained, Output>>>);
+pub struct Serial(Arc<Port>);
 
 /// The other end of the guest's input.
 #[derive(Clone)]
-pub struct SerialInput {
-    uart: Arc<Mutex<Uart<Interrupt, Drained, Output>>>,
-    drained: Arc<EventFd>,
+pub struct SerialInput(Arc<Port>);
+
+struct Port {
+    uart: Mutex<Uart>,
+    line: Arc<dyn Line>,
+    outlet: Outlet,
+    /// Counts up each time when the guest has taken all input.
+    drained: EventFd,
+    wire: Mutex<Wire>,
+    wake: Condvar,
+}
+
+/// What the wire thread is to do.
+#[derive(Default)]
+struct Wire {
+    wanted: bool,
+    ended: bool,
 }
 
 impl Serial {
     /// The number of ports.
     pub const PORTS: u16 = 8;
 
-    /// A port that interrupts through `line` and writes what the guest sends to `output`, at once.
+    /// A port that interrupts through `line` and sends what the guest writes to `outlet`.
     ///
     /// # Errors
-    /// If the process has no more file descriptors.
-    pub fn new(line: Arc<dyn Line>, output: Output) -> io::Result<(Self, SerialInput)> {
-        let drained = EventFd::new(EFD_NONBLOCK)?;
-        let events = Drained(drained.try_clone()?);
-        let uart = Arc::new(Mutex::new(Uart::with_events(Interrupt(line), events, output)));
-        Ok((Self(uart.clone()), SerialInput { uart, drained: Arc::new(drained) }))
+    /// If the process has no more threads or file descriptors.
+    pub fn new(line: Arc<dyn Line>, outlet: Outlet) -> io::Result<(Self, SerialInput)> {
+        let port = Arc::new(Port {
+            uart: Mutex::new(Uart::new()),
+            line,
+            outlet,
+            drained: EventFd::new(EFD_NONBLOCK)?,
+            wire: Mutex::default(),
+            wake: Condvar::new(),
+        });
+        let wire = Arc::clone(&port);
+        thread::Builder::new().name("serial".into()).spawn(move || wire.carry())?;
+        Ok((Self(port.clone()), SerialInput(port)))
+    }
+}
+
+impl Drop for Serial {
+    fn drop(&mut self) {
+        self.0.lock_wire().ended = true;
+        self.0.wake.notify_one();
+    }
+}
+
+impl Port {
+    fn lock(&self) -> MutexGuard<'_, Uart> {
+        self.uart.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_wire(&self) -> MutexGuard<'_, Wire> {
+        self.wire.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something to the registers. A rising interrupt line is an edge.
+    fn with_uart<T>(&self, access: impl FnOnce(&mut Uart) -> T) -> T {
+        let mut uart = self.lock();
+        let before = uart.is_interrupting();
+        let result = access(&mut uart);
+        let edge = !before && uart.is_interrupting();
+        drop(uart);
+        if edge && let Err(error) = self.line.trigger() {
+            tracing::warn!(%error, "could not raise the serial port's interrupt");
+        }
+        result
+    }
+
+    /// What the guest sent goes on its way. Returns whether the wire thread has to do the rest.
+    fn send(&self, uart: &mut Uart) -> bool {
+        if uart.transmit.is_empty() {
+            return false;
+        }
+        let taken = self.outlet.offer(uart.transmit.make_contiguous());
+        uart.transmit.drain(..taken);
+        // The interrupt comes later, so that a driver does not fill the FIFO for ever in one handler.
+        !uart.transmit.is_empty() || uart.wants_transmit_interrupt()
+    }
+
+    /// The wire thread.
+    fn carry(&self) {
+        // Bytes that the outlet had written when it was last seen to stand still.
+        let mut stalled = None;
+        while self.is_wanted() {
+            while !self.with_uart(|uart| self.empty(uart)) {
+                let waits = stalled != Some(self.outlet.written());
+                if waits && self.outlet.wait_for_room(PATIENCE) {
+                    stalled = None;
+                } else {
+                    if stalled.is_none() {
+                        tracing::warn!(
+                            "the serial port's output is not read: bytes of the guest are lost"
+                        );
+                    }
+                    stalled = Some(self.outlet.written());
+                    let lost = self.with_uart(|uart| {
+                        let lost = uart.transmit.len();
+                        uart.transmitted();
+                        lost
+                    });
+                    self.outlet.lose(lost);
+                }
+            }
+        }
+    }
+
+    /// Whether the transmit FIFO could be emptied.
+    fn empty(&self, uart: &mut Uart) -> bool {
+        self.send(uart);
+        let empty = uart.transmit.is_empty();
+        if empty {
+            uart.transmitted();
+        }
+        empty
+    }
+
+    /// Waits until the wire thread has something to do; `false` when it never will any more.
+    fn is_wanted(&self) -> bool {
+        let mut wire = self.lock_wire();
+        while !wire.wanted && !wire.ended {
+            wire = self.wake.wait(wire).unwrap_or_else(PoisonError::into_inner);
+        }
+        std::mem::take(&mut wire.wanted)
     }
 }
 
@@ -67,15 +161,33 @@ impl BusDevice for Serial {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         // The registers are bytes; wider accesses find what is there without a device.
         if let (Ok(offset), [value]) = (u8::try_from(offset), data) {
-            *value = self.0.lock().unwrap_or_else(PoisonError::into_inner).read(offset);
+            let mut drained = false;
+            *value = self.0.with_uart(|uart| {
+                let before = uart.is_drained();
+                let value = uart.read(offset);
+                drained = !before && uart.is_drained();
+                value
+            });
+            if drained {
+                // Fails only if the count overflows, when nobody has listened 2^64 times.
+                let _ = self.0.drained.write(1);
+            }
         }
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
         if let (Ok(offset), [value]) = (u8::try_from(offset), data) {
-            let mut uart = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = uart.write(offset, *value) {
-                tracing::debug!(%error, "serial port: a byte or an interrupt was lost");
+            let wanted = self.0.with_uart(|uart| {
+                uart.write(offset, *value);
+                match std::mem::take(&mut uart.overwritten) {
+                    0 => {}
+                    lost => self.0.outlet.lose(lost),
+                }
+                self.0.send(uart)
+            });
+            if wanted {
+                self.0.lock_wire().wanted = true;
+                self.0.wake.notify_one();
             }
         }
     }
@@ -84,37 +196,27 @@ impl BusDevice for Serial {
 impl SerialInput {
     /// Hands bytes to the guest and returns how many there was room for.
     pub fn send(&self, bytes: &[u8]) -> usize {
-        let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
-        // An error means that there is no room.
-        uart.enqueue_raw_bytes(bytes).unwrap_or(0)
+        self.0.with_uart(|uart| uart.receive(bytes))
     }
 
     /// Counts up each time when the guest has read all that it was sent.
     #[must_use]
     pub fn drained(&self) -> &EventFd {
-        &self.drained
+        &self.0.drained
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::io::Read as _;
+    use std::os::fd::OwnedFd;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
 
+    use super::super::uart::FIFO;
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Sink(Arc<Mutex<Vec<u8>>>);
-
-    impl Write for Sink {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
+    use crate::outlet::CAPACITY;
 
     #[derive(Default)]
     struct Edges(AtomicUsize);
@@ -126,26 +228,123 @@ mod tests {
         }
     }
 
+    impl Edges {
+        fn wait_for(&self, count: usize) {
+            let began = Instant::now();
+            while self.0.load(Ordering::Relaxed) < count {
+                assert!(began.elapsed() < Duration::from_secs(30), "no interrupt {count}");
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    fn serial() -> (Serial, SerialInput, Arc<Edges>, io::PipeReader) {
+        let line = Arc::new(Edges::default());
+        let (reader, writer) = io::pipe().unwrap();
+        let outlet = Outlet::new("out", File::from(OwnedFd::from(writer))).unwrap();
+        let (serial, input) = Serial::new(line.clone(), outlet).unwrap();
+        (serial, input, line, reader)
+    }
+
+    fn register(serial: &mut Serial, offset: u64) -> u8 {
+        let mut value = [0];
+        serial.read(offset, &mut value);
+        value[0]
+    }
+
     #[test]
     fn bytes_go_both_ways() {
-        let (line, sink) = (Arc::new(Edges::default()), Sink::default());
-        let (mut serial, input) = Serial::new(line.clone(), Box::new(sink.clone())).unwrap();
+        let (mut serial, input, line, mut output) = serial();
         serial.write(0, b"o");
         serial.write(0, b"too wide");
         serial.write(1 << 40, b"x");
-        assert_eq!(*sink.0.lock().unwrap(), b"o");
+        let mut byte = [0];
+        output.read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"o");
         // Interrupt on received data.
         serial.write(1, &[1]);
         assert_eq!(input.send(b"hi"), 2);
         assert_eq!(line.0.load(Ordering::Relaxed), 1);
-        let mut byte = [0];
         for expected in b"hi" {
             assert!(input.drained().read().is_err());
-            serial.read(0, &mut byte);
-            assert_eq!(byte, [*expected]);
+            assert_eq!(register(&mut serial, 0), *expected);
         }
         assert_eq!(input.drained().read().unwrap(), 1);
-        assert_eq!(input.send(&[0; 100]), 64);
+        assert_eq!(input.send(&[0; 100]), FIFO);
         assert_eq!(input.send(&[0]), 0);
+    }
+
+    #[test]
+    fn driver_that_stops_early_gets_another_interrupt() {
+        let (mut serial, input, line, _output) = serial();
+        serial.write(1, &[1]);
+        assert_eq!(input.send(b"abc"), 3);
+        assert_eq!(register(&mut serial, 2) & 0x0f, 0x04);
+        register(&mut serial, 0);
+        assert_eq!(register(&mut serial, 2) & 0x0f, 0x04, "two bytes are left");
+        register(&mut serial, 0);
+        register(&mut serial, 0);
+        assert_eq!(input.send(b"d"), 1);
+        assert_eq!(line.0.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn each_emptied_fifo_is_one_interrupt() {
+        let (mut serial, _input, line, mut output) = serial();
+        serial.write(1, &[2]);
+        line.wait_for(1);
+        for round in 2..20 {
+            assert_eq!(register(&mut serial, 2), 0x02, "transmit FIFO empty");
+            for _ in 0..FIFO {
+                serial.write(0, b"x");
+            }
+            output.read_exact(&mut [0; FIFO]).unwrap();
+            line.wait_for(round);
+        }
+        // The thread may have carried a part of a FIFO before the rest was there.
+        assert!(line.0.load(Ordering::Relaxed) < 20 * FIFO);
+    }
+
+    #[test]
+    fn output_that_nobody_reads_does_not_hold_the_guest() {
+        let (mut serial, _input, _line, mut output) = serial();
+        let sent = 2 * CAPACITY;
+        for _ in 0..sent {
+            serial.write(0, b"x");
+        }
+        let outlet = serial.0.outlet.clone();
+        let began = Instant::now();
+        while register(&mut serial, 5) & 0x20 == 0 {
+            assert!(began.elapsed() < Duration::from_secs(30), "the transmitter is empty again");
+        }
+        assert!(outlet.lost().0 > 0);
+        drop(serial);
+        drop(_input);
+        let lost = usize::try_from(outlet.lost().0).unwrap();
+        drop(outlet);
+        let mut rest = Vec::new();
+        output.read_to_end(&mut rest).unwrap();
+        assert_eq!(rest.len() + lost, sent, "each byte is written or counted");
+    }
+
+    #[test]
+    fn slow_reader_loses_nothing_of_a_guest_that_looks() {
+        let (mut serial, _input, _line, mut output) = serial();
+        let sent = CAPACITY + (128 << 10);
+        let reader = thread::spawn(move || {
+            let (mut piece, mut total) = (vec![0; 4096], 0);
+            while total < sent {
+                total += output.read(&mut piece).unwrap();
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        for _ in 0..sent {
+            while register(&mut serial, 5) & 0x20 == 0 {
+                thread::yield_now();
+            }
+            serial.write(0, b"x");
+        }
+        reader.join().unwrap();
+        assert_eq!(serial.0.outlet.lost().0, 0);
     }
 }

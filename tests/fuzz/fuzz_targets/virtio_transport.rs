@@ -2,7 +2,6 @@
 //! whatever a driver did, resetting the device and starting it by the rules works.
 #![no_main]
 
-use std::fs::File;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
@@ -11,6 +10,7 @@ use casemate_devices::doorbell::Doorbells;
 use casemate_devices::interrupt::{Message, MessageInterrupt, MessageInterrupts};
 use casemate_devices::io_thread::IoThread;
 use casemate_devices::memory::{DeviceMemory, SharedPages};
+use casemate_devices::outlet::Outlet;
 use casemate_devices::pci::{Ecam, MmioWindow, PciRoot};
 use casemate_devices::virtio::VirtioDevice;
 use casemate_devices::virtio::balloon::{Balloon, Discard};
@@ -86,10 +86,9 @@ impl Machine {
             interrupts: Arc::new(Nothing),
             doorbells: Arc::new(Nothing),
         };
-        let null = File::options().write(true).open("/dev/null").unwrap();
         let devices: [Box<dyn VirtioDevice>; 3] = [
             Box::new(Rng::new(thread.clone()).unwrap()),
-            Box::new(Console::new(None, null.into(), thread.clone()).unwrap()),
+            Box::new(Console::new(None, Outlet::sink().unwrap(), thread.clone())),
             Box::new(Balloon::new(Arc::new(Nothing), thread.clone())),
         ];
         let mut root = PciRoot::new(WINDOW..WINDOW + 0x10_0000);

@@ -294,7 +294,7 @@ fn a_launch_that_fails_says_what_may_be_in_the_way() {
     let kernel = folder.path().join("kernel");
     fs::write(&kernel, elf(&HALT, Start::Pvh)).unwrap();
     let casemate = env!("CARGO_BIN_EXE_casemate");
-    // Too few open files for so many vCPUs.
+    // Too few open files for so many vCPUs: known before anything is created.
     let script = format!(
         "ulimit -n 100; exec {casemate} run --platform plain --memory 4M --vcpus 255 --kernel {}",
         kernel.display()
@@ -302,7 +302,7 @@ fn a_launch_that_fails_says_what_may_be_in_the_way() {
     let output = Command::new("timeout").args(["60", "sh", "-c", &script]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("Too many open files"), "{said}");
+    assert!(said.contains("(RLIMIT_NOFILE is 100), and the guest needs up to "), "{said}");
     let note =
         "\n  open files: only 100 open files: too few for large guests; raise the hard limit";
     assert!(said.contains(note), "{said}");

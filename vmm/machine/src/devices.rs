@@ -2,19 +2,21 @@
 //! machine.
 
 use std::fs::OpenOptions;
-use std::num::{NonZeroU16, NonZeroU64};
+use std::num::{NonZeroU16, NonZeroU64, NonZeroUsize};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
+use std::thread;
 
-use casemate_config::{ByteSize, Disk, GuestConfig, Net};
+use casemate_config::{ByteSize, Disk, GuestConfig, Net, OnError};
 use casemate_devices::io_thread::IoThread;
+use casemate_devices::outlet::Outlet;
 use casemate_devices::pci::PciRoot;
 use casemate_devices::rate_limit::Limits;
 use casemate_devices::virtio::VirtioDevice;
 use casemate_devices::virtio::balloon::{Balloon, BalloonHandle};
 use casemate_devices::virtio::blk::io::Image;
-use casemate_devices::virtio::blk::{Block, BlockOptions};
+use casemate_devices::virtio::blk::{Block, BlockOptions, OnFailure};
 use casemate_devices::virtio::console::{Console, ConsoleHandle};
 use casemate_devices::virtio::net::{Net as VirtioNet, NetOptions, Tap};
 use casemate_devices::virtio::pci::{Host, VirtioPci};
@@ -22,6 +24,7 @@ use casemate_devices::virtio::rng::Rng;
 use casemate_devices::virtio::vsock::{KernelVsock, Vsock};
 
 use crate::launch::LaunchError;
+use crate::outcome::{End, Outcome};
 use crate::ram::GuestRam;
 
 /// The two ends of the virtio console on the host.
@@ -29,15 +32,16 @@ pub struct ConsolePorts {
     /// What the guest is to read: a terminal, pipe or socket.
     pub input: Option<OwnedFd>,
     /// Where it writes.
-    pub output: OwnedFd,
+    pub output: Outlet,
 }
 
 /// Virtio devices with their files, sockets and interfaces open, but not on a bus yet.
-#[derive(Default)]
 pub(crate) struct Devices {
+    /// For devices that cannot go on.
+    end: End,
     /// What each is, in words, for errors.
     list: Vec<(String, Box<dyn VirtioDevice>)>,
-    threads: Vec<IoThread>,
+    shared: Option<IoThread>,
     pub(crate) balloon: Option<BalloonHandle>,
     pub(crate) console: Option<ConsoleHandle>,
 }
@@ -48,10 +52,12 @@ impl Devices {
         config: &GuestConfig,
         ram: &GuestRam,
         console: Option<ConsolePorts>,
+        end: &End,
     ) -> Result<Self, LaunchError> {
-        let mut devices = Self::default();
-        for disk in &config.disk {
-            devices.disk(disk)?;
+        let (end, list) = (end.clone(), Vec::new());
+        let mut devices = Self { end, list, shared: None, balloon: None, console: None };
+        for (index, disk) in (0..).zip(&config.disk) {
+            devices.disk(disk, index)?;
         }
         for (index, net) in (0..).zip(&config.net) {
             devices.net(net, index)?;
@@ -63,7 +69,7 @@ impl Devices {
             devices.add(what, device);
         } else if let Some(vsock) = &config.vsock {
             let what = format!("socket device at {}", vsock.socket.display());
-            let device = Vsock::new(vsock.cid, &vsock.socket, devices.thread()?)
+            let device = Vsock::new(vsock.cid, &vsock.socket, spawn("vsock")?)
                 .map_err(LaunchError::device(&what))?;
             devices.add(what, device);
         }
@@ -78,8 +84,7 @@ impl Devices {
             devices.add("balloon", device);
         }
         if let Some(ConsolePorts { input, output }) = console {
-            let device = Console::new(input, output, devices.thread()?)
-                .map_err(LaunchError::device("console"))?;
+            let device = Console::new(input, output, devices.thread()?);
             devices.console = Some(device.handle());
             devices.add("console", device);
         }
@@ -90,7 +95,7 @@ impl Devices {
         self.list.push((what.into(), Box::new(device)));
     }
 
-    fn disk(&mut self, disk: &Disk) -> Result<(), LaunchError> {
+    fn disk(&mut self, disk: &Disk, index: u32) -> Result<(), LaunchError> {
         let what = format!("disk {}", disk.path.display());
         let file = OpenOptions::new()
             .read(true)
@@ -99,7 +104,13 @@ impl Devices {
             .open(&disk.path)
             .map_err(LaunchError::device(&what))?;
         let image = Image::new(file, disk.read_only).map_err(LaunchError::device(&what))?;
+        image.lock(disk.read_only).map_err(LaunchError::device(&what))?;
+        let stop = self.end.clone();
         let options = BlockOptions {
+            name: disk.path.display().to_string(),
+            on_failure: (disk.on_error == OnError::Stop).then(|| -> OnFailure {
+                Arc::new(move |message| stop.declare(Outcome::Failed(message)))
+            }),
             read_only: disk.read_only,
             serial: disk.serial.clone().unwrap_or_default(),
             queues: NonZeroU16::new(disk.queues).unwrap_or(NonZeroU16::MIN),
@@ -110,7 +121,7 @@ impl Devices {
                     .and_then(|n| NonZeroU64::new(n.into())),
             },
         };
-        let device = Block::new(image, &options, self.threads(disk.queues)?);
+        let device = Block::new(image, &options, threads(&format!("disk{index}"), disk.queues)?);
         self.add(what, device);
         Ok(())
     }
@@ -127,26 +138,17 @@ impl Devices {
             transmit: limits,
             vhost: true,
         };
-        let device = VirtioNet::new(links, options, self.threads(net.queues)?);
+        let device = VirtioNet::new(links, options, threads(&format!("net{index}"), net.queues)?);
         self.add(what, device);
         Ok(())
     }
 
-    /// The thread of devices with one queue.
+    /// The thread of devices that have little to do and wait for nobody.
     fn thread(&mut self) -> Result<IoThread, LaunchError> {
-        self.threads(1).map(|mut threads| threads.swap_remove(0))
-    }
-
-    /// Threads for a device with `count` queues. All devices share them, so that there are as many
-    /// as the device with the most queues has.
-    fn threads(&mut self, count: u16) -> Result<Vec<IoThread>, LaunchError> {
-        let count = usize::from(count.max(1));
-        while self.threads.len() < count {
-            let name = format!("io{}", self.threads.len());
-            let thread = IoThread::spawn(&name, || Ok(())).map_err(LaunchError::device(name))?;
-            self.threads.push(thread);
+        match &self.shared {
+            Some(thread) => Ok(thread.clone()),
+            None => Ok(self.shared.insert(spawn("io")?).clone()),
         }
-        Ok(self.threads[..count].to_vec())
     }
 
     /// Puts them on a PCI bus, each in the next slot.
@@ -158,6 +160,20 @@ impl Devices {
         }
         Ok(root)
     }
+}
+
+/// The threads of one device: it may be busy, or wait for a slow file or a rate limit, and others go
+/// on. There is one for each of its `queues`, as far as the host has processors.
+fn threads(device: &str, queues: u16) -> Result<Vec<IoThread>, LaunchError> {
+    let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    match usize::from(queues).min(processors) {
+        0 | 1 => Ok(vec![spawn(device)?]),
+        count => (0..count).map(|queue| spawn(&format!("{device}.{queue}"))).collect(),
+    }
+}
+
+fn spawn(name: &str) -> Result<IoThread, LaunchError> {
+    IoThread::spawn(name, || Ok(())).map_err(LaunchError::device(name))
 }
 
 fn limit(bytes: Option<ByteSize>) -> Option<NonZeroU64> {

@@ -8,6 +8,7 @@ use casemate_kvm::{KernelError, vcpu, vm};
 use casemate_launch::{GpaRange, LaunchPlan, PageKind, PlatformKind};
 use kvm_ioctls::{VcpuFd, VmFd};
 
+use crate::limits::LimitError;
 use crate::platform::{Made, Platform};
 use crate::ram::{GuestRam, RamError};
 use crate::vcpu::Cpuid;
@@ -77,6 +78,9 @@ pub enum StepError {
 /// Why a launch failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LaunchError {
+    /// The host would not let the guest run to its end.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
     /// KVM speaks another language.
     #[error("/dev/kvm has API version {0}, not 12")]
     ApiVersion(i32),

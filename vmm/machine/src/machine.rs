@@ -1,6 +1,5 @@
 //! A guest that runs.
 
-use std::io::Write;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +10,7 @@ use casemate_devices::legacy::fw_cfg::FwCfg;
 use casemate_devices::legacy::{
     AcpiPower, Clock, ExitPort, KeyboardReset, PanicPort, PmRegisters, Serial, SerialInput,
 };
+use casemate_devices::outlet::Outlet;
 use casemate_devices::pci::{ConfigPorts, Ecam, MmioWindow, PciRoot};
 use casemate_devices::virtio::balloon::BalloonHandle;
 use casemate_devices::virtio::console::ConsoleHandle;
@@ -25,11 +25,13 @@ use crate::devices::{ConsolePorts, Devices};
 use crate::guest::Guest;
 use crate::interrupts::{IoApic, KvmDoorbells, Messages, Pin, deliver};
 use crate::launch::{Created, Finished, LaunchError};
+use crate::limits;
 use crate::outcome::{End, Outcome};
 use crate::platform::Platform;
 use crate::quiet::Quiet;
 use crate::ram::GuestRam;
 use crate::shared::{Ledger, SharedMemory};
+use crate::teardown::{self, Tasks};
 use crate::vcpu::{Surroundings, Threads};
 use casemate_plan::board::{ECAM, IO_APIC, IO_APIC_SIZE, PCI_WINDOW, gsi, port, power};
 
@@ -46,6 +48,18 @@ pub struct Machine {
     memory: Bus,
     prefault: Vec<GpaRange>,
     control: Control,
+    /// Threads of the process before the guest had any.
+    before: Tasks,
+}
+
+/// The end of a run.
+#[derive(Debug)]
+pub struct Ended {
+    /// How the guest ended.
+    pub outcome: Outcome,
+    /// Threads of the guest that did not end in time, each with the reason as far as the kernel tells.
+    /// They, and the devices that they serve, end with the process.
+    pub unfinished: Vec<String>,
 }
 
 // The ACPI tables of the plan describe the registers of the devices.
@@ -123,21 +137,23 @@ impl Machine {
     pub fn launch(
         guest: &Guest,
         platform: Box<dyn Platform>,
-        output: Box<dyn Write + Send>,
+        output: Outlet,
         console: Option<ConsolePorts>,
     ) -> Result<Self, LaunchError> {
+        limits::check(&guest.config)?;
+        let before = Tasks::now();
         let ram = GuestRam::new(&guest.board, &guest.plan, platform.confidential())
             .map_err(LaunchError::device("guest memory"))?
             .sharing_at_most(guest.config.shared_memory.map(|size| size.0));
         // What the host may refuse comes before KVM.
-        let devices = Devices::open(&guest.config, &ram, console)?;
+        let end = End::new().map_err(LaunchError::device("end of the run"))?;
+        let devices = Devices::open(&guest.config, &ram, console, &end)?;
         let (balloon, console) = (devices.balloon.clone(), devices.console.clone());
         let quiet = Quiet::new();
         let launched = Created::new(platform, ram, &guest.plan, guest.config.vcpus)?
             .populate(&guest.plan)?
             .finish()?;
         drop(quiet);
-        let end = End::new().map_err(LaunchError::device("end of the run"))?;
         let mut buses = Buses::new(&launched.vm)?;
         let serial = buses.serial(output)?;
         buses.clock()?;
@@ -169,7 +185,7 @@ impl Machine {
             let shared = guest.plan.imports.iter().filter(|import| import.kind == PageKind::Shared);
             prefault.extend(shared.map(|import| import.range));
         }
-        Ok(Self { launched, ports: buses.ports, memory: buses.memory, prefault, control })
+        Ok(Self { launched, ports: buses.ports, memory: buses.memory, prefault, control, before })
     }
 
     /// The handle by which the host speaks to the guest.
@@ -179,11 +195,11 @@ impl Machine {
     }
 
     /// Runs the guest until it ends, and calls `watchers` on this thread when what they watch is
-    /// ready.
+    /// ready. Waits a few seconds for the guest's threads and devices to end with it, and no longer.
     ///
     /// # Errors
     /// If the host has no more threads or file descriptors.
-    pub fn run(self, watchers: Vec<Watcher>) -> Result<Outcome, LaunchError> {
+    pub fn run(self, watchers: Vec<Watcher>) -> Result<Ended, LaunchError> {
         let end = self.control.end.clone();
         let mut events = EventManager::<Watcher>::new_with_capacity(EVENTS)
             .map_err(LaunchError::device("event loop"))?;
@@ -212,8 +228,12 @@ impl Machine {
                 end.declare(Outcome::Failed(format!("event loop: {error}")));
             }
         };
-        threads.join();
-        Ok(outcome)
+        let end = move || {
+            threads.join();
+            drop(around);
+        };
+        let unfinished = teardown::within(teardown::LIMIT, &self.before, end);
+        Ok(Ended { outcome, unfinished })
     }
 }
 
@@ -254,7 +274,7 @@ impl Buses {
         Pin { io_apic: self.io_apic.clone(), gsi }
     }
 
-    fn serial(&mut self, output: Box<dyn Write + Send>) -> Result<SerialInput, LaunchError> {
+    fn serial(&mut self, output: Outlet) -> Result<SerialInput, LaunchError> {
         let (serial, input) = Serial::new(Arc::new(self.pin(gsi::SERIAL)), output)
             .map_err(LaunchError::device("serial port"))?;
         self.port("serial port", port::SERIAL, Serial::PORTS, serial)?;

@@ -36,9 +36,16 @@ use worker::{Engines, Session, Worker};
 /// Requests that a queue holds, each of up to this many buffers.
 const QUEUE_SIZE: u16 = 256;
 
+/// Called with the message when the host fails a request and nobody is to go on.
+pub type OnFailure = Arc<dyn Fn(String) + Send + Sync>;
+
 /// What a disk is like, beside its image.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct BlockOptions {
+    /// The image's name, for messages.
+    pub name: String,
+    /// Where the host fails a request: `None`, the guest gets the error; else it gets none.
+    pub on_failure: Option<OnFailure>,
     /// The guest cannot write.
     pub read_only: bool,
     /// Serial number; the guest sees its first 20 bytes.
@@ -81,6 +88,8 @@ pub struct Block {
     image: Arc<Image>,
     read_only: bool,
     serial: [u8; ID_LEN],
+    name: String,
+    on_failure: Option<OnFailure>,
     queue_sizes: Vec<u16>,
     limit: Option<Arc<RateLimit>>,
     threads: Vec<IoThread>,
@@ -103,6 +112,8 @@ impl Block {
             image,
             read_only: options.read_only,
             serial,
+            name: options.name.clone(),
+            on_failure: options.on_failure.clone(),
             queue_sizes: vec![QUEUE_SIZE; usize::from(queues)],
             limit: RateLimit::new(options.limits),
             threads,
@@ -144,6 +155,8 @@ impl Block {
             image: Arc::clone(&self.image),
             geometry: Geometry { sectors: self.image.sectors(), read_only: self.read_only },
             serial: self.serial,
+            name: self.name.clone(),
+            on_failure: self.on_failure.clone(),
             // Section 5.2.6.2: without FLUSH, writes are stable when they complete.
             durable: activation.features & 1 << VIRTIO_BLK_F_FLUSH == 0,
             service: Service::new(activation.control.clone()),

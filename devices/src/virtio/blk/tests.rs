@@ -50,6 +50,8 @@ fn open(file: &NamedTempFile, flags: i32) -> File {
 
 fn options() -> BlockOptions {
     BlockOptions {
+        name: "test.img".into(),
+        on_failure: None,
         read_only: false,
         serial: "casemate-disk".to_owned(),
         queues: NonZeroU16::MIN,
@@ -205,28 +207,74 @@ fn the_header_may_be_split_in_any_way() {
 }
 
 #[test]
-fn discard_and_write_zeroes_give_blocks_back() {
-    let mut expected = pattern(MIB, 6);
-    let file = image_file(&expected);
-    let mut rig = Rig::new(&file);
-    let mut clear = |kind, sector: u64, sectors: u32, flags: u32| {
-        rig.memory.write_obj(sector, GuestAddress(DATA)).unwrap();
-        rig.memory.write_obj([sectors, flags], GuestAddress(DATA + 8)).unwrap();
-        rig.request(kind, 0, &[(DATA, 16)], &[])
-    };
-    assert_eq!(clear(11, 0, 64, 0), 0);
-    assert_eq!(clear(13, 128, 64, 1), 0);
-    // The file system may not know how to keep zeroed blocks; then it says so.
-    let zeroed = clear(13, 256, 64, 0);
-    assert!([0, 2].contains(&zeroed), "{zeroed}");
-    for (sector, done) in [(0, true), (128, true), (256, zeroed == 0)] {
-        if done {
-            expected[sector * 512..(sector + 64) * 512].fill(0);
+fn discard_and_write_zeroes_work_on_every_file_system() {
+    // A file system in memory zeroes ranges only by writing them; with both engines.
+    let places = [std::env::temp_dir(), "/dev/shm".into()];
+    for (place, plain) in places.iter().flat_map(|place| [(place, false), (place, true)]) {
+        let mut expected = pattern(16 * MIB, 6);
+        let file = filled(NamedTempFile::new_in(place).unwrap(), &expected);
+        let image = Image::new(open(&file, 0), false).unwrap();
+        let mut rig = Rig::with(image, &options(), FLUSH, plain);
+        let mut clear = |kind, sector: u64, sectors: u32, flags: u32| {
+            rig.memory.write_obj(sector, GuestAddress(DATA)).unwrap();
+            rig.memory.write_obj([sectors, flags], GuestAddress(DATA + 8)).unwrap();
+            rig.request(kind, 0, &[(DATA, 16)], &[])
+        };
+        // The last is longer than what is written at once.
+        let ranges = [(11, 0, 64, 0), (13, 128, 64, 1), (13, 256, 64, 0), (13, 512, 20_001, 0)];
+        for (kind, sector, sectors, flags) in ranges {
+            assert_eq!(clear(kind, sector, sectors, flags), 0, "{kind} {sector}");
+            let (sector, sectors) = (sector as usize, sectors as usize);
+            expected[sector * 512..][..sectors * 512].fill(0);
         }
+        assert_eq!(clear(11, 0, 64, 1), 2);
+        assert_eq!(clear(11, 16 * MIB / 512 - 8, 64, 0), 1);
+        assert!(contents(&file) == expected);
     }
-    assert_eq!(clear(11, 0, 64, 1), 2);
-    assert_eq!(clear(11, 2040, 64, 0), 1);
-    assert_eq!(contents(&file), expected);
+}
+
+#[test]
+fn geometry_does_not_follow_the_file_system() {
+    let config = |place: &std::path::Path| {
+        let file = filled(NamedTempFile::new_in(place).unwrap(), &[0; 8192]);
+        let image = Image::new(open(&file, 0), false).unwrap();
+        let mut config = [0; 64];
+        Block::new(image, &options(), threads()).read_config(0, &mut config);
+        config
+    };
+    // proc and sysfs would prefer 1 KiB, network file systems 1 MiB; all get 4 KiB.
+    assert_eq!(config(&std::env::temp_dir()), config("/dev/shm".as_ref()));
+    let config = config("/dev/shm".as_ref());
+    // Physical block: 2^3 logical ones, which is the smallest good transfer as well.
+    assert_eq!((config[24], config[26..28].to_vec()), (3, vec![8, 0]));
+}
+
+/// A disk whose file system is full: the guest gets the error, or nobody goes on.
+#[test]
+fn failure_of_the_host_is_reported_or_ends_the_run() {
+    let messages = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&messages);
+    let stop: OnFailure = Arc::new(move |message| seen.lock().unwrap().push(message));
+    for on_failure in [None, Some(stop)] {
+        let file = image_file(&[1; 8192]);
+        let stops = on_failure.is_some();
+        let options = BlockOptions { on_failure, ..options() };
+        let image = Image::new(open(&file, 0), false).unwrap();
+        let mut rig = Rig::with(image, &options, FLUSH, false);
+        file.as_file().set_len(4096).unwrap();
+        if !stops {
+            assert_eq!(rig.request(0, 8, &[], &[(DATA, 4096)]), 1);
+            continue;
+        }
+        rig.header(HEADER, 0, 8);
+        rig.queue.add(&[(HEADER, 16)], &[(DATA, 4096), (STATUS, 1)]);
+        rig.queue.kick();
+        wait("the failure", || !messages.lock().unwrap().is_empty());
+        assert_eq!(rig.queue.poll_used(), None, "the guest sees nothing of it");
+        let message = messages.lock().unwrap()[0].clone();
+        let expected = "disk test.img: the host failed a read of 4096 bytes at 4096: ";
+        assert!(message.starts_with(expected), "{message}");
+    }
 }
 
 #[test]

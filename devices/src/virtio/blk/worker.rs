@@ -10,6 +10,7 @@ use event_manager::{EventOps, Events, MutEventSubscriber};
 
 use super::super::service::{Service, Stop};
 use super::super::{Chain, QueueFault, Virtqueue};
+use super::OnFailure;
 use super::io::{Engine, Finished, Image, Job};
 use super::polling::{MOMENT, Polling};
 use super::request::{Geometry, HEADER_LEN, ID_LEN, Request, SEGMENT_LEN, Status};
@@ -30,6 +31,9 @@ pub(super) struct Session {
     pub(super) image: Arc<Image>,
     pub(super) geometry: Geometry,
     pub(super) serial: [u8; ID_LEN],
+    /// The image's, for messages.
+    pub(super) name: String,
+    pub(super) on_failure: Option<OnFailure>,
     /// The driver will not flush: each write must be stable when it is done.
     pub(super) durable: bool,
     pub(super) service: Service,
@@ -139,7 +143,22 @@ impl Worker {
     }
 
     fn finish(&mut self, done: Finished) -> Result<(), QueueFault> {
-        self.complete(done.chain, status_of(&done.result))
+        let Finished { chain, attempt, result } = done;
+        let status = match result {
+            Ok(()) => Status::Ok,
+            Err(error) => {
+                let name = &self.session.name;
+                let message = format!("disk {name}: the host failed a {attempt}: {error}");
+                tracing::warn!("{message}");
+                if let Some(on_failure) = &self.session.on_failure {
+                    on_failure(message);
+                    // The run is over: the guest is to see nothing of it.
+                    return Ok(());
+                }
+                Status::IoError
+            }
+        };
+        self.complete(chain, status)
     }
 
     /// Answers a request: its last byte is its status.
@@ -180,16 +199,5 @@ impl Drop for Worker {
         self.engine.abandon();
         let engine = std::mem::replace(&mut self.engine, Engine::plain(&self.session.image));
         self.engines.lock().unwrap_or_else(PoisonError::into_inner).push(engine);
-    }
-}
-
-fn status_of(result: &io::Result<()>) -> Status {
-    match result {
-        Ok(()) => Status::Ok,
-        Err(error) if error.kind() == io::ErrorKind::Unsupported => Status::Unsupported,
-        Err(error) => {
-            tracing::warn!(%error, "a disk request failed");
-            Status::IoError
-        }
     }
 }

@@ -1,6 +1,5 @@
-//! The console (VIRTIO 1.2, section 5.3): one port, between two file descriptors of the host.
+//! The console (VIRTIO 1.2, section 5.3): one port, between an input and an output of the host.
 
-mod output;
 mod worker;
 
 use std::fs::File;
@@ -11,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Activation, DeviceControl, DeviceKind, VirtioDevice, read_fields};
 use crate::io_thread::{IoThread, SubscriberId};
-use output::Output;
+use crate::outlet::Outlet;
 use worker::Worker;
 
 /// Receive and transmit queue of port 0 (section 5.3.2).
@@ -48,22 +47,19 @@ impl ConsoleHandle {
 pub struct Console {
     shared: Arc<Shared>,
     input: Option<File>,
-    output: Output,
+    output: Outlet,
     thread: IoThread,
     worker: Option<SubscriberId>,
 }
 
 impl Console {
-    /// A console that gives the guest what comes from `input` and writes what the guest says to
-    /// `output`. Both may be terminals, pipes or sockets, blocking or not; `output` may also be a
-    /// file. An input that cannot be waited for (a file, `/dev/null`) stays unread.
-    ///
-    /// # Errors
-    /// If the output cannot be waited for, or the process has no more file descriptors.
-    pub fn new(input: Option<OwnedFd>, output: OwnedFd, thread: IoThread) -> io::Result<Self> {
-        let output = Output::new(output.into())?;
+    /// A console that gives the guest the bytes of `input` and writes the guest's to `output`. The
+    /// input may be a terminal, pipe or socket, blocking or not. One that cannot be waited for (a
+    /// file, `/dev/null`) stays unread.
+    #[must_use]
+    pub fn new(input: Option<OwnedFd>, output: Outlet, thread: IoThread) -> Self {
         let input = input.map(File::from);
-        Ok(Self { shared: Arc::default(), input, output, thread, worker: None })
+        Self { shared: Arc::default(), input, output, thread, worker: None }
     }
 
     /// The handle that changes its size.
@@ -96,7 +92,7 @@ impl VirtioDevice for Console {
     fn activate(&mut self, mut activation: Activation) -> io::Result<()> {
         let (receive, transmit) = (activation.take_queue(0)?, activation.take_queue(1)?);
         let input = self.input.as_ref().map(File::try_clone).transpose()?;
-        let output = self.output.try_clone()?;
+        let output = self.output.clone();
         let control = activation.control;
         self.set_control(Some(control.clone()));
         let worker = Worker::new(receive, transmit, input, output, control);

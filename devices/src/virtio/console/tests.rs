@@ -27,7 +27,8 @@ fn bench() -> Bench {
     let (output, far) = UnixStream::pair().unwrap();
     output.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let thread = IoThread::spawn("console", || Ok(())).unwrap();
-    let mut console = Console::new(Some(reader.into()), far.into(), thread).unwrap();
+    let far = Outlet::new("out", File::from(OwnedFd::from(far))).unwrap();
+    let mut console = Console::new(Some(reader.into()), far, thread);
     let receive = MockQueue::new(&memory, 0x10_0000, 64);
     let transmit = MockQueue::new(&memory, 0x11_0000, 64);
     let (result, transport) =
@@ -121,8 +122,8 @@ fn files_and_nothing_at_all_will_do() {
     let mut file = tempfile::tempfile().unwrap();
     let null = File::open("/dev/null").unwrap();
     let thread = IoThread::spawn("console", || Ok(())).unwrap();
-    let output = file.try_clone().unwrap().into();
-    let mut console = Console::new(Some(null.into()), output, thread).unwrap();
+    let output = Outlet::new("out", file.try_clone().unwrap()).unwrap();
+    let mut console = Console::new(Some(null.into()), output.clone(), thread);
     let mut receive = MockQueue::new(&memory, 0x10_0000, 64);
     let mut transmit = MockQueue::new(&memory, 0x11_0000, 64);
     activate(&mut console, &[(0, &receive), (1, &transmit)], RING_FEATURES).0.unwrap();
@@ -133,6 +134,7 @@ fn files_and_nothing_at_all_will_do() {
     transmit.kick();
     assert_eq!(transmit.used(), (head, 0));
     console.reset();
+    assert_eq!(output.flush(Duration::from_secs(10), Duration::from_secs(10)), 0);
     let mut said = String::new();
     std::io::Seek::rewind(&mut file).unwrap();
     file.read_to_string(&mut said).unwrap();

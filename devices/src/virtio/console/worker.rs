@@ -1,19 +1,22 @@
-//! Serves the queues: carries bytes between the guest and the descriptors.
+//! Serves the queues: carries bytes between the guest and the host, and waits for neither.
 
 use std::fs::File;
 use std::io::ErrorKind;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice, WriteVolatile};
+use vm_memory::{ReadVolatile, VolatileMemoryError};
 
-use super::output::{MOST_BYTES, Output};
+use crate::outlet::Outlet;
 use crate::virtio::{Chain, DeviceControl, QueueFault, Virtqueue};
 
 /// Event data: what has happened.
 const RECEIVE_KICK: u32 = 0;
 const TRANSMIT_KICK: u32 = 1;
 const INPUT: u32 = 2;
-const OUTPUT: u32 = 3;
+const ROOM: u32 = 3;
+
+/// Bytes that are copied from a chain to the output at once.
+const PIECE: usize = 4096;
 
 pub(super) struct Worker {
     receive: Virtqueue,
@@ -22,9 +25,8 @@ pub(super) struct Worker {
     input: Option<File>,
     /// Whether the thread waits for the input: only while the guest has room for it.
     input_awaited: bool,
-    output: Output,
-    /// Whether the thread waits for the output: only while there is something for it.
-    output_awaited: bool,
+    output: Outlet,
+    piece: Vec<u8>,
     /// A buffer of the guest's for which there was no input yet.
     buffer: Option<Chain>,
     /// A chain of the guest's that is not all written, and how much of it is.
@@ -46,7 +48,7 @@ impl Worker {
         receive: Virtqueue,
         transmit: Virtqueue,
         input: Option<File>,
-        output: Output,
+        output: Outlet,
         control: DeviceControl,
     ) -> Self {
         Self {
@@ -55,7 +57,7 @@ impl Worker {
             input,
             input_awaited: false,
             output,
-            output_awaited: false,
+            piece: vec![0; PIECE],
             buffer: None,
             unwritten: None,
             control,
@@ -108,7 +110,7 @@ impl Worker {
     }
 
     /// Writes what the guest says, until there is no more or the output is full.
-    fn serve_transmit(&mut self, ops: &mut EventOps<'_>) -> Result<(), QueueFault> {
+    fn serve_transmit(&mut self) -> Result<(), QueueFault> {
         // As in `Virtqueue::serve`: others on the thread have their turn.
         for _ in 0..self.transmit.size() {
             let (chain, done) = match self.unwritten.take() {
@@ -116,46 +118,32 @@ impl Worker {
                 None => match self.transmit.next_chain()? {
                     Some(chain) => (chain, 0),
                     None if self.transmit.enable_notification()? => continue,
-                    None => {
-                        self.await_output(false, ops);
-                        return self.transmit.notify_if_needed();
-                    }
+                    None => return self.transmit.notify_if_needed(),
                 },
             };
-            if !self.output.is_ready() {
-                self.unwritten = Some((chain, done));
-                self.await_output(true, ops);
-                return self.transmit.notify_if_needed();
-            }
-            let done = done + self.write(&chain, done)?;
-            if done < chain.readable_len() {
-                self.unwritten = Some((chain, done));
-            } else {
+            let written = self.write(&chain, done)?;
+            let done = done + written;
+            if done >= chain.readable_len() {
                 self.transmit.complete(chain, 0)?;
+                continue;
+            }
+            self.unwritten = Some((chain, done));
+            if written == 0 {
+                // The output says when there is room.
+                return self.transmit.notify_if_needed();
             }
         }
         self.transmit.wake_again();
         self.transmit.notify_if_needed()
     }
 
-    /// Writes one piece of a chain, from byte `offset` on. Returns by how many bytes that is done.
+    /// Writes one piece of a chain, from byte `offset` on. Returns how much the output took.
     fn write(&mut self, chain: &Chain, offset: u32) -> Result<u32, QueueFault> {
-        let mut moved = Moved::Bytes(0);
-        let mut first = true;
-        let file = &mut self.output.file;
-        let memory = self.transmit.memory();
-        chain.for_each_readable(memory, offset, MOST_BYTES, |piece: VolatileSlice<'_>| {
-            if std::mem::take(&mut first) {
-                moved = Moved::of(file.write_volatile(&piece));
-            }
-            Ok(())
-        })?;
-        Ok(match moved {
-            Moved::Bytes(written) => written,
-            Moved::Nothing => 0,
-            // Nobody is there any more; the guest need not know.
-            Moved::End => chain.readable_len() - offset,
-        })
+        let left = chain.readable_len().saturating_sub(offset);
+        let length = self.piece.len().min(left as usize);
+        let piece = &mut self.piece[..length];
+        chain.read(self.transmit.memory(), offset, piece)?;
+        Ok(u32::try_from(self.output.offer(piece)).unwrap_or(left))
     }
 
     fn await_input(&mut self, wanted: bool, ops: &mut EventOps<'_>) {
@@ -172,19 +160,6 @@ impl Worker {
         }
     }
 
-    fn await_output(&mut self, wanted: bool, ops: &mut EventOps<'_>) {
-        let Some(ready) = self.output.ready() else { return };
-        if wanted == self.output_awaited {
-            return;
-        }
-        let events = Events::with_data(ready, OUTPUT, EventSet::IN);
-        let result = if wanted { ops.add(events) } else { ops.remove(events) };
-        self.output_awaited = wanted;
-        if let Err(error) = result {
-            tracing::error!(%error, "the console cannot wait for its output");
-        }
-    }
-
     fn serve(&mut self, event: u32, ops: &mut EventOps<'_>) -> Result<(), QueueFault> {
         match event {
             RECEIVE_KICK => {
@@ -193,10 +168,14 @@ impl Worker {
             }
             TRANSMIT_KICK => {
                 self.transmit.drain_kick();
-                self.serve_transmit(ops)
+                self.serve_transmit()
             }
             INPUT => self.serve_input(ops),
-            _ => self.serve_transmit(ops),
+            _ => {
+                // Only that it counted matters.
+                let _ = self.output.room().read();
+                self.serve_transmit()
+            }
         }
     }
 }
@@ -217,8 +196,13 @@ impl Moved {
 
 impl MutEventSubscriber for Worker {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        for (queue, data) in [(&self.receive, RECEIVE_KICK), (&self.transmit, TRANSMIT_KICK)] {
-            if let Err(error) = ops.add(Events::with_data(queue.kick(), data, EventSet::IN)) {
+        let sources = [
+            Events::with_data(self.receive.kick(), RECEIVE_KICK, EventSet::IN),
+            Events::with_data(self.transmit.kick(), TRANSMIT_KICK, EventSet::IN),
+            Events::with_data(self.output.room(), ROOM, EventSet::IN),
+        ];
+        for source in sources {
+            if let Err(error) = ops.add(source) {
                 tracing::error!(%error, "the console cannot wait for its driver");
             }
         }
@@ -227,12 +211,11 @@ impl MutEventSubscriber for Worker {
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
         if let Err(fault) = self.serve(events.data(), ops) {
             self.control.needs_reset(&fault);
-            for queue in [&self.receive, &self.transmit] {
+            for source in [self.receive.kick(), self.transmit.kick(), self.output.room()] {
                 // Fails only if it is not there any more.
-                let _ = ops.remove(Events::empty(queue.kick()));
+                let _ = ops.remove(Events::empty(source));
             }
             self.await_input(false, ops);
-            self.await_output(false, ops);
         }
     }
 }

@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -12,7 +11,7 @@ use casemate_config::{Overrides, PlatformChoice, load};
 use casemate_kvm::trace::{Event, Interposer};
 use casemate_lab::Host;
 use casemate_machine::platform::{Plain, Platform, Snp, Tdx};
-use casemate_machine::{Guest, Machine};
+use casemate_machine::{Guest, Machine, Outlet};
 use casemate_test_support::vectors::Inputs;
 
 /// Each guest, and the emulated host on which its launch was recorded.
@@ -146,7 +145,7 @@ pub(crate) fn launch(guest: &Guest, interposer: Interposer) -> (Result<(), Strin
         })
     };
     interposer.run(|| {
-        let machine = Machine::launch(guest, platform()?, Box::new(io::sink()), None);
+        let machine = Machine::launch(guest, platform()?, Outlet::sink().unwrap(), None);
         machine.map(drop).map_err(|error| chain(&error))
     })
 }

@@ -3,9 +3,10 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 
+use super::lock::{self, Owner};
 use crate::virtio::blk::request::SECTOR;
 
 /// Discards a range of a block device (linux/fs.h): `_IO(0x12, 119)`, with two u64: start, length.
@@ -26,10 +27,20 @@ pub enum ImageError {
     /// The device is not read-only, but the file is.
     #[error("the image was opened for reading only, but the disk is to be written")]
     NotWritable,
+    /// Somebody else's, who writes; or ours is to be written.
+    #[error(
+        "the image is in use by {0}; give each guest an image of its own, or set read_only = true for \
+         all of them"
+    )]
+    InUse(Owner),
     /// Direct I/O needs a second way to the image.
     #[error("cannot open the image a second time, for requests that direct I/O cannot carry")]
     Reopen(#[source] io::Error),
 }
+
+/// Physical block of every image that is a file, in bytes. What the file system prefers would change
+/// the disk when its file moves.
+const FILE_BLOCK: u32 = 4096;
 
 /// A raw image, opened.
 #[derive(Debug)]
@@ -83,7 +94,7 @@ impl Image {
             (size(libc::BLKSSZGET)?, size(libc::BLKPBSZGET)?)
         } else {
             // Partition tables inside of images count in sectors, whatever the file system has.
-            (512, u32::try_from(metadata.blksize()).unwrap_or(512))
+            (512, FILE_BLOCK)
         };
         let direct = (flags & libc::O_DIRECT != 0)
             .then(|| Direct::new(&file, logical_block.max(512), read_only))
@@ -91,6 +102,15 @@ impl Image {
         let in_memory = is_in_memory(&file).map_err(ImageError::Inspect)?;
         let sectors = bytes / SECTOR;
         Ok(Self { file, direct, block_device, in_memory, sectors, logical_block, physical_block })
+    }
+
+    /// Keeps other processes, and other disks of this one, from writing the image; and where this disk
+    /// is written, from using it.
+    ///
+    /// # Errors
+    /// If somebody has it.
+    pub fn lock(&self, read_only: bool) -> Result<(), ImageError> {
+        lock::lock(&self.file, read_only)
     }
 
     /// Size, in sectors of 512 bytes.

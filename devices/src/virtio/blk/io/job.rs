@@ -27,13 +27,41 @@ enum Operation {
         durable: bool,
     },
     Flush,
-    /// The argument of fallocate.
-    Allocate {
+    /// A range reads as zeroes from now on; `mode` is fallocate's.
+    Zero {
         mode: i32,
     },
+    /// A range of a file is no longer needed.
+    Punch,
     /// BLKDISCARD.
     Discard,
 }
+
+/// What a request wanted, for whoever reports its failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) struct Attempt {
+    name: &'static str,
+    extent: Extent,
+}
+
+impl std::fmt::Display for Attempt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Extent { offset, len } = self.extent;
+        match len {
+            0 => f.write_str(self.name),
+            _ => write!(f, "{} of {len} bytes at {offset}", self.name),
+        }
+    }
+}
+
+/// fallocate's modes that leave the size of a file alone.
+const PUNCH: i32 = libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_PUNCH_HOLE;
+const ZERO_RANGE: i32 = libc::FALLOC_FL_KEEP_SIZE | libc::FALLOC_FL_ZERO_RANGE;
+
+/// For file systems that cannot zero a range.
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+/// As often they are written in one call: a guest may ask for a GiB at once.
+const ZERO_IOVECS: usize = 64;
 
 /// Nearly always one; then there is nothing to allocate.
 type Buffers = SmallVec<[libc::iovec; 1]>;
@@ -43,6 +71,7 @@ type Buffers = SmallVec<[libc::iovec; 1]>;
 pub(in super::super) struct Job {
     chain: Chain,
     operation: Operation,
+    attempt: Attempt,
     /// What is left, in bytes of the image.
     left: Extent,
     /// What is left, in this process's view of guest memory.
@@ -73,24 +102,25 @@ impl Job {
         memory: &Arc<DeviceMemory>,
         image: &Image,
     ) -> Result<Self, QueueFault> {
-        let keep = libc::FALLOC_FL_KEEP_SIZE;
-        let punch = Operation::Allocate { mode: keep | libc::FALLOC_FL_PUNCH_HOLE };
         let nothing = Extent { offset: 0, len: 0 };
-        let (operation, left) = match request {
-            Request::Read(extent) => (Operation::Read, extent),
-            Request::Write(extent) => (Operation::Write { durable }, extent),
-            Request::Flush | Request::Identify => (Operation::Flush, nothing),
-            Request::Discard(extent) if image.is_block_device() => (Operation::Discard, extent),
-            Request::Discard(extent) => (punch, extent),
-            Request::WriteZeroes { extent, unmap: true } => (punch, extent),
-            Request::WriteZeroes { extent, unmap: false } => {
-                (Operation::Allocate { mode: keep | libc::FALLOC_FL_ZERO_RANGE }, extent)
+        let (name, operation, left) = match request {
+            Request::Read(extent) => ("read", Operation::Read, extent),
+            Request::Write(extent) => ("write", Operation::Write { durable }, extent),
+            Request::Flush | Request::Identify => ("flush", Operation::Flush, nothing),
+            Request::Discard(extent) if image.is_block_device() => {
+                ("discard", Operation::Discard, extent)
+            }
+            Request::Discard(extent) => ("discard", Operation::Punch, extent),
+            Request::WriteZeroes { extent, unmap } => {
+                let mode = if unmap { PUNCH } else { ZERO_RANGE };
+                ("zeroing", Operation::Zero { mode }, extent)
             }
         };
+        let attempt = Attempt { name, extent: left };
         let iovecs = iovecs(&chain, operation, left, memory)?;
         let direct = image.is_direct(left.offset, left.len, &iovecs);
         let _memory = Arc::clone(memory);
-        Ok(Self { chain, operation, left, iovecs, done: 0, direct, _memory })
+        Ok(Self { chain, operation, attempt, left, iovecs, done: 0, direct, _memory })
     }
 
     /// Whether there is no way to do it but a call that blocks.
@@ -125,7 +155,7 @@ impl Job {
     }
 
     pub(super) fn finish(self, result: io::Result<()>) -> Finished {
-        Finished { chain: self.chain, result }
+        Finished { chain: self.chain, attempt: self.attempt, result }
     }
 
     /// What is to be done next, as an entry of a ring.
@@ -154,8 +184,11 @@ impl Job {
                 .offset(offset)
                 .rw_flags(write_flags(durable))
                 .build(),
-            (Operation::Allocate { mode }, _) => {
+            (Operation::Zero { mode }, _) => {
                 opcode::Fallocate::new(file, len).offset(offset).mode(mode).build()
+            }
+            (Operation::Punch, _) => {
+                opcode::Fallocate::new(file, len).offset(offset).mode(PUNCH).build()
             }
             (Operation::Flush | Operation::Discard, _) => {
                 opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build()
@@ -168,6 +201,7 @@ impl Job {
     pub(super) fn advance(&mut self, result: io::Result<usize>) -> Option<io::Result<()>> {
         let bytes = match result {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return None,
+            Err(error) if is_unknown(&error) => return self.without_support(error),
             Err(error) => return Some(Err(error)),
             Ok(bytes) => bytes,
         };
@@ -191,7 +225,35 @@ impl Job {
             }
             self.done += 1;
         }
-        (self.left.len == 0).then_some(Ok(()))
+        if self.left.len == 0 {
+            return Some(Ok(()));
+        }
+        if self.done == self.iovecs.len() {
+            // Of buffers in guest memory there are as many as bytes that are left.
+            self.iovecs = zeroes(self.left.len);
+            self.done = 0;
+        }
+        None
+    }
+
+    /// Goes on where the image cannot do it: the guest's disk can do the same everywhere.
+    fn without_support(&mut self, error: io::Error) -> Option<io::Result<()>> {
+        match self.operation {
+            // Nothing has to happen.
+            Operation::Punch | Operation::Discard => Some(Ok(())),
+            Operation::Zero { mode: PUNCH } => {
+                self.operation = Operation::Zero { mode: ZERO_RANGE };
+                None
+            }
+            Operation::Zero { .. } => {
+                self.operation = Operation::Write { durable: false };
+                self.direct = false;
+                self.iovecs = zeroes(self.left.len);
+                self.done = 0;
+                None
+            }
+            _ => Some(Err(error)),
+        }
     }
 
     /// The buffers for one call.
@@ -219,15 +281,14 @@ impl Job {
             (Operation::Read, _) => unsafe {
                 libc::preadv2(descriptor, iovec, count, offset, flags)
             },
-            // SAFETY: as above, but the kernel only reads.
+            // SAFETY: as above, but the kernel only reads; the buffers may also lie in `ZEROES`, which
+            // lives for ever.
             (Operation::Write { durable }, _) => unsafe {
                 libc::pwritev2(descriptor, iovec, count, offset, flags | write_flags(durable))
             },
             (Operation::Flush, _) => return file.sync_data().map(|()| 0),
-            // SAFETY: fallocate touches no memory of ours.
-            (Operation::Allocate { mode }, _) => unsafe {
-                libc::fallocate(descriptor, mode, offset, len) as isize
-            },
+            (Operation::Zero { mode }, _) => allocate(descriptor, mode, offset, len),
+            (Operation::Punch, _) => allocate(descriptor, PUNCH, offset, len),
             (Operation::Discard, _) => {
                 return image.discard(self.left.offset, self.left.len).map(|()| 0);
             }
@@ -256,6 +317,27 @@ fn iovecs(
         _ => {}
     }
     Ok(iovecs)
+}
+
+/// Up to `len` bytes of zeroes. The kernel only reads them.
+fn zeroes(mut len: u64) -> Buffers {
+    let mut iovecs = Buffers::new();
+    while len > 0 && iovecs.len() < ZERO_IOVECS {
+        let iov_len = usize::try_from(len).unwrap_or(usize::MAX).min(ZEROES.len());
+        iovecs.push(libc::iovec { iov_base: ZEROES.as_ptr().cast_mut().cast(), iov_len });
+        len -= iov_len as u64;
+    }
+    iovecs
+}
+
+fn allocate(descriptor: i32, mode: i32, offset: i64, len: i64) -> isize {
+    // SAFETY: fallocate touches no memory of ours.
+    unsafe { libc::fallocate(descriptor, mode, offset, len) as isize }
+}
+
+/// Whether a file system or device does not have the operation at all.
+fn is_unknown(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOSYS | libc::ENOTTY))
 }
 
 fn write_flags(durable: bool) -> i32 {

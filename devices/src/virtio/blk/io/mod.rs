@@ -7,6 +7,7 @@
 
 mod image;
 mod job;
+mod lock;
 mod ring;
 
 use std::io;
@@ -16,13 +17,16 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::super::Chain;
 pub use image::{Image, ImageError};
-pub(super) use job::Job;
+pub(super) use job::{Attempt, Job};
+pub use lock::Owner;
 use ring::Ring;
 
 /// A request that was carried out, or failed.
 #[derive(Debug)]
 pub(super) struct Finished {
     pub(super) chain: Chain,
+    /// What was attempted.
+    pub(super) attempt: Attempt,
     pub(super) result: io::Result<()>,
 }
 

@@ -59,7 +59,7 @@ impl Ring {
     fn push(&mut self, index: usize, job: Job) -> io::Result<()> {
         let slot = self.jobs.get_mut(index).ok_or(io::ErrorKind::QuotaExceeded)?;
         let entry = slot.insert(job).entry().user_data(index as u64);
-        // SAFETY: the entry points to guest memory, which the job keeps mapped; where there are several
+        // SAFETY: the entry points to guest memory, which the job keeps mapped, or to a static; where there are several
         // buffers, also to the job's list of them, which is on the heap then and untouched while the
         // job is in `jobs`. The job leaves `jobs` when the kernel has answered the entry (`reap`),
         // never before: `Drop` waits for all answers, and if it cannot, it leaks the jobs.

@@ -4,7 +4,7 @@
 //! for whoever runs it: a difference here is a fault of the launch, or of the host.
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,10 +26,10 @@ use super::report::Reporter;
 
 /// How often the thread looks around.
 const PERIOD: Duration = Duration::from_millis(50);
-/// How long a guest that has connected may take for each step.
+/// How long a guest that has connected may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of a line with evidence.
-const LONGEST: u64 = 1 << 20;
+const LONGEST: usize = 1 << 20;
 
 /// A guest that is about to be launched may show its evidence here.
 pub(super) struct Waiting {
@@ -110,7 +110,7 @@ fn wait(
     let deadline = Instant::now() + limit;
     while !over.load(Ordering::Relaxed) {
         match listener.accept() {
-            Ok((stream, _)) => return asked(stream, expected).map(|()| true),
+            Ok((stream, _)) => return asked(stream, expected, over),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error).context("could not wait for the guest's evidence"),
         }
@@ -125,24 +125,51 @@ fn wait(
     Ok(false)
 }
 
-/// Asks for evidence, and says what is wrong with it to both sides.
-fn asked(mut stream: UnixStream, expected: &Expected) -> anyhow::Result<()> {
+/// Asks for evidence, and tells both sides what is wrong with it. `false` if the run is over first.
+fn asked(mut stream: UnixStream, expected: &Expected, over: &AtomicBool) -> anyhow::Result<bool> {
     const FAILED: &str = "could not get the guest's evidence";
-    stream.set_nonblocking(false).context(FAILED)?;
-    stream.set_read_timeout(Some(PATIENCE)).context(FAILED)?;
-    stream.set_write_timeout(Some(PATIENCE)).context(FAILED)?;
+    stream.set_nonblocking(true).context(FAILED)?;
     let mut challenge = [0; 64];
     File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut challenge))
         .context(FAILED)?;
     stream.write_all(&challenge).context(FAILED)?;
-    let mut line = String::new();
-    BufReader::new((&stream).take(LONGEST)).read_line(&mut line).context(FAILED)?;
+    let Some(line) = read_line(&stream, PATIENCE, over).context(FAILED)? else { return Ok(false) };
     let verdict = expected.compare(&line, &challenge_data(Challenger::Check, &challenge));
     let answer = verdict.as_ref().map_or_else(|error| format!("{error:#}"), |()| "ok".into());
     // A guest that does not listen any more has its verdict all the same.
     let _ = stream.write_all(format!("{answer}\n").as_bytes());
-    verdict
+    verdict.map(|()| true)
+}
+
+/// Reads up to the end of a line, within `limit` in all; `None` if the run is over first.
+fn read_line(
+    mut stream: &UnixStream,
+    limit: Duration,
+    over: &AtomicBool,
+) -> io::Result<Option<String>> {
+    let deadline = Instant::now() + limit;
+    let (mut line, mut piece) = (Vec::new(), [0; 4096]);
+    while !over.load(Ordering::Relaxed) {
+        match stream.read(&mut piece) {
+            Ok(length) => {
+                line.extend(&piece[..length]);
+                let ended = length == 0 || piece[..length].contains(&b'\n');
+                if ended || line.len() > LONGEST {
+                    return String::from_utf8(line).map(Some).map_err(io::Error::other);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                std::thread::sleep(PERIOD);
+            }
+            Err(error) => return Err(error),
+        }
+        if Instant::now() > deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(None)
 }
 
 #[derive(Deserialize)]
@@ -282,8 +309,20 @@ mod tests {
             verdict
         });
         // The report is not over the nonce.
-        let error = asked(ours, &expected).unwrap_err().to_string();
+        let error = asked(ours, &expected, &AtomicBool::new(false)).unwrap_err().to_string();
         assert_eq!(guest.join().unwrap().trim_end(), error);
         assert!(error.contains("REPORT_DATA is "), "{error}");
+    }
+
+    #[test]
+    fn guest_that_sends_no_line_is_not_waited_for() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        theirs.write_all(b"half a line").unwrap();
+        let over = AtomicBool::new(true);
+        assert_eq!(read_line(&ours, PATIENCE, &over).unwrap(), None, "the run is over");
+        over.store(false, Ordering::Relaxed);
+        let error = read_line(&ours, Duration::from_millis(1), &over).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

@@ -5,16 +5,16 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::AsRawFd as _;
 
-use casemate_machine::{Control, Outcome, Watcher};
+use casemate_machine::{Control, Outcome, Outlet, Watcher};
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::io::Errno;
 
 use super::keys::{Key, Keys};
 use super::monitor::Monitor;
-use super::terminal::say;
 
-/// What is typed and not yet taken by the guest; more is lost.
-const BACKLOG: usize = 4096;
+/// Bytes that are typed, or pasted, and not yet taken by the guest; more are lost. A terminal is always
+/// read, as escape keys have to work.
+const BACKLOG: usize = 1 << 20;
 
 const HELP: &str = "
 Ctrl-A x       end the guest
@@ -40,14 +40,30 @@ pub(super) struct Keyboard {
     backlog: VecDeque<u8>,
     /// Nothing more is read before the guest has taken the backlog.
     waits: bool,
+    /// The console's pipe is full, and watched until it is not.
+    pipe_awaited: bool,
+    /// Bytes that were typed when the backlog was full.
+    lost: usize,
     /// While the monitor is open.
     monitor: Option<Monitor>,
+    /// To the terminal, beside the guest's own output.
+    output: Outlet,
 }
 
 impl Keyboard {
-    pub(super) fn new(sink: Sink, terminal: bool) -> Self {
+    pub(super) fn new(sink: Sink, terminal: bool, output: Outlet) -> Self {
         let (keys, backlog) = (Keys::default(), VecDeque::new());
-        Self { sink, terminal, keys, backlog, waits: false, monitor: None }
+        Self {
+            sink,
+            terminal,
+            keys,
+            backlog,
+            waits: false,
+            pipe_awaited: false,
+            lost: 0,
+            monitor: None,
+            output,
+        }
     }
 
     /// Types into the guest behind `control`.
@@ -63,6 +79,7 @@ struct Typist {
 
 const INPUT: u32 = 0;
 const DRAINED: u32 = 1;
+const PIPE: u32 = 2;
 
 impl MutEventSubscriber for Typist {
     fn init(&mut self, ops: &mut EventOps<'_>) {
@@ -74,16 +91,18 @@ impl MutEventSubscriber for Typist {
     }
 
     fn process(&mut self, events: Events, ops: &mut EventOps<'_>) {
-        if events.data() == DRAINED {
-            // Only that it counted matters.
-            let _ = self.control.serial().drained().read();
-            self.send();
+        if events.data() != INPUT {
+            if events.data() == DRAINED {
+                // Only that it counted matters.
+                let _ = self.control.serial().drained().read();
+            }
+            self.send(ops);
             if self.keyboard.waits && self.keyboard.backlog.is_empty() {
                 self.resume(ops);
             }
             return;
         }
-        match self.read() {
+        match self.read(ops) {
             Ok(0) => pause(ops),
             Ok(_) if !self.keyboard.terminal && !self.keyboard.backlog.is_empty() => {
                 self.keyboard.waits = true;
@@ -118,14 +137,14 @@ impl Typist {
             Err(event_manager::Error::Epoll(error))
                 if error.errno() == Errno::PERM.raw_os_error() =>
             {
-                self.keyboard.waits = matches!(self.read(), Ok(1..));
+                self.keyboard.waits = matches!(self.read(ops), Ok(1..));
             }
             Err(error) => tracing::warn!(%error, "standard input cannot be watched"),
         }
     }
 
     /// Takes what there is; 0 at the end of the input.
-    fn read(&mut self) -> Result<usize, Errno> {
+    fn read(&mut self, ops: &mut EventOps<'_>) -> Result<usize, Errno> {
         let mut bytes = [0; 256];
         let count = match rustix::io::read(io::stdin(), &mut bytes) {
             Err(Errno::INTR | Errno::AGAIN) => return Ok(bytes.len()),
@@ -138,18 +157,30 @@ impl Typist {
                 self.keyboard.backlog.push_back(byte);
             }
         }
-        self.send();
+        self.send(ops);
         Ok(count)
     }
 
-    fn send(&mut self) {
+    /// Hands the backlog to the guest, as far as it takes it.
+    fn send(&mut self, ops: &mut EventOps<'_>) {
         let bytes = self.keyboard.backlog.make_contiguous();
         let sent = match &mut self.keyboard.sink {
             Sink::Serial => self.control.serial().send(bytes),
-            // Full: the rest goes with the next key.
+            // Full: the rest goes when the guest has read some.
             Sink::Console(pipe) => pipe.write(bytes).unwrap_or(0),
         };
         self.keyboard.backlog.drain(..sent);
+        if let Sink::Console(pipe) = &self.keyboard.sink {
+            let wanted = !self.keyboard.backlog.is_empty();
+            if wanted != self.keyboard.pipe_awaited {
+                let events = Events::with_data(pipe, PIPE, EventSet::OUT);
+                let result = if wanted { ops.add(events) } else { ops.remove(events) };
+                self.keyboard.pipe_awaited = wanted;
+                if let Err(error) = result {
+                    tracing::warn!(%error, "the console's input cannot be watched");
+                }
+            }
+        }
     }
 
     fn key(&mut self, byte: u8) {
@@ -157,17 +188,22 @@ impl Typist {
         match (keyboard.keys.take(byte), &mut keyboard.monitor) {
             (None, _) => {}
             (Some(Key::Quit), _) => self.control.stop(Outcome::Stopped),
-            (Some(Key::Help), _) => say(HELP),
+            (Some(Key::Help), _) => keyboard.output.say(HELP.as_bytes()),
             (Some(Key::Monitor), Some(_)) => {
                 keyboard.monitor = None;
-                say("\n");
+                keyboard.output.say(b"\n");
             }
-            (Some(Key::Monitor), None) => keyboard.monitor = Some(Monitor::open()),
+            (Some(Key::Monitor), None) => {
+                keyboard.monitor = Some(Monitor::open(keyboard.output.clone()));
+            }
             (Some(Key::Byte(byte)), Some(monitor)) => monitor.key(byte, &self.control),
             (Some(Key::Byte(byte)), None) if keyboard.backlog.len() < BACKLOG => {
                 keyboard.backlog.push_back(byte);
             }
-            (Some(Key::Byte(_)), None) => {}
+            (Some(Key::Byte(_)), None) => {
+                keyboard.lost += 1;
+                tracing::warn!(lost = keyboard.lost, "the guest does not read: keys are lost");
+            }
         }
     }
 }

@@ -1,14 +1,15 @@
 //! `casemate run`
 
 mod check;
+mod fault;
 mod keyboard;
 mod keys;
+mod log;
 mod monitor;
 mod report;
 mod signals;
 mod terminal;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -23,13 +24,13 @@ use casemate_kvm::trace::Interposer;
 use casemate_kvm::vm::VmType;
 use casemate_launch::PlatformKind;
 use casemate_machine::platform::{Plain, Platform, Snp, Tdx};
-use casemate_machine::{ConsolePorts, Guest, Machine, Outcome, SharedMemory};
+use casemate_machine::{ConsolePorts, Ended, Guest, Machine, Outcome, Outlet, SharedMemory};
 use casemate_plan::platforms;
 use check::Waiting;
 use report::Reporter;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signals::Signals;
-use terminal::{RawMode, Terminal};
+use terminal::{RawMode, Screen, Terminal};
 
 use super::{EXIT_BAD_INPUT, words};
 
@@ -147,18 +148,20 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    match guest(args) {
-        Err(error) if args.json => {
-            report::failed(&error, EXIT_BAD_INPUT);
-            Ok(ExitCode::from(EXIT_BAD_INPUT))
-        }
-        outcome => outcome,
-    }
+    let screen = Screen::open().context("could not use standard output and standard error")?;
+    let reporter = Reporter { json: args.json, errors: screen.errors.clone() };
+    fault::end_run_on_panic(reporter.clone());
+    let status = guest(args, &reporter, &screen).unwrap_or_else(|error| {
+        reporter.failed(&error, EXIT_BAD_INPUT);
+        EXIT_BAD_INPUT
+    });
+    screen.flush_errors();
+    Ok(ExitCode::from(status))
 }
 
-/// From the description of a guest to its end.
-fn guest(args: &Args) -> anyhow::Result<ExitCode> {
-    report::log(args.log.as_deref(), args.json)?;
+/// From the description of a guest to its end; the exit status that tells it.
+fn guest(args: &Args, reporter: &Reporter, screen: &Screen) -> anyhow::Result<u8> {
+    let limiter = log::start(args.log.as_deref(), args.json, &screen.errors)?;
     raise_open_files();
     let config = config(args)?;
     taps(&config.net, args)?;
@@ -166,12 +169,12 @@ fn guest(args: &Args) -> anyhow::Result<ExitCode> {
         [platform] => Guest::new(config, platform)?,
         _ => confidential(&config)?,
     };
-    let reporter = Reporter { json: args.json };
     reporter.cautions(&guest);
     reporter.planned(guest.plan())?;
-    let (outcome, shared) = runs(guest, reporter, args)?;
+    let (outcome, shared) = runs(guest, reporter, screen, args)?;
+    limiter.finish();
     reporter.ended(&outcome, shared);
-    Ok(ExitCode::from(outcome.status()))
+    Ok(outcome.status())
 }
 
 /// The customary limit, 1024, is for programs that use select; a guest with many queues takes more files.
@@ -308,7 +311,7 @@ fn recorded<T>(file: &Path, launch: impl FnOnce() -> T) -> anyhow::Result<T> {
 /// The guest, launched with these on its terminal; if it cannot be, what is in the way on this machine.
 fn launched(
     guest: &Guest,
-    serial: Box<dyn Write + Send>,
+    serial: Outlet,
     console: Option<ConsolePorts>,
     record: Option<&Path>,
 ) -> anyhow::Result<Machine> {
@@ -334,7 +337,8 @@ fn launched(
 /// the guest shared in it.
 fn runs(
     guest: Guest,
-    reporter: Reporter,
+    reporter: &Reporter,
+    screen: &Screen,
     args: &Args,
 ) -> anyhow::Result<(Outcome, Option<SharedMemory>)> {
     let (on_reset, on_panic) = (guest.config().on_reset, guest.config().on_panic);
@@ -345,22 +349,32 @@ fn runs(
     let mut again = Some(guest);
     loop {
         let Some(guest) = again.take() else { bail!("the launch plan is gone") };
-        let terminal = Terminal::open(guest.config().console, raw_mode.is_some())
+        let terminal = Terminal::open(guest.config().console, raw_mode.is_some(), screen)
             .context("could not use standard input and output")?;
         let waiting = args.attest.map(|_| Waiting::of(&guest)).transpose()?;
-        let machine = launched(&guest, terminal.serial, terminal.console, args.record.as_deref())?;
+        let machine =
+            launched(&guest, screen.output.clone(), terminal.console, args.record.as_deref())?;
         reporter.launched(&guest);
         // A plan holds kernel and initrd: it stays only where it is needed again.
         again = (on_reset == Ending::Restart || on_panic == Ending::Restart).then_some(guest);
         let control = machine.control().clone();
         let limit = Duration::from_secs(args.attest.unwrap_or_default());
-        let _check =
-            waiting.map(|waiting| waiting.start(control.clone(), reporter, limit)).transpose()?;
+        let _check = waiting
+            .map(|waiting| waiting.start(control.clone(), reporter.clone(), limit))
+            .transpose()?;
         let signals = signals.watcher(control.clone()).context("could not watch for signals")?;
         let keyboard = terminal.keyboard.map(|keyboard| keyboard.watcher(control.clone()));
         let watchers = keyboard.into_iter().chain([signals]).collect();
-        let outcome = machine.run(watchers)?;
+        let Ended { outcome, unfinished } = machine.run(watchers)?;
+        if let (bytes @ 1.., error) = screen.flush_output() {
+            reporter.lost(bytes, error.as_deref());
+        }
+        if !unfinished.is_empty() {
+            reporter.unfinished(&unfinished);
+        }
         let restart = match outcome {
+            // Files and sockets of a guest that did not end are not free for the next.
+            _ if !unfinished.is_empty() => false,
             Outcome::Reset => on_reset == Ending::Restart,
             Outcome::Panic => on_panic == Ending::Restart,
             _ => false,

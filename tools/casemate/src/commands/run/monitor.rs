@@ -1,9 +1,7 @@
 //! The monitor: a line of commands to the machine, on the guest's terminal.
 
 use casemate_config::ByteSize;
-use casemate_machine::{Control, Outcome};
-
-use super::terminal::say;
+use casemate_machine::{Control, Outcome, Outlet};
 
 const HELP: &str = "\
 status        what the guest does
@@ -17,25 +15,26 @@ const PROMPT: &str = "> ";
 const PAGE_SIZE: u64 = 4096;
 
 /// A line that is typed.
-#[derive(Default)]
 pub(super) struct Monitor {
     line: String,
+    /// To the terminal, beside the guest's own output.
+    output: Outlet,
 }
 
 impl Monitor {
-    pub(super) fn open() -> Self {
-        say("\nmonitor; help lists its commands\n");
-        say(PROMPT);
-        Self::default()
+    pub(super) fn open(output: Outlet) -> Self {
+        output.say(b"\nmonitor; help lists its commands\n");
+        output.say(PROMPT.as_bytes());
+        Self { line: String::new(), output }
     }
 
     /// Takes a key, and obeys when it completes a line.
     pub(super) fn key(&mut self, byte: u8, control: &Control) {
         let (echo, line) = self.edit(byte);
-        say(&echo);
+        self.output.say(echo.as_bytes());
         if let Some(line) = line {
-            say(&obey(line.trim(), control));
-            say(PROMPT);
+            self.output.say(obey(line.trim(), control).as_bytes());
+            self.output.say(PROMPT.as_bytes());
         }
     }
 
@@ -108,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_line_can_be_edited() {
-        let mut monitor = Monitor::default();
+        let mut monitor = Monitor::open(Outlet::sink().unwrap());
         let typed = b"\x7fstatux\x7fs\x1b\rx\x08quit\n";
         let lines: Vec<_> = typed.iter().filter_map(|byte| monitor.edit(*byte).1).collect();
         assert_eq!(lines, ["status", "quit"]);

@@ -1,45 +1,40 @@
 //! What `casemate run` says beside the guest's own output, all on standard error.
 
-use std::io::{self, IsTerminal as _};
+use std::fmt::Display;
 
 use anyhow::Context as _;
 use casemate_launch::tdx::PageOrder;
 use casemate_launch::{LaunchPlan, PlatformKind, snp, tdx};
-use casemate_machine::{Guest, Outcome, SharedMemory};
+use casemate_machine::{Guest, Outcome, Outlet, SharedMemory};
 use serde_json::json;
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{Layer as _, Registry, fmt};
 
 use crate::commands::cautions::{Caution, cautions, measured_line};
 
-/// Starts the log.
-pub(super) fn log(filter: Option<&str>, json: bool) -> anyhow::Result<()> {
-    let default = || std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty());
-    let text = filter.map(str::to_owned).or_else(default).unwrap_or_else(|| "warn".into());
-    let filter: Targets = text.parse().with_context(|| {
-        format!("\"{text}\" is no log filter; try info, or casemate_machine=debug")
-    })?;
-    let layer = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
-    let layer = if json { layer.json().boxed() } else { layer.boxed() };
-    Registry::default().with(layer).with(filter).init();
-    Ok(())
-}
-
-/// Tells machines that no guest runs, or no longer, and why.
-pub(super) fn failed(error: &anyhow::Error, status: u8) {
-    let text = format!("{error:#}");
-    eprintln!("{}", json!({"event": "failed", "status": status, "text": text}));
-}
-
 /// Tells people or machines what happens.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Reporter {
     pub(super) json: bool,
+    /// Standard error.
+    pub(super) errors: Outlet,
 }
 
 impl Reporter {
+    /// Writes a line.
+    fn say(&self, line: impl Display) {
+        self.errors.say(format!("{line}\n").as_bytes());
+    }
+
+    /// No guest runs, or no longer, and why.
+    pub(super) fn failed(&self, error: &anyhow::Error, status: u8) {
+        let text = format!("{error:#}");
+        if self.json {
+            self.say(json!({"event": "failed", "status": status, "text": text}));
+        } else {
+            // The whole chain, outermost first: what was attempted, then why it failed.
+            self.say(format_args!("casemate: {text}"));
+        }
+    }
+
     /// What the platform will measure, before it is asked for anything.
     pub(super) fn planned(&self, plan: &LaunchPlan) -> anyhow::Result<()> {
         const FAILED: &str = "could not measure the guest";
@@ -52,9 +47,9 @@ impl Reporter {
         let digest = digest.to_string();
         if self.json {
             let event = json!({"event": "measured", "platform": platform, "measurement": digest});
-            eprintln!("{event}");
+            self.say(event);
         } else {
-            eprintln!("casemate: expected measurement {digest}");
+            self.say(format_args!("casemate: expected measurement {digest}"));
         }
         Ok(())
     }
@@ -69,9 +64,9 @@ impl Reporter {
         for caution in cautions(line, config.vsock.is_some()) {
             if self.json {
                 let Caution { problem, remedy } = caution;
-                eprintln!("{}", json!({"event": "warning", "text": problem, "remedy": remedy}));
+                self.say(json!({"event": "warning", "text": problem, "remedy": remedy}));
             } else {
-                eprintln!("casemate: warning: {caution}");
+                self.say(format_args!("casemate: warning: {caution}"));
             }
         }
     }
@@ -83,24 +78,24 @@ impl Reporter {
             let event = json!(
                 {"event": "launched", "platform": platform, "memory": memory, "vcpus": vcpus}
             );
-            eprintln!("{event}");
+            self.say(event);
         }
     }
 
     /// The guest has shown the right evidence.
-    pub(super) fn attested(self) {
+    pub(super) fn attested(&self) {
         if self.json {
-            eprintln!("{}", json!({"event": "attested"}));
+            self.say(json!({"event": "attested"}));
         } else {
-            eprintln!("casemate: the guest's evidence is that of what was launched");
+            self.say(format_args!("casemate: the guest's evidence is that of what was launched"));
         }
     }
 
     pub(super) fn restarts(&self, outcome: &Outcome) {
         if self.json {
-            eprintln!("{}", json!({"event": "restarts", "outcome": outcome.name()}));
+            self.say(json!({"event": "restarts", "outcome": outcome.name()}));
         } else {
-            eprintln!("casemate: {outcome}; it starts anew");
+            self.say(format_args!("casemate: {outcome}; it starts anew"));
         }
     }
 
@@ -117,9 +112,44 @@ impl Reporter {
             let event = json!({
                 "event": "ended", "outcome": name, "status": status, "text": text, "shared": memory
             });
-            eprintln!("{event}");
+            self.say(event);
         } else if *outcome != Outcome::PowerOff {
-            eprintln!("casemate: {outcome}");
+            self.say(format_args!("casemate: {outcome}"));
+        }
+    }
+}
+
+impl Reporter {
+    /// The run is over, but these threads did not end with it.
+    pub(super) fn unfinished(&self, threads: &[String]) {
+        let threads = threads.join(", ");
+        if self.json {
+            self.say(json!({"event": "unfinished", "threads": threads}));
+        } else {
+            self.say(format_args!("casemate: ends without waiting any longer for {threads}"));
+        }
+    }
+
+    /// This program has a fault.
+    pub(super) fn fault(&self, description: &str, status: u8) {
+        if self.json {
+            self.say(json!({"event": "fault", "status": status, "text": description}));
+        } else {
+            self.say(format_args!(
+                "casemate: the run ends for a fault of this program: {description}"
+            ));
+        }
+    }
+
+    /// Bytes of the guest that standard output did not take.
+    pub(super) fn lost(&self, bytes: u64, error: Option<&str>) {
+        let why = error.unwrap_or("nobody reads it");
+        if self.json {
+            self.say(json!({"event": "lost", "bytes": bytes, "text": why}));
+        } else {
+            self.say(format_args!(
+                "casemate: standard output did not take {bytes} bytes of the guest: {why}"
+            ));
         }
     }
 }

@@ -1,12 +1,13 @@
 //! Standard input and output: raw mode, and who reads and writes them.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use casemate_machine::ConsolePorts;
+use casemate_machine::{ConsolePorts, Outlet};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcsetattr};
 
@@ -57,10 +58,43 @@ fn restore() {
     }
 }
 
-/// Who has standard input and output while a guest runs.
+/// How long the end of a run waits for an output that takes nothing.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long it waits for one that takes little at a time.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Standard output and standard error. Nobody waits for whoever reads them.
+#[derive(Clone)]
+pub(super) struct Screen {
+    /// For the guest, and the monitor beside it.
+    pub(super) output: Outlet,
+    pub(super) errors: Outlet,
+}
+
+impl Screen {
+    pub(super) fn open() -> io::Result<Self> {
+        // The files have no buffer that would hold back a prompt.
+        let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+        let errors = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+        Ok(Self { output: Outlet::new("output", output)?, errors: Outlet::new("errors", errors)? })
+    }
+
+    /// Waits until the guest's output is written, or nobody takes it. Returns the bytes that are lost,
+    /// and why.
+    pub(super) fn flush_output(&self) -> (u64, Option<String>) {
+        let left = self.output.flush(PATIENCE, LIMIT);
+        let (lost, error) = self.output.lost();
+        (lost + left as u64, error)
+    }
+
+    /// As [`Screen::flush_output`], for messages. Where nobody takes them, there is nobody to tell.
+    pub(super) fn flush_errors(&self) {
+        let _ = self.errors.flush(PATIENCE, LIMIT);
+    }
+}
+
+/// The guest's ends of standard input and output.
 pub(super) struct Terminal {
-    /// The serial port's output.
-    pub(super) serial: Box<dyn Write + Send>,
     /// The virtio console, if the guest is to have one.
     pub(super) console: Option<ConsolePorts>,
     /// Reads standard input, unless the console does.
@@ -70,28 +104,19 @@ pub(super) struct Terminal {
 impl Terminal {
     /// Both the serial port and the console write to standard output. Input goes to the console if
     /// there is one; on a terminal by way of the keyboard, which takes the escape keys out.
-    pub(super) fn open(console: bool, terminal: bool) -> io::Result<Self> {
-        // The file has no buffer that would hold back a prompt.
-        let output = || io::stdout().as_fd().try_clone_to_owned();
-        let serial = Box::new(File::from(output()?));
+    pub(super) fn open(console: bool, terminal: bool, screen: &Screen) -> io::Result<Self> {
+        let output = screen.output.clone();
+        let typing = |sink| Some(Keyboard::new(sink, terminal, output.clone()));
         if !console {
-            let keyboard = Some(Keyboard::new(Sink::Serial, terminal));
-            return Ok(Self { serial, console: None, keyboard });
+            return Ok(Self { console: None, keyboard: typing(Sink::Serial) });
         }
         let (input, keyboard) = if terminal {
             let (reader, writer) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
-            (reader, Some(Keyboard::new(Sink::Console(writer.into()), terminal)))
+            (reader, typing(Sink::Console(writer.into())))
         } else {
             (io::stdin().as_fd().try_clone_to_owned()?, None)
         };
-        let console = Some(ConsolePorts { input: Some(input), output: output()? });
-        Ok(Self { serial, console, keyboard })
+        let console = Some(ConsolePorts { input: Some(input), output });
+        Ok(Self { console, keyboard })
     }
-}
-
-/// To the terminal, beside the guest's own output.
-pub(super) fn say(text: &str) {
-    let mut stdout = io::stdout().lock();
-    // If it fails, nobody reads it.
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
