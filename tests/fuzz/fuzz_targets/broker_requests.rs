@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use casemate_verify::Timestamp;
 use casemate_broker::http::read_request;
-use casemate_broker::{Broker, ReleasePolicy, Secret, Store, StoreKey, Verifier};
+use casemate_broker::{
+    Broker, Peer, ProxyHeader, ReleasePolicy, Secret, Store, StoreKey, TrustedProxies, Verifier,
+};
 use libfuzzer_sys::fuzz_target;
 
 static BROKER: OnceLock<Broker> = OnceLock::new();
@@ -27,12 +29,17 @@ fuzz_target!(|bytes: &[u8]| {
     let mut session = None;
     // Requests are separated by a byte that no head has; each gets the session of the one before.
     for request in bytes.split(|byte| *byte == 0xff) {
-        let Ok((mut head, body)) = read_request(&mut &request[..]) else { continue };
+        let Ok((mut head, body)) = read_request(&mut &request[..], |_| ()) else { continue };
         if head.session.is_some() {
             head.session.clone_from(&session);
         }
+        for header in [ProxyHeader::XForwardedFor, ProxyHeader::Forwarded] {
+            let networks = vec!["127.0.0.0/8".parse().expect("a network")];
+            let proxy = Peer::Tcp([127, 0, 0, 1].into());
+            let _ = TrustedProxies { networks, header }.client(&proxy, &head);
+        }
         let at = Timestamp(1_795_305_600);
-        let answer = broker.answer(&head, &body, "fuzz", Instant::now(), at);
+        let answer = broker.answer(&head, &body, &Peer::Vsock(3), Instant::now(), at);
         session = answer.session.or(session);
         assert!(answer.status != 200 || head.path == "/kbs/v0/auth", "{}", head.path);
     }

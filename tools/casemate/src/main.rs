@@ -8,7 +8,7 @@ mod commands;
 
 use commands::{
     audit, broker, certificates, completions, explain, firmware, host, id_block, igvm, image, lab,
-    man, measure, run, verify,
+    man, measure, policy, run, verify,
 };
 
 /// Measures, launches and proves confidential guests.
@@ -31,6 +31,7 @@ enum Command {
     Igvm(igvm::Args),
     Image(image::Args),
     Verify(verify::Args),
+    Policy(policy::Args),
     Broker(broker::Args),
     Audit(audit::Args),
     Lab(lab::Args),
@@ -70,6 +71,7 @@ fn main() -> ExitCode {
         Command::Igvm(args) => igvm::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Policy(args) => policy::run(&args),
         Command::Broker(args) => broker::run(&args),
         Command::Audit(args) => audit::run(&args),
         Command::Lab(args) => lab::run(&args),
@@ -79,7 +81,8 @@ fn main() -> ExitCode {
     };
     outcome.unwrap_or_else(|error| {
         // The whole chain, outermost first: what was attempted, then why it failed.
-        eprintln!("casemate: {error:#}");
+        // Some part of it may come from a guest, a peer or a file.
+        eprintln!("casemate: {}", casemate_foreign::lines(&format!("{error:#}")));
         ExitCode::from(commands::EXIT_BAD_INPUT)
     })
 }

@@ -3,144 +3,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+mod broker_folder;
 
-use casemate_agent::{Address, EvidenceError, EvidenceSource, Trusted, fetch};
-use casemate_protocol::Evidence;
-use casemate_test_support::chip::Report;
-use casemate_test_support::evidence;
+use std::os::unix::fs::PermissionsExt as _;
+
+use broker_folder::{Folder, Guest, ID, MEASUREMENT, SECRET};
+use casemate_agent::fetch;
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use serde_json::{Value, json};
-
-const ID: &str = "default/disk/root";
-const SECRET: &[u8] = b"a secret\nof two lines\0";
-const MEASUREMENT: [u8; 48] = [0x5a; 48];
-
-/// A guest on the TEST chip.
-struct Guest([u8; 48]);
-
-impl EvidenceSource for Guest {
-    fn tee(&self) -> Result<kbs_types::Tee, EvidenceError> {
-        Ok(kbs_types::Tee::Snp)
-    }
-
-    fn evidence(&self, report_data: &[u8; 64]) -> Result<Evidence, EvidenceError> {
-        let report =
-            Report { policy: Report::POLICY, report_data: *report_data, measurement: self.0 };
-        Ok(Evidence::Snp { report: report.sign().unwrap(), certificates: vec![] })
-    }
-}
-
-/// A directory with a key and a policy, and the commands in it.
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        let folder = Folder(tempfile::tempdir().unwrap());
-        let key = folder.run(&["broker", "key"], b"");
-        assert_eq!(key.stdout.len(), 65);
-        std::fs::write(folder.path("key"), key.stdout).unwrap();
-        let measurement: String = MEASUREMENT.iter().map(|byte| format!("{byte:02x}")).collect();
-        folder.write("policy", &json!({"allow_debug": false, "measurements": measurement}));
-        folder
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, json: &Value) {
-        std::fs::write(self.path(name), json.to_string()).unwrap();
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_casemate"));
-        command.args(arguments).current_dir(self.0.path());
-        command
-    }
-
-    fn run(&self, arguments: &[&str], input: &[u8]) -> Output {
-        let mut child = self
-            .command(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // A command that fails early does not read.
-        let _ = child.stdin.take().unwrap().write_all(input);
-        child.wait_with_output().unwrap()
-    }
-
-    /// Runs a command that has to work, with the store and its key; what it prints.
-    fn store(&self, arguments: &[&str], input: &[u8]) -> String {
-        let output = self.run_store(arguments, input);
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn run_store(&self, arguments: &[&str], input: &[u8]) -> Output {
-        let store = ["--store", "store", "--key", "key"];
-        self.run(&[&["broker"], arguments, &store].concat(), input)
-    }
-
-    /// What a guest takes that pins the key which `casemate broker release-key` prints.
-    fn trusted(&self) -> Trusted {
-        Trusted::Keys(vec![self.store(&["release-key"], b"").trim().parse().unwrap()])
-    }
-
-    fn put(&self) {
-        let said = self.store(&["secret", "put", ID, "--snp-policy", "policy"], SECRET);
-        assert_eq!(said, format!("{ID}: {} bytes are in the store\n", SECRET.len()));
-    }
-
-    /// A broker, where it listens, and what it says of itself.
-    fn serve(&self) -> (Killed, Address) {
-        let synthetic =
-            |name: &str| evidence::folder().join("synthetic").join(name).display().to_string();
-        let mut child = self
-            .command(&["broker", "serve", "--store", "store", "--key", "key", "--audit", "audit"])
-            .args(["--listen", "tcp:127.0.0.1:0", "--chip-certificate", &synthetic("vcek.der")])
-            .args(["--test-root", &synthetic("ark.der"), "--test-ask", &synthetic("ask.der")])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("listening at ").expect(&line).parse().unwrap();
-        (Killed(child), address)
-    }
-
-    fn verify(&self, more: &[&str]) -> (Option<i32>, Value) {
-        let arguments = [&["audit", "verify", "audit", "--format", "json"], more].concat();
-        let output = self.run(&arguments, b"");
-        (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or_default())
-    }
-}
-
-/// A process that is ended by SIGKILL when the test is done with it.
-struct Killed(Child);
-
-impl Killed {
-    /// Ends it; what it wrote to its standard error.
-    fn kill(mut self) -> String {
-        let _ = self.0.kill();
-        let mut text = String::new();
-        std::io::Read::read_to_string(&mut self.0.stderr.take().unwrap(), &mut text).unwrap();
-        self.0.wait().unwrap();
-        text
-    }
-}
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 #[test]
 fn from_nothing_to_a_released_secret_and_on_after_kill_9() {
@@ -250,8 +120,15 @@ fn bad_input_is_an_error_that_says_what_to_do() {
     folder.put();
     folder.write("weak", &json!({}));
     folder.write("data", &json!({"report_data": "00".repeat(64)}));
-    std::fs::write(folder.path("other"), "f".repeat(64)).unwrap();
-    std::fs::write(folder.path("short"), "f".repeat(63)).unwrap();
+    let write_key = |name: &str, text: &str, mode: u32| {
+        std::fs::write(folder.path(name), text).unwrap();
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(folder.path(name), mode).unwrap();
+    };
+    write_key("other", &"f".repeat(64), 0o600);
+    write_key("short", &"f".repeat(63), 0o400);
+    write_key("open", &"f".repeat(64), 0o604);
+    write_key("text", "{}", 0o600);
     let error = |arguments: &[&str], input: &[u8]| {
         let output = folder.run(arguments, input);
         let text = String::from_utf8(output.stderr).unwrap();
@@ -265,8 +142,13 @@ fn bad_input_is_an_error_that_says_what_to_do() {
     };
     let key = ["--key", "key"];
     let with = |more: &[&'static str]| [&key, more].concat();
-    assert!(put(&with(&["a/b/c", "--snp-policy", "weak"]), b"x").contains("\"measurements\""));
-    assert!(put(&with(&["a/b/c"]), b"x").contains("nobody may have it"));
+    let weak = put(&with(&["a/b/c", "--snp-policy", "weak"]), b"x");
+    for key in ["measurements", "allow_debug", "allow_migration_agent", "vmpl", "min_reported_tcb"]
+    {
+        assert!(weak.contains(&format!("the snp policy is weak: {key}:")), "{weak}");
+    }
+    assert!(weak.contains("--accept-weak-policy"), "{weak}");
+    assert!(put(&with(&["a/b/c"]), b"x").contains("nobody could have the secret"));
     assert!(put(&with(&["a/b/c", "--snp-policy", "data"]), b"x").contains("report_data"));
     assert!(put(&with(&["a/b/c", "--snp-policy", "key"]), b"x").contains("policy"));
     assert!(put(&with(&["a/b/c", "--snp-policy", "/nowhere"]), b"x").contains("/nowhere"));
@@ -281,7 +163,9 @@ fn bad_input_is_an_error_that_says_what_to_do() {
         |key: &str| error(&["broker", "secret", "list", "--store", "store", "--key", key], b"");
     assert!(list("other").contains("another store's"));
     assert!(list("short").contains("64 hexadecimal digits"));
-    assert!(list("policy").contains("64 hexadecimal digits"));
+    assert!(list("text").contains("64 hexadecimal digits"));
+    assert!(list("open").contains("others can read it (mode 604)"));
+    assert!(error(&["broker", "key", "key"], b"").contains("File exists"));
     let other = ["broker", "secret", "list", "--store", "policy", "--key", "key"];
     assert!(error(&other, b"").contains("store"));
     let show = ["broker", "policy", "show", "no/such/secret", "--store", "store", "--key", "key"];

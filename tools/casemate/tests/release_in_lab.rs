@@ -107,8 +107,7 @@ fn predicted(folder: &Path) -> String {
 
 /// An empty store, its key, and the key that signs its releases.
 fn make_store(folder: &Path) {
-    let key = run(casemate().args(["broker", "key"]));
-    std::fs::write(folder.join("key"), key).unwrap();
+    run(casemate().args(["broker", "key", "key"]).current_dir(folder));
     let release_key = ["broker", "release-key", "--store", "store", "--key", "key"];
     let key = run(casemate().args(release_key).current_dir(folder));
     std::fs::write(folder.join("broker-key"), key).unwrap();
@@ -116,7 +115,10 @@ fn make_store(folder: &Path) {
 
 /// Puts the secret into the store, for guests with this measurement that cannot be debugged.
 fn put_secret(folder: &Path, measurement: &str) {
-    let policy = json!({"allow_debug": false, "vmpl": [0], "measurements": measurement});
+    let policy = json!({
+        "allow_debug": false, "allow_migration_agent": false, "vmpl": [0],
+        "min_reported_tcb": {"bl": 4, "snp": 22, "ucode": 213}, "measurements": measurement,
+    });
     std::fs::write(folder.join("policy"), policy.to_string()).unwrap();
     std::fs::write(folder.join("secret"), SECRET).unwrap();
     run(casemate()

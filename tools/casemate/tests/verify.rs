@@ -311,3 +311,33 @@ fn a_guest_file_says_what_to_expect() {
     let missing = verify(&["--expect", "no-such.toml"]);
     assert_eq!(missing.status.code(), Some(2));
 }
+
+#[test]
+fn a_name_in_a_certificate_does_not_act_on_the_terminal() {
+    let file = |name: &str| folder().join("synthetic").join(name).display().to_string();
+    let forged = file("forged-words.der");
+    for explain in [&[][..], &["--explain"], &["--format", "json"]] {
+        let output = casemate(
+            &[
+                &["snp", "--report", &file("reports/ok-v5.bin"), "--ask", &file("ask.der")][..],
+                &["--vek", &forged, "--ark", &forged, "--at", "2026-11-22T00:00:00Z"],
+                explain,
+            ]
+            .concat(),
+        );
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        for text in [output.stdout, output.stderr] {
+            let text = String::from_utf8(text).unwrap();
+            assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+            assert!(!text.lines().any(|line| line.starts_with("accept")), "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_migration_agent_is_refused_unless_a_policy_allows_it() {
+    let mut case = case("snp-synth-migration-agent").unwrap();
+    assert_eq!(run(&case).0, Some(1));
+    case.policy = Some(serde_json::json!({"allow_debug": false}));
+    assert_eq!(run(&case).0, Some(0));
+}

@@ -1,33 +1,34 @@
 //! The protocol: what each request is answered with.
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use casemate_foreign::{Foreign, one_line};
 use casemate_protocol::{Evidence, HASH_ALGORITHM, PREFIX, VERSION, report_data};
 use casemate_verify::{Judgement, Outcome, Timestamp, Verdict};
-use kbs_types::{Attestation, Challenge, ErrorInformation, Request};
+use kbs_types::{Attestation, Challenge, ErrorInformation, Request, Tee};
 use ring::digest::{SHA384, digest};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::audit::{AuditError, AuditLog, Event, Head as AuditHead, Record};
+use crate::audit::{AuditError, AuditKey, AuditLog, Event, Head as AuditHead, Record};
+use crate::ear;
 use crate::http::{Answer, Head};
 use crate::jwe::Recipient;
+use crate::peer::Peer;
 use crate::policy::policy_digest;
 use crate::release::ReleaseKey;
 use crate::seal::hex;
-use crate::session::{Attested, Sessions};
+use crate::session::{Attested, ChallengeError, Sessions};
 use crate::store::{Kind, Secret, SecretId, Store, StoreError};
-use crate::token::{self, Signer};
+use crate::token::Signer;
 use crate::verifier::{Verifier, trust};
 
 /// How long a nonce is good.
 const NONCE_LIFETIME: Duration = Duration::from_secs(60);
 /// How long what was attested is good for asking for secrets.
 const SESSION_LIFETIME: Duration = Duration::from_secs(300);
-/// The longest text of a guest's that is repeated in a record or an answer, in characters.
-const MAX_QUOTED: usize = 200;
 
 /// A broker that cannot begin.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +67,7 @@ impl Refusal {
 
     fn internal(error: &dyn std::error::Error) -> Self {
         let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-        tracing::error!("{error}{cause}");
+        tracing::error!("{}", one_line(&format!("{error}{cause}")));
         Refusal::new(500, "Internal", "the broker failed; its own log says why")
     }
 }
@@ -74,8 +75,16 @@ impl Refusal {
 impl From<Refusal> for Answer {
     fn from(refusal: Refusal) -> Self {
         let body = error_body(refusal.kind, &refusal.detail);
-        Answer { status: refusal.status, session: None, signature: None, body }
+        Answer { status: refusal.status, body, ..Answer::default() }
     }
+}
+
+fn wrong_method(right: &str) -> Refusal {
+    Refusal::new(
+        405,
+        "Method",
+        format!("the path takes {right} alone; secrets are put in on the broker itself"),
+    )
 }
 
 /// The protocol's form of an error.
@@ -86,14 +95,14 @@ pub(crate) fn error_body(kind: &str, detail: &str) -> Vec<u8> {
 }
 
 fn granted(body: &Value) -> Answer {
-    Answer { status: 200, session: None, signature: None, body: body.to_string().into_bytes() }
+    Answer { status: 200, body: body.to_string().into_bytes(), ..Answer::default() }
 }
 
 /// One request on its way.
 struct Call<'a> {
     head: &'a Head,
     body: &'a [u8],
-    peer: &'a str,
+    peer: &'a Peer,
     now: Instant,
     at: Timestamp,
 }
@@ -104,10 +113,27 @@ impl Broker {
     /// # Errors
     /// The store cannot be read, or the log is not what was written or cannot be written.
     pub fn new(store: Store, verifier: Verifier, log: &Path) -> Result<Self, BrokerError> {
+        Self::open(store, verifier, log, false)
+    }
+
+    /// A broker as of [`Broker::new`] with a store that was restored from a backup: the log goes on after
+    /// the record at which the backup was made.
+    ///
+    /// # Errors
+    /// As of [`Broker::new`].
+    pub fn restored(store: Store, verifier: Verifier, log: &Path) -> Result<Self, BrokerError> {
+        Self::open(store, verifier, log, true)
+    }
+
+    fn open(
+        store: Store,
+        verifier: Verifier,
+        log: &Path,
+        restored: bool,
+    ) -> Result<Self, BrokerError> {
         let signer = Signer::of(&store)?;
         let release_key = ReleaseKey::of(&store)?;
-        let log = AuditLog::open(log, &store.audit_head()?)?;
-        store.set_audit_head(log.head())?;
+        let log = open_log(&store, log, restored)?;
         let sessions = Sessions::new(NONCE_LIFETIME, SESSION_LIFETIME);
         Ok(Broker { store, verifier, signer, release_key, sessions, log: Mutex::new(log) })
     }
@@ -118,7 +144,7 @@ impl Broker {
         &self,
         head: &Head,
         body: &[u8],
-        peer: &str,
+        peer: &Peer,
         now: Instant,
         at: Timestamp,
     ) -> Answer {
@@ -126,21 +152,19 @@ impl Broker {
         let Some(path) = head.path.strip_prefix(PREFIX) else {
             return Refusal::new(404, "Path", format!("paths begin with {PREFIX}")).into();
         };
-        let answered = match (head.method.as_str(), path) {
-            ("POST", "auth") => self.challenge(&call),
-            ("POST", "attest") => self.attest(&call),
-            (method, path) => match path.strip_prefix("resource/") {
-                // Trustee's clients give the identifier a `/` of its own.
-                Some(id) if method == "GET" => {
-                    self.resource(&call, id.strip_prefix('/').unwrap_or(id))
-                }
-                Some(_) => {
-                    Err(Refusal::new(405, "Method", "secrets are put in on the broker itself"))
-                }
-                None => Err(Refusal::new(404, "Path", "there is no such path")),
-            },
+        let (allow, answered) = match (path, path.strip_prefix("resource/")) {
+            ("auth", _) if head.method == "POST" => ("POST", self.challenge(&call)),
+            ("attest", _) if head.method == "POST" => ("POST", self.attest(&call)),
+            // Trustee's clients give the identifier a `/` of its own.
+            (_, Some(id)) if head.method == "GET" => {
+                ("GET", self.resource(&call, id.strip_prefix('/').unwrap_or(id)))
+            }
+            ("auth" | "attest", _) => ("POST", Err(wrong_method("POST"))),
+            (_, Some(_)) => ("GET", Err(wrong_method("GET"))),
+            (_, None) => ("", Err(Refusal::new(404, "Path", "there is no such path"))),
         };
-        answered.unwrap_or_else(Answer::from)
+        let answer = answered.unwrap_or_else(Answer::from);
+        Answer { allow: (answer.status == 405).then_some(allow), ..answer }
     }
 
     /// `POST auth`: a session and a nonce.
@@ -149,9 +173,14 @@ impl Broker {
         // Versions 0.x.y with the same x understand each other.
         let minor = |version: &str| version.rsplit_once('.').map(|(minor, _)| minor.to_owned());
         if minor(&request.version) != minor(VERSION) {
-            let asked = quoted(&request.version);
-            let detail = format!("the version {asked} of the protocol is not spoken; {VERSION} is");
+            let asked = Foreign(&request.version);
+            let detail =
+                format!("the version \"{asked}\" of the protocol is not spoken; {VERSION} is");
             return Err(Refusal::new(401, "ProtocolVersion", detail));
+        }
+        if !matches!(request.tee, Tee::Snp | Tee::Tdx) {
+            let detail = format!("evidence of {} guests cannot be judged", request.tee);
+            return Err(Refusal::new(401, "Tee", detail));
         }
         if let Some(list) = request.extra_params["supported-hash-algorithms"].as_array() {
             let known = |name: &Value| {
@@ -162,9 +191,9 @@ impl Broker {
                 return Err(Refusal::new(401, "HashAlgorithm", detail));
             }
         }
-        let begun = self.sessions.begin(request.tee, call.now);
+        let begun = self.sessions.begin(request.tee, call.peer, call.now);
         let (id, nonce) =
-            begun.ok_or_else(|| Refusal::new(503, "Busy", "too many sessions: try again later"))?;
+            begun.ok_or_else(|| Refusal::new(503, "Random", "the system gave no random bytes"))?;
         let extra_params = json!({"selected-hash-algorithm": HASH_ALGORITHM});
         let challenge = json!(Challenge { nonce, extra_params });
         Ok(Answer { session: Some(id), ..granted(&challenge) })
@@ -173,9 +202,15 @@ impl Broker {
     /// `POST attest`: is the evidence genuine, and bound to the session's nonce and the key?
     fn attest(&self, call: &Call<'_>) -> Result<Answer, Refusal> {
         let attestation: Attestation = parse(call.body)?;
-        let mut record = record(call);
-        record.nonce = Some(quoted(&attestation.runtime_data.nonce));
-        match self.judge_attestation(call, attestation, &mut record) {
+        let session = call.head.session.as_deref().unwrap_or_default();
+        let challenge = self.sessions.take_challenge(session, call.now);
+        // Anybody can invent a session: that fills no log.
+        if let Err(error @ ChallengeError::Unknown) = challenge {
+            return Err(Refusal::new(401, "Nonce", error.to_string()));
+        }
+        let mut record = record(call.peer, call.at);
+        record.nonce = Some(attestation.runtime_data.nonce.clone());
+        match self.judge_attestation(call, challenge, attestation, &mut record) {
             Ok(token) => {
                 let session = call.head.session.clone();
                 Ok(Answer { session, ..granted(&json!({"token": token})) })
@@ -187,6 +222,7 @@ impl Broker {
     fn judge_attestation(
         &self,
         call: &Call<'_>,
+        challenge: Result<(Tee, String), ChallengeError>,
         attestation: Attestation,
         record: &mut Record,
     ) -> Result<String, Refusal> {
@@ -195,10 +231,7 @@ impl Broker {
             Refusal::new(401, "Nonce", detail)
         };
         let session = call.head.session.as_deref().unwrap_or_default();
-        let (tee, nonce) = self
-            .sessions
-            .take_challenge(session, call.now)
-            .map_err(|error| nonce_refused(record, error.to_string()))?;
+        let (tee, nonce) = challenge.map_err(|error| nonce_refused(record, error.to_string()))?;
         let Attestation { runtime_data, tee_evidence, .. } = attestation;
         if runtime_data.nonce != nonce {
             return Err(nonce_refused(record, "the nonce is not this session's".into()));
@@ -213,7 +246,7 @@ impl Broker {
         let judgement = self.verifier.judge(&evidence, None, &expected, call.at);
         judged(record, &judgement)?;
         let lifetime = self.sessions.lifetime.as_secs();
-        let claims = token::claims(tee, &judgement.claims, &runtime_data, call.at, lifetime)
+        let claims = ear::claims(tee, &judgement.claims, &runtime_data, call.at, lifetime)
             .map_err(|error| Refusal::new(401, "Evidence", chain(&error)))?;
         let token = self.signer.sign(&claims).ok_or_else(|| {
             Refusal::new(503, "Random", "the system gave no random bytes: try again later")
@@ -226,7 +259,7 @@ impl Broker {
             token: token.clone(),
         };
         if !self.sessions.attested(session, attested, call.now) {
-            return Err(Refusal::new(503, "Busy", "too many sessions: try again later"));
+            return Err(Refusal::new(503, "Busy", "the session made room for others: begin again"));
         }
         Ok(token)
     }
@@ -244,8 +277,8 @@ impl Broker {
                 "nothing was attested, or it was too long ago: begin again",
             )
         })?;
-        let mut record = record(call);
-        record.secret = Some(quoted(id));
+        let mut record = record(call.peer, call.at);
+        record.secret = Some(id.to_owned());
         record.nonce = Some(attested.nonce.clone());
         record.evidence = Some(evidence_digest(&attested.evidence));
         match self.judge_release(call, &attested, id, &mut record) {
@@ -299,13 +332,31 @@ impl Broker {
     /// Writes a record to the log, and where the log ends to the store; both are on disk when this
     /// returns.
     fn write_down(&self, record: Record) -> Result<(), Refusal> {
+        let record = record.bounded();
         let Record { event, peer, secret, reason, failing, trust, .. } = &record;
         let secret = secret.as_deref().unwrap_or("attestation");
         let test = if trust.as_deref() == Some("TEST") { " TEST" } else { "" };
-        tracing::info!("{event:?}{test}: {secret} for {peer}: {reason} {failing:?}");
-        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        let head = log.append(record).map_err(|error| Refusal::internal(&error))?;
-        self.store.set_audit_head(head).map_err(|error| Refusal::internal(&error))
+        let told = format!("{event:?}{test}: {secret} for {peer}: {reason} {failing:?}");
+        self.log()
+            .append_and(record, |head| self.store.set_audit_head(head).map_err(BrokerError::from))
+            .map_err(|error| Refusal { status: 503, ..Refusal::internal(&error) })?;
+        tracing::info!("{told}");
+        Ok(())
+    }
+
+    /// Whether nothing can be recorded any more, so that nothing can be answered: the process has to end,
+    /// and its successor reads what is on disk.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.log().is_broken()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn break_log(&self) {
+        self.log().break_it();
+    }
+
+    fn log(&self) -> MutexGuard<'_, AuditLog> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -327,6 +378,12 @@ impl Store {
         self.write(Kind::AuditHead, "", json!(head).to_string().as_bytes())
     }
 
+    /// The key by which the audit log's records are known to be a broker's.
+    #[must_use]
+    pub fn audit_key(&self) -> AuditKey {
+        self.key().audit_key()
+    }
+
     /// The public key of this store's tokens, as a JSON web key set.
     ///
     /// # Errors
@@ -336,11 +393,30 @@ impl Store {
     }
 }
 
-fn record(call: &Call<'_>) -> Record {
+/// Opens the log where the store says that it ended. A record that the store does not know was not
+/// answered, which is recorded; unless the store is an older one, restored.
+fn open_log(store: &Store, path: &Path, restored: bool) -> Result<AuditLog, BrokerError> {
+    let known = store.audit_head()?;
+    let ahead = if restored { u64::MAX } else { 1 };
+    let mut log = AuditLog::open_ahead(path, &known, store.audit_key(), ahead)?;
+    if !restored && log.head().records == known.records.saturating_add(1) {
+        let record = Record {
+            event: Event::Unanswered,
+            reason: "the broker ended before it answered the record before this one".into(),
+            ..record(&"broker", Timestamp::now())
+        };
+        log.append_and(record, |head| store.set_audit_head(head).map_err(BrokerError::from))?;
+    } else {
+        store.set_audit_head(log.head())?;
+    }
+    Ok(log)
+}
+
+fn record(peer: &impl ToString, at: Timestamp) -> Record {
     Record {
-        time: call.at.to_string(),
+        time: at.to_string(),
         event: Event::Refusal,
-        peer: call.peer.to_owned(),
+        peer: peer.to_string(),
         secret: None,
         nonce: None,
         evidence: None,
@@ -378,11 +454,6 @@ fn evidence_digest(evidence: &Evidence) -> String {
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     serde_json::from_slice(body)
         .map_err(|error| Refusal::new(400, "Json", format!("the message cannot be read: {error}")))
-}
-
-/// A guest's text, cut to a length at which it can do no harm.
-fn quoted(text: &str) -> String {
-    text.chars().take(MAX_QUOTED).collect()
 }
 
 /// An error with all that led to it.

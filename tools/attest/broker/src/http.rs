@@ -11,7 +11,7 @@ pub const MAX_BODY: usize = 2 * 1024 * 1024;
 const MAX_HEADERS: usize = 64;
 
 /// A request line with the headers that count here.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Head {
     /// As it came.
     pub method: String,
@@ -23,6 +23,10 @@ pub struct Head {
     pub token: Option<String>,
     /// The body's length in bytes.
     pub body_length: usize,
+    /// The values of all `X-Forwarded-For` headers, in order.
+    pub x_forwarded_for: Vec<String>,
+    /// The values of all `Forwarded` headers, in order.
+    pub forwarded: Vec<String>,
 }
 
 /// A request that is not answered by the protocol but by its status alone.
@@ -84,6 +88,8 @@ impl Head {
             session: session(request.headers),
             token: token(request.headers),
             body_length: body_length(request.headers)?,
+            x_forwarded_for: texts(request.headers, "X-Forwarded-For"),
+            forwarded: texts(request.headers, "Forwarded"),
         };
         Ok(Some((head, length)))
     }
@@ -98,6 +104,11 @@ fn values<'a>(
         .iter()
         .filter(move |header| header.name.eq_ignore_ascii_case(name))
         .map(|header| header.value)
+}
+
+/// The values of all headers of a name, as text. What is none names nobody, but keeps its place.
+fn texts(headers: &[httparse::Header<'_>], name: &str) -> Vec<String> {
+    values(headers, name).map(|value| String::from_utf8_lossy(value).into_owned()).collect()
 }
 
 fn body_length(headers: &[httparse::Header<'_>]) -> Result<usize, HttpError> {
@@ -130,11 +141,15 @@ fn token(headers: &[httparse::Header<'_>]) -> Option<String> {
     scheme.eq_ignore_ascii_case("Bearer").then(|| token.trim().to_owned())
 }
 
-/// Reads a whole request. The stream's timeouts bound how long that takes.
+/// Reads a whole request. The stream's timeouts bound how long that takes; `expect` learns of the body's
+/// length before the body is read.
 ///
 /// # Errors
 /// See [`HttpError`].
-pub fn read_request(stream: &mut impl Read) -> Result<(Head, Vec<u8>), HttpError> {
+pub fn read_request(
+    stream: &mut impl Read,
+    expect: impl FnOnce(usize),
+) -> Result<(Head, Vec<u8>), HttpError> {
     let mut bytes = Vec::new();
     let (head, length) = loop {
         if let Some(found) = Head::parse(&bytes)? {
@@ -148,6 +163,7 @@ pub fn read_request(stream: &mut impl Read) -> Result<(Head, Vec<u8>), HttpError
         }
         bytes.extend_from_slice(&chunk[..count]);
     };
+    expect(head.body_length);
     let mut body = bytes.split_off(length);
     body.truncate(head.body_length);
     let missing = head.body_length - body.len();
@@ -160,7 +176,7 @@ pub fn read_request(stream: &mut impl Read) -> Result<(Head, Vec<u8>), HttpError
 }
 
 /// An answer; its body is JSON.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
@@ -168,6 +184,8 @@ pub struct Answer {
     pub session: Option<String>,
     /// A release's signature.
     pub signature: Option<String>,
+    /// The method that the path has, when another one was used.
+    pub allow: Option<&'static str>,
     /// JSON.
     pub body: Vec<u8>,
 }
@@ -200,9 +218,10 @@ impl Answer {
             Some(signature) => format!("{SIGNATURE_HEADER}: {signature}\r\n"),
             None => String::new(),
         };
+        let allow = self.allow.map(|method| format!("Allow: {method}\r\n")).unwrap_or_default();
         let head = format!(
             "HTTP/1.1 {} {reason}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\
-             Cache-Control: no-store\r\nConnection: close\r\n{cookie}{signature}\r\n",
+             Cache-Control: no-store\r\nConnection: close\r\n{cookie}{allow}{signature}\r\n",
             self.status,
             self.body.len()
         );
@@ -218,7 +237,7 @@ mod tests {
     use super::*;
 
     fn read(bytes: &[u8]) -> Result<(Head, Vec<u8>), HttpError> {
-        read_request(&mut &bytes[..])
+        read_request(&mut &bytes[..], |_| ())
     }
 
     #[test]
@@ -257,7 +276,7 @@ mod tests {
                 Ok(buffer.len())
             }
         }
-        assert_eq!(read_request(&mut Endless).unwrap_err().status(), 431);
+        assert_eq!(read_request(&mut Endless, |_| ()).unwrap_err().status(), 431);
         let long = format!("GET / HTTP/1.1\r\na: {}\r\n\r\n", "b".repeat(MAX_HEAD));
         assert_eq!(read(long.as_bytes()).unwrap_err().status(), 431);
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(MAX_HEADERS + 1));
@@ -283,7 +302,7 @@ mod tests {
                 }
             }
             let bytes = format!("POST /a HTTP/1.1\r\nContent-Length: {}\r\n\r\n{body}rest", body.len());
-            let (head, found) = read_request(&mut Slowly(bytes.as_bytes(), cut)).unwrap();
+            let (head, found) = read_request(&mut Slowly(bytes.as_bytes(), cut), |_| ()).unwrap();
             prop_assert_eq!(head.path, "/a");
             prop_assert_eq!(found, body.as_bytes());
         }

@@ -19,9 +19,12 @@
 
 pub mod audit;
 mod broker;
+mod connections;
+mod ear;
 pub mod http;
 mod jwe;
 mod listen;
+mod peer;
 mod policy;
 mod rate;
 mod release;
@@ -30,10 +33,12 @@ mod server;
 mod session;
 mod store;
 mod token;
+mod turns;
 mod verifier;
 
 pub use broker::{Broker, BrokerError};
-pub use listen::{BindError, ListenAddress, ListenAddressError, Listener};
+pub use listen::{BindError, ListenAddress, ListenAddressError, Listener, bind_unix};
+pub use peer::{Network, NetworkError, Peer, ProxyHeader, TrustedProxies};
 pub use policy::{PolicyError, ReleasePolicy};
 pub use seal::{KeyError, StoreKey};
 pub use server::{Settings, serve};

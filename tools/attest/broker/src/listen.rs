@@ -2,13 +2,18 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use casemate_foreign::Foreign;
 use vsock::{VMADDR_CID_ANY, VsockListener, VsockStream};
+
+use crate::peer::Peer;
 
 /// A place to listen at.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,7 +28,7 @@ pub enum ListenAddress {
 
 /// Not a place.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is no place to listen at: write vsock:PORT, tcp:IP:PORT or unix:PATH")]
+#[error("\"{}\" is no place to listen at: write vsock:PORT, tcp:IP:PORT or unix:PATH", Foreign(.0))]
 pub struct ListenAddressError(String);
 
 impl FromStr for ListenAddress {
@@ -82,7 +87,7 @@ impl Listener {
                 VsockListener::bind_with_cid_port(VMADDR_CID_ANY, *port).map(Socket::Vsock)
             }
             ListenAddress::Tcp(at) => TcpListener::bind(at).map(Socket::Tcp),
-            ListenAddress::Unix(path) => UnixListener::bind(path).map(Socket::Unix),
+            ListenAddress::Unix(path) => bind_unix(path).map(Socket::Unix),
         };
         let address = match &socket {
             // Port 0 became a real one.
@@ -103,23 +108,43 @@ impl Listener {
         &self.address
     }
 
-    /// The next connection, and who makes it: an IP address, a guest's context identifier, a path.
-    pub(crate) fn accept(&self) -> io::Result<(Connection, String)> {
+    /// The next connection, and who makes it.
+    pub(crate) fn accept(&self) -> io::Result<(Connection, Peer)> {
         match &self.socket {
             Socket::Vsock(listener) => {
                 let (stream, peer) = listener.accept()?;
-                Ok((Connection::Vsock(stream), format!("vsock:{}", peer.cid())))
+                Ok((Connection::Vsock(stream), Peer::Vsock(peer.cid())))
             }
             Socket::Tcp(listener) => {
                 let (stream, peer) = listener.accept()?;
-                Ok((Connection::Tcp(stream), format!("tcp:{}", peer.ip())))
+                Ok((Connection::Tcp(stream), Peer::Tcp(peer.ip())))
             }
             Socket::Unix(listener) => {
                 let (stream, _) = listener.accept()?;
-                Ok((Connection::Unix(stream), self.address.to_string()))
+                let path = match &self.address {
+                    ListenAddress::Unix(path) => path.to_string_lossy().into(),
+                    other => other.to_string().into(),
+                };
+                Ok((Connection::Unix(stream), Peer::Unix(path)))
             }
         }
     }
+}
+
+/// Listens at a path. A socket there that nobody listens at any more, a dead process's, is replaced.
+///
+/// # Errors
+/// Somebody listens there, something else is there, or the folder does not allow it.
+pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
+    if path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket()) {
+        match UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path)?;
+            }
+            _ => return Err(io::ErrorKind::AddrInUse.into()),
+        }
+    }
+    UnixListener::bind(path)
 }
 
 /// A connection.
@@ -130,6 +155,16 @@ pub(crate) enum Connection {
 }
 
 impl Connection {
+    /// Ends the connection for whoever reads or writes it.
+    pub(crate) fn close(&self) {
+        // It may have ended already.
+        let _ = match self {
+            Connection::Vsock(stream) => stream.shutdown(Shutdown::Both),
+            Connection::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Connection::Unix(stream) => stream.shutdown(Shutdown::Both),
+        };
+    }
+
     fn set_timeouts(&self, timeout: Duration) -> io::Result<()> {
         let timeout = Some(timeout);
         match self {
@@ -151,12 +186,12 @@ impl Connection {
 
 /// A connection that breaks at a point in time, however slowly the peer goes on.
 pub(crate) struct Timed {
-    connection: Connection,
+    connection: Arc<Connection>,
     deadline: Instant,
 }
 
 impl Timed {
-    pub(crate) fn new(connection: Connection, deadline: Instant) -> Self {
+    pub(crate) fn new(connection: Arc<Connection>, deadline: Instant) -> Self {
         Timed { connection, deadline }
     }
 
@@ -172,10 +207,10 @@ impl Timed {
 impl Read for Timed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.arm()?;
-        match &mut self.connection {
-            Connection::Vsock(stream) => stream.read(buffer),
-            Connection::Tcp(stream) => stream.read(buffer),
-            Connection::Unix(stream) => stream.read(buffer),
+        match &*self.connection {
+            Connection::Vsock(stream) => (&mut &*stream).read(buffer),
+            Connection::Tcp(stream) => (&mut &*stream).read(buffer),
+            Connection::Unix(stream) => (&mut &*stream).read(buffer),
         }
     }
 }
@@ -183,18 +218,18 @@ impl Read for Timed {
 impl Write for Timed {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         self.arm()?;
-        match &mut self.connection {
-            Connection::Vsock(stream) => stream.write(buffer),
-            Connection::Tcp(stream) => stream.write(buffer),
-            Connection::Unix(stream) => stream.write(buffer),
+        match &*self.connection {
+            Connection::Vsock(stream) => (&mut &*stream).write(buffer),
+            Connection::Tcp(stream) => (&mut &*stream).write(buffer),
+            Connection::Unix(stream) => (&mut &*stream).write(buffer),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match &mut self.connection {
-            Connection::Vsock(stream) => stream.flush(),
-            Connection::Tcp(stream) => stream.flush(),
-            Connection::Unix(stream) => stream.flush(),
+        match &*self.connection {
+            Connection::Vsock(stream) => (&mut &*stream).flush(),
+            Connection::Tcp(stream) => (&mut &*stream).flush(),
+            Connection::Unix(stream) => (&mut &*stream).flush(),
         }
     }
 }
@@ -202,6 +237,23 @@ impl Write for Timed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn socket_of_a_dead_predecessor_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let first = bind_unix(&path).unwrap();
+        assert_eq!(bind_unix(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        // The file stays, as after a kill.
+        drop(first);
+        let second = bind_unix(&path).unwrap();
+        UnixStream::connect(&path).unwrap();
+        drop(second);
+        let file = folder.path().join("file");
+        std::fs::write(&file, "kept").unwrap();
+        assert!(bind_unix(&file).is_err());
+        assert_eq!(std::fs::read(&file).unwrap(), b"kept");
+    }
 
     #[test]
     fn places_are_read_as_they_are_written() {

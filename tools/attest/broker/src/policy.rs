@@ -1,6 +1,6 @@
 //! What a secret is released to.
 
-use casemate_verify::{SnpPolicy, TdxPolicy};
+use casemate_verify::{SnpPolicy, TdxPolicy, Weakness};
 use ring::digest::{SHA384, digest};
 use serde::{Deserialize, Serialize};
 
@@ -28,48 +28,34 @@ pub enum PolicyError {
 }
 
 impl ReleasePolicy {
-    /// Reads the texts, to say now what is wrong with them, and what they leave open that a secret
-    /// should not be given away with; one sentence each.
+    /// Reads the texts, and lists what they leave open that a secret should not be given away with: the
+    /// platform, and the weakness.
     ///
     /// # Errors
     /// See [`PolicyError`].
-    pub fn check(&self) -> Result<Vec<&'static str>, PolicyError> {
+    pub fn check(&self) -> Result<Vec<(&'static str, Weakness)>, PolicyError> {
         let mut open = Vec::new();
         if let Some(text) = &self.snp {
             let policy = SnpPolicy::from_json(text.as_bytes())?;
             if policy.report_data.is_some() {
                 return Err(PolicyError::ReportData);
             }
-            if policy.measurements.is_none() && policy.id_key_digests.is_none() {
-                open.push(
-                    "any guest may have it: \"measurements\" (or \"id_key_digests\") is not set",
-                );
-            }
-            if policy.allow_debug != Some(false) {
-                open.push("the host may debug the guest and read it: \"allow_debug\" is not false");
-            }
+            open.extend(policy.weaknesses().into_iter().map(|weakness| ("snp", weakness)));
         }
         if let Some(text) = &self.tdx {
             let policy = TdxPolicy::from_json(text.as_bytes())?;
             if policy.report_data.is_some() {
                 return Err(PolicyError::ReportData);
             }
-            if policy.mrtd.is_none() {
-                open.push("any trust domain may have it: \"mrtd\" is not set");
-            }
-            if policy.allow_debug != Some(false) {
-                open.push(
-                    "the host may debug the domain and read it: \"allow_debug\" is not false",
-                );
-            }
-            if policy.tcb_statuses.is_none() {
-                open.push("platforms with known holes may have it: \"tcb_statuses\" is not set");
-            }
-        }
-        if self.snp.is_none() && self.tdx.is_none() {
-            open.push("nobody may have it: there is no policy at all");
+            open.extend(policy.weaknesses().into_iter().map(|weakness| ("tdx", weakness)));
         }
         Ok(open)
+    }
+
+    /// Whether there is no policy at all, so that nobody gets the secret.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.snp.is_none() && self.tdx.is_none()
     }
 }
 
@@ -87,17 +73,15 @@ mod tests {
     }
 
     #[test]
-    fn says_what_a_policy_leaves_open() {
-        let digest = "00".repeat(48);
-        assert_eq!(snp("{}").unwrap(), 2);
-        assert_eq!(snp("{\"allow_debug\": false}").unwrap(), 1);
-        let named = format!("{{\"measurements\": \"{digest}\"}}");
-        assert_eq!(snp(&named).unwrap(), 1);
-        let both = format!("{{\"measurements\": \"{digest}\", \"allow_debug\": false}}");
-        assert_eq!(snp(&both).unwrap(), 0);
-        assert_eq!(ReleasePolicy::default().check().unwrap().len(), 1);
+    fn lists_what_each_policy_leaves_open() {
+        let all = snp("{}").unwrap();
+        assert_eq!(all, 5);
         let tdx = ReleasePolicy { snp: None, tdx: Some("{}".into()) };
         assert_eq!(tdx.check().unwrap().len(), 3);
+        let both = ReleasePolicy { snp: Some("{}".into()), ..tdx };
+        let open = both.check().unwrap();
+        assert_eq!((open[0].0, open[all].0, open.len()), ("snp", "tdx", all + 3));
+        assert!(ReleasePolicy::default().is_empty() && !both.is_empty());
     }
 
     #[test]

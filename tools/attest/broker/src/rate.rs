@@ -4,15 +4,17 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-/// The most peers that are remembered. When there are more, those with full buckets are forgotten,
-/// and if that makes no room, newcomers wait.
+use crate::peer::Peer;
+
+/// The most peers that are remembered. When there are more, those with full buckets are forgotten, and if
+/// that makes no room, the one with the fullest.
 const MAX_PEERS: usize = 4096;
 
 /// A token bucket per peer.
 pub(crate) struct RateLimit {
     per_second: f64,
     burst: f64,
-    peers: Mutex<HashMap<String, Bucket>>,
+    peers: Mutex<HashMap<Peer, Bucket>>,
 }
 
 struct Bucket {
@@ -31,20 +33,22 @@ impl RateLimit {
     }
 
     /// Whether `peer` may make a request now; if so, it is counted.
-    pub(crate) fn allows(&self, peer: &str, now: Instant) -> bool {
+    pub(crate) fn allows(&self, peer: &Peer, now: Instant) -> bool {
+        let peer = peer.counted();
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let level = |bucket: &Bucket| {
             let passed = now.saturating_duration_since(bucket.filled).as_secs_f64();
             (bucket.tokens + passed * self.per_second).min(self.burst)
         };
-        if !peers.contains_key(peer) && peers.len() >= MAX_PEERS {
+        if !peers.contains_key(&peer) && peers.len() >= MAX_PEERS {
             peers.retain(|_, bucket| level(bucket) < self.burst);
             if peers.len() >= MAX_PEERS {
-                return false;
+                let fullest = peers.iter().max_by(|a, b| level(a.1).total_cmp(&level(b.1)));
+                let fullest = fullest.map(|(peer, _)| peer.clone());
+                fullest.map(|peer| peers.remove(&peer));
             }
         }
-        let bucket =
-            peers.entry(peer.to_owned()).or_insert(Bucket { tokens: self.burst, filled: now });
+        let bucket = peers.entry(peer).or_insert(Bucket { tokens: self.burst, filled: now });
         let tokens = level(bucket);
         let allowed = tokens >= 1.0;
         *bucket = Bucket { tokens: if allowed { tokens - 1.0 } else { tokens }, filled: now };
@@ -63,24 +67,28 @@ mod tests {
         let limit = RateLimit::new(2, 3);
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let allowed = (0..5).filter(|_| limit.allows("a", at(0))).count();
+        let allowed = (0..5).filter(|_| limit.allows(&Peer::Vsock(1), at(0))).count();
         assert_eq!(allowed, 3);
-        assert!(limit.allows("b", at(0)));
-        assert!(!limit.allows("a", at(400)));
-        assert!(limit.allows("a", at(500)));
-        assert!(!limit.allows("a", at(501)));
+        assert!(limit.allows(&Peer::Vsock(2), at(0)));
+        assert!(!limit.allows(&Peer::Vsock(1), at(400)));
+        assert!(limit.allows(&Peer::Vsock(1), at(500)));
+        assert!(!limit.allows(&Peer::Vsock(1), at(501)));
     }
 
     #[test]
     fn many_peers_do_not_fill_the_memory() {
         let limit = RateLimit::new(1, 2);
         let start = Instant::now();
-        for peer in 0..MAX_PEERS {
-            assert!(limit.allows(&peer.to_string(), start));
+        let most = u32::try_from(MAX_PEERS).unwrap();
+        for cid in 0..most {
+            assert!(limit.allows(&Peer::Vsock(cid), start));
         }
-        assert!(!limit.allows("one more", start));
-        assert!(limit.allows("7", start));
-        assert!(limit.allows("one more", start + Duration::from_secs(1)));
+        // The one that asks most keeps its bucket; others make room for newcomers.
+        assert!(limit.allows(&Peer::Vsock(7), start));
+        for cid in most..2 * most {
+            assert!(limit.allows(&Peer::Vsock(cid), start));
+        }
+        assert!(!limit.allows(&Peer::Vsock(7), start));
         assert!(limit.peers.lock().unwrap().len() <= MAX_PEERS);
     }
 }

@@ -3,8 +3,11 @@
 use std::fmt;
 
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::hmac;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use zeroize::Zeroizing;
+
+use crate::audit::AuditKey;
 
 /// The key of a store: 32 bytes, as text 64 hexadecimal digits.
 pub struct StoreKey(Zeroizing<[u8; 32]>);
@@ -54,6 +57,12 @@ impl StoreKey {
     #[must_use]
     pub fn to_text(&self) -> Zeroizing<String> {
         Zeroizing::new(hex(&*self.0))
+    }
+
+    /// The key of the store's audit log. It says nothing about this one.
+    pub(crate) fn audit_key(&self) -> AuditKey {
+        let own = hmac::Key::new(hmac::HMAC_SHA384, &*self.0);
+        AuditKey::new(hmac::sign(&own, b"casemate audit log 1").as_ref())
     }
 
     /// Encrypts `plain`, bound to `context`: it opens only as what it was sealed as.

@@ -9,11 +9,14 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use casemate_protocol::Evidence;
 use kbs_types::{Tee, TeePubKey};
 
+use crate::peer::Peer;
 use crate::seal::random;
 
-/// The most sessions at a time; beyond that, newcomers wait.
+/// The most sessions at a time. A new one then takes the place of the oldest that never attested, of the
+/// peer that has most of these; if all attested, of the oldest of the peer that has most.
 const MAX_SESSIONS: usize = 4096;
-/// The most memory that the evidence of all sessions may take, in bytes.
+/// The most memory that the evidence of all sessions may take, in bytes. New evidence then takes the place
+/// of the oldest of the peer that has most.
 const MAX_EVIDENCE: usize = 256 * 1024 * 1024;
 
 /// What a session's guest has shown.
@@ -42,6 +45,50 @@ enum State {
 struct Session {
     state: State,
     ends: Instant,
+    /// Who began it, as limits count peers.
+    peer: Peer,
+    /// Sessions that began earlier have lower numbers.
+    number: u64,
+}
+
+impl Session {
+    /// Bytes of its evidence.
+    fn size(&self) -> usize {
+        match &self.state {
+            State::Attested(attested) => size(&attested.evidence),
+            State::Challenged { .. } | State::Used => 0,
+        }
+    }
+
+    fn is_attested(&self) -> bool {
+        matches!(self.state, State::Attested(_))
+    }
+}
+
+#[derive(Default)]
+struct Table {
+    next: u64,
+    sessions: HashMap<String, Session>,
+}
+
+impl Table {
+    fn forget_ended(&mut self, now: Instant) {
+        self.sessions.retain(|_, session| session.ends > now);
+    }
+
+    /// Takes out the oldest session with a weight, of the peer whose sessions weigh most.
+    fn make_room(&mut self, weight: impl Fn(&Session) -> usize) -> bool {
+        let mut weights: HashMap<&Peer, usize> = HashMap::new();
+        for session in self.sessions.values() {
+            *weights.entry(&session.peer).or_default() += weight(session);
+        }
+        let heaviest = weights.into_iter().max_by_key(|(_, weight)| *weight);
+        let Some((peer, _)) = heaviest.filter(|(_, weight)| *weight > 0) else { return false };
+        let of_peer =
+            self.sessions.iter().filter(|(_, other)| other.peer == *peer && weight(other) > 0);
+        let oldest = of_peer.min_by_key(|(_, session)| session.number).map(|(id, _)| id.clone());
+        oldest.is_some_and(|id| self.sessions.remove(&id).is_some())
+    }
 }
 
 /// A challenge that cannot be answered.
@@ -55,7 +102,7 @@ pub(crate) enum ChallengeError {
 
 /// All sessions.
 pub(crate) struct Sessions {
-    map: Mutex<HashMap<String, Session>>,
+    table: Mutex<Table>,
     /// How long a nonce is good.
     nonce_lifetime: Duration,
     /// How long an attested session is good.
@@ -64,20 +111,25 @@ pub(crate) struct Sessions {
 
 impl Sessions {
     pub(crate) fn new(nonce_lifetime: Duration, lifetime: Duration) -> Self {
-        Sessions { map: Mutex::default(), nonce_lifetime, lifetime }
+        Sessions { table: Mutex::default(), nonce_lifetime, lifetime }
     }
 
-    /// Begins a session: its name and its nonce. `None` when there are too many, or no randomness.
-    pub(crate) fn begin(&self, tee: Tee, now: Instant) -> Option<(String, String)> {
+    /// Begins a session of `peer`: its name and its nonce. `None` when there is no randomness.
+    pub(crate) fn begin(&self, tee: Tee, peer: &Peer, now: Instant) -> Option<(String, String)> {
         let id = BASE64_URL_SAFE_NO_PAD.encode(*random::<32>()?);
         let nonce = BASE64_STANDARD.encode(*random::<32>()?);
-        let mut map = self.map();
-        map.retain(|_, session| session.ends > now);
-        if map.len() >= MAX_SESSIONS {
-            return None;
+        let mut table = self.table();
+        table.forget_ended(now);
+        if table.sessions.len() >= MAX_SESSIONS
+            && !table.make_room(|session| usize::from(!session.is_attested()))
+        {
+            table.make_room(|_| 1);
         }
+        let number = table.next;
+        table.next += 1;
         let state = State::Challenged { tee, nonce: nonce.clone() };
-        map.insert(id.clone(), Session { state, ends: now + self.nonce_lifetime });
+        let (peer, ends) = (peer.counted(), now + self.nonce_lifetime);
+        table.sessions.insert(id.clone(), Session { state, ends, peer, number });
         Some((id, nonce))
     }
 
@@ -87,9 +139,12 @@ impl Sessions {
         id: &str,
         now: Instant,
     ) -> Result<(Tee, String), ChallengeError> {
-        let mut map = self.map();
-        let session =
-            map.get_mut(id).filter(|session| session.ends > now).ok_or(ChallengeError::Unknown)?;
+        let mut table = self.table();
+        let session = table
+            .sessions
+            .get_mut(id)
+            .filter(|session| session.ends > now)
+            .ok_or(ChallengeError::Unknown)?;
         match std::mem::replace(&mut session.state, State::Used) {
             State::Challenged { tee, nonce } => Ok((tee, nonce)),
             other => {
@@ -99,22 +154,16 @@ impl Sessions {
         }
     }
 
-    /// Notes what a session's guest has shown. `false` when all sessions' evidence is too much.
+    /// Notes what a session's guest has shown. `false` when the session made room for another one.
     pub(crate) fn attested(&self, id: &str, attested: Attested, now: Instant) -> bool {
-        let mut map = self.map();
-        map.retain(|_, session| session.ends > now);
-        let held: usize = map
-            .values()
-            .map(|session| match &session.state {
-                State::Attested(other) => size(&other.evidence),
-                State::Challenged { .. } | State::Used => 0,
-            })
-            .sum();
-        if held.saturating_add(size(&attested.evidence)) > MAX_EVIDENCE {
-            return false;
-        }
-        let state = State::Attested(Arc::new(attested));
-        map.insert(id.to_owned(), Session { state, ends: now + self.lifetime });
+        let mut table = self.table();
+        table.forget_ended(now);
+        let more = size(&attested.evidence);
+        let held = |table: &Table| table.sessions.values().map(Session::size).sum::<usize>();
+        while held(&table).saturating_add(more) > MAX_EVIDENCE && table.make_room(Session::size) {}
+        let Some(session) = table.sessions.get_mut(id) else { return false };
+        session.state = State::Attested(Arc::new(attested));
+        session.ends = now + self.lifetime;
         true
     }
 
@@ -129,16 +178,16 @@ impl Sessions {
     }
 
     fn find(&self, now: Instant, is_it: impl Fn(&str, &Attested) -> bool) -> Option<Arc<Attested>> {
-        let map = self.map();
-        let mut alive = map.iter().filter(|(_, session)| session.ends > now);
+        let table = self.table();
+        let mut alive = table.sessions.iter().filter(|(_, session)| session.ends > now);
         alive.find_map(|(id, session)| match &session.state {
             State::Attested(attested) if is_it(id, attested) => Some(Arc::clone(attested)),
             _ => None,
         })
     }
 
-    fn map(&self) -> MutexGuard<'_, HashMap<String, Session>> {
-        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -170,7 +219,7 @@ mod tests {
     #[test]
     fn a_nonce_is_good_once() {
         let (sessions, now) = (sessions(), Instant::now());
-        let (id, nonce) = sessions.begin(Tee::Snp, now).unwrap();
+        let (id, nonce) = sessions.begin(Tee::Snp, &Peer::Vsock(3), now).unwrap();
         assert_eq!(sessions.take_challenge(&id, now), Ok((Tee::Snp, nonce)));
         assert_eq!(sessions.take_challenge(&id, now), Err(ChallengeError::Used));
         assert!(sessions.attested(&id, attested("token"), now));
@@ -181,7 +230,7 @@ mod tests {
     #[test]
     fn nonces_and_sessions_end() {
         let (sessions, now) = (sessions(), Instant::now());
-        let (id, _) = sessions.begin(Tee::Snp, now).unwrap();
+        let (id, _) = sessions.begin(Tee::Snp, &Peer::Vsock(3), now).unwrap();
         let later = now + Duration::from_secs(60);
         assert_eq!(sessions.take_challenge(&id, later), Err(ChallengeError::Unknown));
         assert!(sessions.attested(&id, attested("token"), now));
@@ -194,12 +243,39 @@ mod tests {
     }
 
     #[test]
-    fn sessions_are_bounded_and_room_is_made_by_time() {
+    fn who_begins_many_sessions_and_attests_none_loses_these() {
         let (sessions, now) = (sessions(), Instant::now());
-        for _ in 0..MAX_SESSIONS {
-            assert!(sessions.begin(Tee::Snp, now).is_some());
+        let begin = |cid| sessions.begin(Tee::Snp, &Peer::Vsock(cid), now).unwrap().0;
+        let good: Vec<_> = (0..50).map(|cid| begin(1000 + cid)).collect();
+        let attested_one = begin(1);
+        sessions.take_challenge(&attested_one, now).unwrap();
+        assert!(sessions.attested(&attested_one, attested("one"), now));
+        // 75 peers, each as fast as it can.
+        for round in 0..62 {
+            for cid in 0..75 {
+                begin(cid);
+                assert!(sessions.table().sessions.len() <= MAX_SESSIONS, "{round}");
+            }
         }
-        assert!(sessions.begin(Tee::Snp, now).is_none());
-        assert!(sessions.begin(Tee::Snp, now + Duration::from_secs(61)).is_some());
+        for id in &good {
+            assert!(sessions.take_challenge(id, now).is_ok());
+        }
+        assert!(sessions.by_token("one", now).is_some());
+    }
+
+    #[test]
+    fn sessions_are_bounded_when_all_attested() {
+        let (sessions, now) = (sessions(), Instant::now());
+        let attest = |cid: u32| {
+            let (id, _) = sessions.begin(Tee::Snp, &Peer::Vsock(cid), now).unwrap();
+            assert!(sessions.attested(&id, attested(&format!("{cid}")), now));
+        };
+        attest(1);
+        for _ in 0..MAX_SESSIONS {
+            attest(2);
+        }
+        assert_eq!(sessions.table().sessions.len(), MAX_SESSIONS);
+        assert!(sessions.by_token("1", now).is_some());
+        assert!(sessions.by_token("2", now).is_some());
     }
 }

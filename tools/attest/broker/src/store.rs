@@ -1,6 +1,6 @@
 //! The store: SQLite, every value encrypted, every change on disk before it is reported as done.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use casemate_foreign::{Foreign, MAX_SHOWN, cut};
 use rusqlite::{Connection, OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
@@ -26,8 +27,9 @@ pub struct SecretId(String);
 /// Not a secret's name.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "\"{0}\" is no name of a secret: write REPOSITORY/TYPE/TAG, each 1 to 64 letters, digits, '-', '_' \
-     or '.', and not beginning with '.'"
+    "\"{}\" is no name of a secret: write REPOSITORY/TYPE/TAG, each 1 to 64 letters, digits, '-', '_' \
+     or '.', and not beginning with '.'",
+    Foreign(.0)
 )]
 pub struct SecretIdError(String);
 
@@ -43,8 +45,8 @@ impl FromStr for SecretId {
         if text.split('/').count() == 3 && text.split('/').all(good) {
             Ok(SecretId(text.to_owned()))
         } else {
-            // What came over the network can be long.
-            Err(SecretIdError(text.chars().take(200).collect()))
+            // Text from the network can be long.
+            Err(SecretIdError(cut(text, MAX_SHOWN + 1).to_owned()))
         }
     }
 }
@@ -211,6 +213,25 @@ impl Store {
         Ok(removed > 0)
     }
 
+    /// Writes a whole copy of the store, as it is now, to a new file that its owner alone can read. A
+    /// running broker goes on.
+    ///
+    /// # Errors
+    /// There is a file already, or it is not certain that the copy is on disk.
+    pub fn backup(&self, to: &Path) -> Result<(), StoreError> {
+        let file = |source| StoreError::File { path: to.to_owned(), source };
+        // SQLite takes an empty file for a new one.
+        let made =
+            OpenOptions::new().create_new(true).write(true).mode(0o600).open(to).map_err(file)?;
+        let name = to.to_str().ok_or_else(|| file(io::ErrorKind::InvalidFilename.into()))?;
+        self.connection()
+            .execute("VACUUM INTO ?1", [name])
+            .map_err(|source| StoreError::Sqlite { step: "copy itself", source })?;
+        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(file)?;
+        made.sync_all().and_then(|()| folder.sync_all()).map_err(file)
+    }
+
     pub(crate) fn read(
         &self,
         kind: Kind,
@@ -262,6 +283,10 @@ impl Store {
             )
             .map(|_| ())
             .map_err(|source| StoreError::Sqlite { step: "write a value", source })
+    }
+
+    pub(crate) fn key(&self) -> &StoreKey {
+        &self.key
     }
 
     /// A thread that panicked left no transaction open: each statement is one.

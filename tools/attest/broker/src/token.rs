@@ -1,19 +1,10 @@
-//! What was found about a guest, as an EAT attestation result (EAR, draft-ietf-rats-ear): a JSON web
-//! token signed with the broker's own key.
-
-use std::collections::BTreeMap;
+//! Tokens: JSON web tokens signed with the broker's own key.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use casemate_verify::snp::Trust;
-use casemate_verify::{Claims, Timestamp};
-use ear::claim::{APPROVED_CONFIG, GENUINE_HARDWARE, UNRECOGNIZED_HARDWARE, UNSUPPORTABLE_CONFIG};
-use ear::{Appraisal, EAR_PROFILE, Ear, RawValue, VerifierID};
-use kbs_types::{RuntimeData, Tee};
 use ring::digest::{SHA256, digest};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::store::{Kind, Store, StoreError};
@@ -69,54 +60,6 @@ impl Signer {
         let signature = self.key.sign(&self.random, signed.as_bytes()).ok()?;
         Some(format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))
     }
-}
-
-/// The claims about a guest whose evidence is genuine and bound to `runtime`. They say nothing of the
-/// measurement: whether it is the right one depends on the secret, and is judged for each.
-///
-/// # Errors
-/// The evidence has a claim that an EAR cannot carry.
-pub(crate) fn claims(
-    tee: Tee,
-    evidence: &Claims,
-    runtime: &RuntimeData,
-    now: Timestamp,
-    lifetime_seconds: u64,
-) -> Result<Value, serde_json::Error> {
-    let (genuine, debug) = match evidence {
-        Claims::Snp(claims) => {
-            (matches!(claims.trust, Some(Trust::Amd(_))), claims.policy.debug_allowed)
-        }
-        Claims::Tdx(claims) => (true, claims.debug),
-        Claims::None {} => (false, true),
-    };
-    let mut cpu = Appraisal::new();
-    cpu.trust_vector.hardware.set(if genuine { GENUINE_HARDWARE } else { UNRECOGNIZED_HARDWARE });
-    cpu.trust_vector.configuration.set(if debug { UNSUPPORTABLE_CONFIG } else { APPROVED_CONFIG });
-    cpu.policy_ids = vec!["genuine-and-fresh".into()];
-    cpu.attester_claims = BTreeMap::from([
-        (tee.as_ref().to_owned(), raw(evidence)?),
-        ("runtime_data_claims".into(), raw(runtime)?),
-    ]);
-    let mut result = Ear::new();
-    result.profile = EAR_PROFILE.into();
-    result.iat = i64::try_from(now.0).unwrap_or(i64::MAX);
-    result.vid = VerifierID {
-        build: concat!("casemate-broker ", env!("CARGO_PKG_VERSION")).into(),
-        developer: "Casemate".into(),
-    };
-    result.submods = BTreeMap::from([("cpu0".into(), cpu)]);
-    result.update_status_from_trust_vector();
-
-    let mut claims = serde_json::to_value(&result)?;
-    // Claims of the token, not of the result. `Ear` would hold `exp` against a clock of its own.
-    claims["iss"] = "casemate-broker".into();
-    claims["exp"] = now.0.saturating_add(lifetime_seconds).into();
-    Ok(claims)
-}
-
-fn raw(claims: &impl Serialize) -> Result<RawValue, serde_json::Error> {
-    serde_json::from_value(serde_json::to_value(claims)?)
 }
 
 #[cfg(test)]

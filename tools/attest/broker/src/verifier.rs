@@ -38,8 +38,9 @@ impl Verifier {
     /// Judges evidence at the time `at`, by a policy's text. Without a policy: is it genuine? In any
     /// case its REPORT_DATA has to be `report_data`.
     ///
-    /// Of several certificates or lists that may belong to the evidence, those count with which it
-    /// is accepted; if there are none, those with which the fewest checks fail.
+    /// Of several certificates the one of the chip that reports counts. Of several lists or collaterals
+    /// those count with which the evidence is accepted; if there are none, those with which the fewest
+    /// checks fail.
     #[must_use]
     pub fn judge(
         &self,
@@ -86,26 +87,20 @@ impl Verifier {
         let table = CertificateTable::parse(table).unwrap_or_default();
         let mut veks: Vec<&[u8]> = table.vcek.into_iter().chain(table.vlek).collect();
         veks.extend(chip_certificates.iter().map(Vec::as_slice));
-        if veks.is_empty() {
-            veks.push(b"");
-        }
+        // Without one of this chip any will do: its failed checks say what is wrong.
+        let vek = snp::choose_vek(report, &veks).or(veks.first().copied()).unwrap_or_default();
         let mut lists: Vec<Option<&[u8]>> =
             revocation_lists.iter().map(|list| Some(list.as_slice())).collect();
         if lists.is_empty() {
             lists.push(table.crl);
         }
         let test_root = test_root.as_ref().map(|(ask, ark)| (ask.as_slice(), ark.as_slice()));
-        let mut judgements = Vec::new();
-        for vek in veks {
-            let chain = snp::chain_for(vek).or(test_root).or(table.ask.zip(table.ark));
-            let (ask, ark) = chain.unwrap_or((b"", b""));
-            for crl in &lists {
-                let evidence = SnpEvidence { report, vek, ask, ark, crl: *crl };
-                let root = test_root.map(|(_, ark)| ark);
-                judgements.push(snp::verify(&evidence, policy, root, at));
-            }
-        }
-        judgements
+        let chain = snp::chain_for(vek).or(test_root).or(table.ask.zip(table.ark));
+        let (ask, ark) = chain.unwrap_or_default();
+        let root = test_root.map(|(_, ark)| ark);
+        let judge =
+            |crl| snp::verify(&SnpEvidence { report, vek, ask, ark, crl }, policy, root, at);
+        lists.into_iter().map(judge).collect()
     }
 
     fn judge_tdx(

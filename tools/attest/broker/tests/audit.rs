@@ -6,8 +6,8 @@ mod common;
 
 use std::sync::OnceLock;
 
-use casemate_broker::audit::{AuditLog, ChainError, Head, Record, Summary, verify};
-use common::record;
+use casemate_broker::audit::{AuditLog, ChainError, Event, Head, Record, Summary, verify};
+use common::{key, record};
 use proptest::prelude::*;
 
 const RECORDS: u64 = 8;
@@ -21,7 +21,7 @@ fn log() -> (Vec<u8>, Head) {
 fn write_log() -> (Vec<u8>, Head) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log");
-    let mut log = AuditLog::open(&path, &Head::default()).unwrap();
+    let mut log = AuditLog::open(&path, &Head::default(), key()).unwrap();
     for number in 0..RECORDS {
         log.append(record(number)).unwrap();
     }
@@ -34,7 +34,11 @@ fn lines(log: &[u8]) -> Vec<&[u8]> {
 }
 
 fn check(log: &[u8], anchor: Option<&Head>) -> Result<Summary, ChainError> {
-    verify(log, anchor)
+    let found = verify(log, anchor, None);
+    // The key adds a condition; without a line of another's it changes nothing.
+    let with_key = verify(log, anchor, Some(&key()));
+    assert_eq!(found.as_ref().ok(), with_key.as_ref().ok());
+    found
 }
 
 #[test]
@@ -44,6 +48,7 @@ fn what_was_written_is_whole() {
         head: head.clone(),
         releases: 5,
         refusals: 3,
+        unanswered: 0,
         test_releases: 1,
         length: u64::try_from(log.len()).unwrap(),
         partial: 0,
@@ -59,11 +64,11 @@ fn what_was_written_is_whole() {
 fn it_goes_on_where_it_ended_and_only_for_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log");
-    let mut log = AuditLog::open(&path, &Head::default()).unwrap();
+    let mut log = AuditLog::open(&path, &Head::default(), key()).unwrap();
     let head = log.append(record(0)).unwrap().clone();
-    assert!(AuditLog::open(&path, &head).is_err());
+    assert!(AuditLog::open(&path, &head, key()).is_err());
     drop(log);
-    let mut log = AuditLog::open(&path, &head).unwrap();
+    let mut log = AuditLog::open(&path, &head, key()).unwrap();
     assert_eq!(log.append(record(1)).unwrap().records, 2);
     let whole = std::fs::read(&path).unwrap();
     assert_eq!(check(&whole, Some(&head)).unwrap().head, *log.head());
@@ -87,13 +92,60 @@ fn a_log_that_was_written_anew_is_another_log() {
     let (_, head) = log();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log");
-    let mut other = AuditLog::open(&path, &Head::default()).unwrap();
+    let mut other = AuditLog::open(&path, &Head::default(), key()).unwrap();
     for number in 0..RECORDS {
         other.append(Record { peer: "vsock:4".into(), ..record(number) }).unwrap();
     }
     let bytes = std::fs::read(path).unwrap();
     assert!(check(&bytes, None).is_ok());
     assert!(matches!(check(&bytes, Some(&head)), Err(ChainError::OtherHead { .. })));
+}
+
+/// Adds a record that no broker wrote: whoever can write the file can compute hashes.
+fn forge(log: &[u8]) -> Vec<u8> {
+    let last = lines(log).pop().unwrap();
+    let mut record: serde_json::Value = serde_json::from_slice(last).unwrap();
+    let fields = record.as_object_mut().unwrap();
+    let (sequence, hash) = (fields["sequence"].as_u64().unwrap(), fields.remove("hash").unwrap());
+    fields.insert("peer".into(), "vsock:77".into());
+    fields.insert("previous".into(), hash);
+    fields.insert("sequence".into(), (sequence + 1).into());
+    let mac = fields.remove("mac").unwrap();
+    let mut line = record.to_string();
+    line.pop();
+    line.push_str(&format!(",\"mac\":{mac}"));
+    let hash = common::hex(ring::digest::digest(&ring::digest::SHA384, line.as_bytes()).as_ref());
+    [log, line.as_bytes(), format!(",\"hash\":\"{hash}\"}}\n").as_bytes()].concat()
+}
+
+#[test]
+fn records_that_no_broker_wrote_are_found_by_the_key() {
+    let (log, head) = log();
+    let forged = forge(&log);
+    assert_eq!(verify(forged.as_slice(), Some(&head), None).unwrap().head.records, RECORDS + 1);
+    let error = verify(forged.as_slice(), Some(&head), Some(&key())).unwrap_err();
+    assert!(matches!(error, ChainError::Forged(number) if number == RECORDS + 1), "{error}");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    std::fs::write(&path, &forged).unwrap();
+    assert!(AuditLog::open(&path, &head, key()).is_err());
+    // Nor is a whole log of another store's broker this one's.
+    let other = common::other_key();
+    assert!(matches!(verify(log.as_slice(), None, Some(&other)), Err(ChainError::Forged(1))));
+}
+
+#[test]
+fn a_record_that_was_not_answered_is_not_counted_as_a_release() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    let mut log = AuditLog::open(&path, &Head::default(), key()).unwrap();
+    log.append(record(1)).unwrap();
+    log.append(record(2)).unwrap();
+    log.append(Record { event: Event::Unanswered, ..record(0) }).unwrap();
+    let summary = check(&std::fs::read(&path).unwrap(), None).unwrap();
+    assert_eq!((summary.releases, summary.unanswered, summary.test_releases), (1, 1, 1));
+    log.append(Record { event: Event::Unanswered, ..record(0) }).unwrap();
+    assert!(check(&std::fs::read(&path).unwrap(), None).is_err(), "it speaks of no record");
 }
 
 #[test]
@@ -103,6 +155,54 @@ fn endless_lines_and_other_files_are_no_logs() {
     assert!(matches!(check(b"\n\n\n", None), Err(ChainError::Malformed { .. })));
     let zeros = [b"{\"sequence\":1,\"hash\":\"".as_slice(), &[b'0'; 96], b"\"}\n"].concat();
     assert!(matches!(check(&zeros, None), Err(ChainError::Malformed { .. })));
+}
+
+/// Texts that peers choose: of any length, and with characters that act on a terminal.
+fn foreign() -> impl Strategy<Value = String> {
+    let any = proptest::collection::vec(any::<char>(), 0..40);
+    let hostile = "[\\x00-\\x1f\\x7f-\u{9f}\u{202e}\u{2028}\"\\\\{}:,a\u{1f512}]{0,40}";
+    (prop_oneof![any.prop_map(String::from_iter), hostile], 1_usize..400)
+        .prop_map(|(text, repeat)| text.repeat(repeat))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Whatever peers get into a record, the reader accepts it, and it shows on one line.
+    #[test]
+    fn every_record_that_is_appended_is_verified(
+        texts in proptest::collection::vec(foreign(), 10),
+        names in proptest::collection::vec(foreign(), 0..4),
+        repeat in 1_usize..100,
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut log = AuditLog::open(&path, &Head::default(), key()).unwrap();
+        let text = |at: usize| texts[at].clone();
+        let record = Record {
+            time: text(0),
+            event: Event::Refusal,
+            peer: text(1),
+            secret: Some(text(2)),
+            nonce: Some(text(3)),
+            evidence: Some(text(4)),
+            policy: Some(text(5)),
+            verdict: Some(text(6)),
+            failing: names.iter().cycle().take(names.len() * repeat).cloned().collect(),
+            trust: Some(text(7)),
+            reason: text(8),
+        };
+        log.append(record.clone()).unwrap();
+        log.append(record).unwrap();
+        let head = log.head().clone();
+        drop(log);
+        let written = std::fs::read_to_string(&path).unwrap();
+        prop_assert_eq!(check(written.as_bytes(), Some(&head)).unwrap().refusals, 2);
+        let again = AuditLog::open(&path, &head, key()).unwrap();
+        prop_assert_eq!(again.head(), &head);
+        let acts = |character: char| character.is_control() || "\u{202e}\u{2028}".contains(character);
+        prop_assert!(written.lines().all(|line| !line.contains(acts)));
+    }
 }
 
 proptest! {

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use casemate_agent::{Address, FetchError, Trusted, fetch};
 use casemate_broker::http::{Answer, read_request};
-use casemate_broker::{Broker, Listener, Settings, serve};
+use casemate_broker::{Broker, Listener, Peer, Settings, serve};
 use casemate_protocol::BrokerKey;
 use casemate_verify::Timestamp;
 use common::{Folder, Guest, ID, SECRET, id, policy, secret};
@@ -22,7 +22,7 @@ fn start(folder: &Folder, broker: Broker) -> Address {
     let path = folder.path("broker.sock");
     let address = format!("unix:{}", path.display()).parse().unwrap();
     let listener = Listener::bind(&address).unwrap();
-    std::thread::spawn(move || serve(&broker, vec![listener], Settings::default()));
+    std::thread::spawn(move || serve(broker.into(), vec![listener], &Settings::default()));
     Address::Unix(path)
 }
 
@@ -39,10 +39,16 @@ fn between(
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
-            let (mut head, body) = read_request(&mut stream).unwrap();
+            let (mut head, body) = read_request(&mut stream, |_| ()).unwrap();
             let asked = head.path.clone();
             change(&broker, &mut head);
-            let answer = broker.answer(&head, &body, "host", Instant::now(), Timestamp::now());
+            let answer = broker.answer(
+                &head,
+                &body,
+                &Peer::Unix("host".into()),
+                Instant::now(),
+                Timestamp::now(),
+            );
             // A guest that has given up does not read.
             let _ = after(&asked, answer).write(&mut stream);
         }

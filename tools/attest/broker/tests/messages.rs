@@ -7,7 +7,7 @@ mod common;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use casemate_broker::Broker;
+use casemate_broker::{Broker, Peer};
 use casemate_protocol::TeeKey;
 use casemate_verify::Timestamp;
 use common::{Folder, Guest, ID, attestation, begin, head};
@@ -27,7 +27,7 @@ fn broker() -> &'static Broker {
 
 fn answer(path: &str, session: Option<&str>, body: &[u8]) -> u16 {
     let head = head("POST", path, session);
-    broker().answer(&head, body, "test", Instant::now(), Timestamp::now()).status
+    broker().answer(&head, body, &Peer::Vsock(3), Instant::now(), Timestamp::now()).status
 }
 
 /// All places in a message where there is a text, as JSON pointers.
@@ -90,7 +90,7 @@ proptest! {
     fn no_path_without_a_session_gives_anything(method in "[A-Z]{3,4}", path in "[ -~]{0,60}") {
         for path in [path.clone(), format!("resource/{path}"), format!("resource/{ID}/{path}")] {
             let head = head(&method, &path, None);
-            let status = broker().answer(&head, b"", "test", Instant::now(), Timestamp::now()).status;
+            let status = broker().answer(&head, b"", &Peer::Vsock(3), Instant::now(), Timestamp::now()).status;
             prop_assert!((400..500).contains(&status), "{} {}", status, path);
         }
     }

@@ -19,7 +19,7 @@ fn child(folder: &str) -> ! {
     let key = StoreKey::parse(KEY.as_bytes()).unwrap();
     let store = Store::open(&path.join("store"), key).unwrap();
     let head = store.audit_head().unwrap();
-    let mut log = AuditLog::open(&path.join("log"), &head).unwrap();
+    let mut log = AuditLog::open(&path.join("log"), &head, store.audit_key()).unwrap();
     for number in 0_u64.. {
         let id: SecretId = format!("default/key/{number}").parse().unwrap();
         store.put(&id, &secret(&format!("value {number}"), policy())).unwrap();
@@ -62,7 +62,7 @@ fn kill_9_loses_nothing_that_was_reported_as_done() {
             assert_eq!(secret.policy, policy());
         }
         let log = std::fs::read(folder.path("log")).unwrap();
-        let summary = verify(log.as_slice(), None).unwrap();
+        let summary = verify(log.as_slice(), None, Some(&store.audit_key())).unwrap();
         assert!(summary.head.records > done, "{} records, {done} + 1 done", summary.head.records);
     }
 }
@@ -71,7 +71,7 @@ fn kill_9_loses_nothing_that_was_reported_as_done() {
 fn a_broker_begins_again_after_a_kill_between_record_and_note() {
     let folder = Folder::new();
     drop(folder.broker());
-    let mut log = AuditLog::open(&folder.log(), &Default::default()).unwrap();
+    let mut log = folder.open_log();
     log.append(record(1)).unwrap();
     drop(log);
     // And a part of the next one.
@@ -79,8 +79,12 @@ fn a_broker_begins_again_after_a_kill_between_record_and_note() {
     file.write_all(b"{\"sequence\":2,\"time\"").unwrap();
     drop(file);
     drop(folder.broker());
-    assert_eq!(folder.records().len(), 1);
-    assert_eq!(folder.store().audit_head().unwrap().records, 1);
+    // The record stays, and the next one says that it was not answered.
+    let events: Vec<_> = folder.records().iter().map(|record| record["event"].clone()).collect();
+    assert_eq!(events, ["release", "unanswered"]);
+    assert_eq!(folder.store().audit_head().unwrap().records, 2);
+    drop(folder.broker());
+    assert_eq!(folder.records().len(), 2);
 }
 
 #[test]
@@ -91,7 +95,7 @@ fn a_broker_does_not_begin_with_a_log_that_was_changed() {
     };
     // More records than anybody noted.
     let folder = Folder::new();
-    let mut log = AuditLog::open(&folder.log(), &Default::default()).unwrap();
+    let mut log = folder.open_log();
     log.append(record(1)).unwrap();
     assert!(begin(&folder).is_err(), "the log is in use");
     log.append(record(2)).unwrap();
@@ -99,7 +103,7 @@ fn a_broker_does_not_begin_with_a_log_that_was_changed() {
     assert!(begin(&folder).is_err(), "two records that the store does not know");
     // Records missing at the end.
     let folder = Folder::new();
-    let mut log = AuditLog::open(&folder.log(), &Default::default()).unwrap();
+    let mut log = folder.open_log();
     log.append(record(1)).unwrap();
     drop(log);
     begin(&folder).unwrap();
@@ -107,6 +111,37 @@ fn a_broker_does_not_begin_with_a_log_that_was_changed() {
     let error = begin(&folder).unwrap_err();
     let cause = std::error::Error::source(&error).unwrap().to_string();
     assert!(cause.contains("missing at the end"), "{error}: {cause}");
+}
+
+/// As `casemate broker backup` does: while a broker runs, and it is the newest.
+#[test]
+fn a_backup_is_whole_and_goes_on_with_the_log() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = Folder::new();
+    let broker = folder.broker();
+    let store = folder.store();
+    store.put(&id("a/b/newest"), &secret("newest", policy())).unwrap();
+    store.backup(&folder.path("backup")).unwrap();
+    let mode = std::fs::metadata(folder.path("backup")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(store.backup(&folder.path("backup")).is_err(), "it would overwrite an older one");
+    // The broker goes on, then all is lost but the backup and the log.
+    drop(broker);
+    let mut log = folder.open_log();
+    for number in 1..4 {
+        log.append(record(number)).unwrap();
+    }
+    drop((log, store));
+    for file in ["store", "store-wal", "store-shm"] {
+        let _ = std::fs::remove_file(folder.path(file));
+    }
+    std::fs::rename(folder.path("backup"), folder.path("store")).unwrap();
+    assert_eq!(folder.store().get(&id("a/b/newest")).unwrap().unwrap().value.as_slice(), b"newest");
+    let begin = casemate_broker::Broker::new;
+    assert!(begin(folder.store(), Default::default(), &folder.log()).is_err());
+    casemate_broker::Broker::restored(folder.store(), Default::default(), &folder.log()).unwrap();
+    begin(folder.store(), Default::default(), &folder.log()).unwrap();
+    assert_eq!(folder.records().len(), 3);
 }
 
 #[test]

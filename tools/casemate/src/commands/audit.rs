@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
+use casemate_broker::Store;
 use casemate_broker::audit::{self, ChainError, Head, Summary};
-use casemate_broker::{Store, StoreKey};
 use clap::Subcommand;
 
-use super::read;
+use super::broker::read_key;
 use super::verify::Format;
 
 const EXIT_CHANGED: u8 = 1;
@@ -33,9 +33,10 @@ enum Command {
 
 /// Find out whether an audit log is what the broker wrote
 ///
-/// Any record that was changed, added, moved or removed breaks the chain. Records that are missing at
-/// the end can be seen only against something outside of the log: the broker's store, or a hash that
-/// was printed by an earlier run and kept elsewhere.
+/// Any record that was changed, moved or removed breaks the chain. Records that are missing at the end
+/// can be seen only against something outside of the log: the broker's store, or a hash that was printed
+/// by an earlier run and kept elsewhere. Records that no broker wrote are found with the store, whose key
+/// authenticates each record.
 ///
 /// Exit status: 0 the log is whole, 1 it was changed, 2 bad input or usage.
 #[derive(clap::Args)]
@@ -58,10 +59,19 @@ struct VerifyArgs {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let Command::Verify(args) = &args.command;
-    let anchor = args.anchor()?;
+    let store = args.store()?;
+    let anchor = args.anchor(store.as_ref())?;
+    let key = store.as_ref().map(Store::audit_key);
     let log = File::open(&args.log)
         .with_context(|| format!("could not open the audit log {}", args.log.display()))?;
-    let outcome = audit::verify(BufReader::new(log), anchor.as_ref());
+    let mut outcome = audit::verify(BufReader::new(log), anchor.as_ref(), key.as_ref());
+    // A running broker may have gone on in between, but notes each record before the next.
+    let known = store.map(|store| store.audit_head()).transpose()?.map(|head| head.records);
+    if let (Ok(Summary { head, .. }), Some(known)) = (&outcome, known)
+        && head.records > known.saturating_add(1)
+    {
+        outcome = Err(ChainError::Unknown { found: head.records, known });
+    }
     if let Err(error @ ChainError::Read { .. }) = outcome {
         return Err(error).with_context(|| format!("the audit log {}", args.log.display()));
     }
@@ -77,28 +87,33 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 impl VerifyArgs {
+    fn store(&self) -> anyhow::Result<Option<Store>> {
+        let (Some(store), Some(key)) = (&self.store, &self.key) else { return Ok(None) };
+        ensure!(store.exists(), "there is no store {}", store.display());
+        Ok(Some(Store::open(store, read_key(key)?)?))
+    }
+
     /// Where the log must have been.
-    fn anchor(&self) -> anyhow::Result<Option<Head>> {
+    fn anchor(&self, store: Option<&Store>) -> anyhow::Result<Option<Head>> {
         if let Some(hash) = &self.head {
             let digits = hash.len() == 96 && hash.bytes().all(|digit| digit.is_ascii_hexdigit());
             ensure!(digits, "--head takes 96 hexadecimal digits, as an earlier run printed them");
             return Ok(Some(Head { records: 0, hash: hash.to_ascii_lowercase() }));
         }
-        let (Some(store), Some(key)) = (&self.store, &self.key) else { return Ok(None) };
-        ensure!(store.exists(), "there is no store {}", store.display());
-        let key = StoreKey::parse(&read("key", key, 1024)?)
-            .with_context(|| format!("could not use the key in {}", key.display()))?;
-        Ok(Some(Store::open(store, key)?.audit_head()?))
+        Ok(store.map(Store::audit_head).transpose()?)
     }
 }
 
 fn text(out: &mut impl std::io::Write, summary: &Summary, anchored: bool) -> std::io::Result<()> {
-    let Summary { head, releases, refusals, test_releases, partial, .. } = summary;
+    let Summary { head, releases, refusals, unanswered, test_releases, partial, .. } = summary;
     writeln!(
         out,
         "whole: {} records, {releases} releases and {refusals} refusals\nhead:  {}",
         head.records, head.hash
     )?;
+    if *unanswered > 0 {
+        writeln!(out, "note: {unanswered} records were not answered: the broker ended before")?;
+    }
     if *test_releases > 0 {
         writeln!(out, "TEST: {test_releases} releases rest on a TEST root, which proves nothing")?;
     }
@@ -112,7 +127,8 @@ fn text(out: &mut impl std::io::Write, summary: &Summary, anchored: bool) -> std
     if !anchored {
         writeln!(
             out,
-            "note: records that are missing at the end cannot be seen without --store or --head"
+            "note: records that are missing at the end cannot be seen without --store or --head, and \
+             records that no broker wrote not without --store"
         )?;
     }
     Ok(())
@@ -126,6 +142,7 @@ fn json(outcome: &Result<Summary, ChainError>, anchored: bool) -> serde_json::Va
             "head": summary.head.hash,
             "releases": summary.releases,
             "refusals": summary.refusals,
+            "unanswered": summary.unanswered,
             "test_releases": summary.test_releases,
             "unfinished_bytes": summary.partial,
             "end_checked": anchored,

@@ -1,6 +1,7 @@
 //! `casemate broker`
 
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -21,7 +22,7 @@ mod serve;
 /// A first run. The guest's command line gets casemate.broker_key= with the key that the second command
 /// prints, and policy.json the measurement that `casemate measure` then predicts:
 ///
-///   casemate broker key > store.key
+///   casemate broker key store.key
 ///   casemate broker release-key --store store --key store.key
 ///   casemate broker secret put default/disk/root --store store --key store.key \
 ///       --snp-policy policy.json < passphrase
@@ -42,13 +43,26 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Print a fresh key for a store: 64 hexadecimal digits
+    /// Make a key for a store: 64 hexadecimal digits in a file that its owner alone can read
     ///
     /// Whoever has the key and the store has the secrets: keep it apart from the store.
-    Key,
+    Key {
+        /// The new file
+        file: PathBuf,
+    },
     Serve(serve::Args),
     Secret(secret::Args),
     Policy(policy::Args),
+    /// Write a whole copy of the store to a new file, also while a broker runs
+    ///
+    /// To restore it, put the file in the store's place (remove FILE-wal and FILE-shm), and pass --restored
+    /// to the first casemate broker serve.
+    Backup {
+        /// The new file
+        to: PathBuf,
+        #[command(flatten)]
+        store: StoreArgs,
+    },
     /// Print the public key of the store's tokens as a JSON web key set
     TokenKey(StoreArgs),
     /// Print the public key of the store's releases, for guests to pin
@@ -64,23 +78,58 @@ pub(super) struct StoreArgs {
     /// The store's file; made if it is not there
     #[arg(long, value_name = "FILE")]
     store: PathBuf,
-    /// The store's key, as `casemate broker key` prints it; "-" for standard input
+    /// The store's key, as `casemate broker key` makes it; "-" for standard input
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
 }
 
 impl StoreArgs {
     pub(super) fn open(&self) -> anyhow::Result<Store> {
-        let text = read_or_stdin("key", &self.key, 1024)?;
-        let key = StoreKey::parse(&text)
-            .with_context(|| format!("could not use the key in {}", self.key.display()))?;
-        Ok(Store::open(&self.store, key)?)
+        Ok(Store::open(&self.store, read_key(&self.key)?)?)
+    }
+
+    /// Opens a store that is there.
+    pub(super) fn open_existing(&self) -> anyhow::Result<Store> {
+        ensure!(self.store.exists(), "there is no store {}", self.store.display());
+        self.open()
     }
 
     /// Whether the key comes on standard input, so that nothing else can.
     fn key_is_stdin(&self) -> bool {
         self.key == Path::new("-")
     }
+}
+
+/// Reads a store's key from a file that others cannot read, or from standard input for "-".
+pub(crate) fn read_key(path: &Path) -> anyhow::Result<StoreKey> {
+    if path != Path::new("-") {
+        let found = std::fs::metadata(path)
+            .with_context(|| format!("could not read the key from {}", path.display()))?;
+        // The group root reads everything anyway: keys that systemd hands over are its.
+        let others = if found.gid() == 0 { 0o007 } else { 0o077 };
+        ensure!(
+            !found.is_file() || found.mode() & others == 0,
+            "the key {} is not secret: others can read it (mode {:o}); make a new one with casemate \
+             broker key, or chmod 600 the file if nobody has read it",
+            path.display(),
+            found.mode() & 0o777
+        );
+    }
+    let text = read_or_stdin("key", path, 1024)?;
+    StoreKey::parse(&text).with_context(|| format!("could not use the key in {}", path.display()))
+}
+
+fn make_key(path: &Path) -> anyhow::Result<()> {
+    let key = StoreKey::generate()?;
+    let mut file = std::fs::OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+        .with_context(|| format!("could not make the key {}", path.display()))?;
+    writeln!(file, "{}", *key.to_text())
+        .and_then(|()| file.sync_all())
+        .with_context(|| format!("could not write the key to {}", path.display()))
 }
 
 /// Reads a file of at most `limit` bytes, or standard input for "-".
@@ -101,9 +150,14 @@ fn read_or_stdin(what: &str, path: &Path, limit: usize) -> anyhow::Result<Zeroiz
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     memory::deny_core_files();
     match &args.command {
-        Command::Key => {
-            let key = StoreKey::generate()?;
-            writeln!(super::output(), "{}", *key.to_text())?;
+        Command::Key { file } => {
+            make_key(file)?;
+            writeln!(super::output(), "the key is in {}", file.display())?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Backup { to, store } => {
+            store.open_existing()?.backup(to)?;
+            writeln!(super::output(), "the copy is in {}", to.display())?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Serve(args) => serve::run(args),

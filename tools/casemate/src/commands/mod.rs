@@ -29,6 +29,7 @@ pub(crate) mod man;
 pub(crate) mod measure;
 mod output;
 mod own_firmware;
+pub(crate) mod policy;
 pub(crate) mod run;
 pub(crate) mod verify;
 

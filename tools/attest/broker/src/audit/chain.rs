@@ -4,13 +4,16 @@ use std::io::{self, BufRead};
 
 use ring::digest::{SHA384, digest};
 
-use super::{Event, Head, Line, MAX_LINE, read_line};
+use super::{AuditKey, Event, Head, Line, MAX_LINE, read_line};
 use crate::seal::hex;
 
-/// What stands between a line's hashed part and its hash, and after it.
+/// What stands before a line's MAC and its hash, and after them.
+const BEFORE_MAC: &[u8] = b",\"mac\":\"";
+const AFTER_MAC: &[u8] = b"\"";
 const BEFORE_HASH: &[u8] = b",\"hash\":\"";
 const AFTER_HASH: &[u8] = b"\"}\n";
-const HASH_DIGITS: usize = 96;
+/// Of a hash and of a MAC.
+const DIGITS: usize = 96;
 
 /// A log that is not what was written.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +37,9 @@ pub enum ChainError {
     /// A line's bytes do not have the line's hash.
     #[error("record {0} was changed: its bytes do not have its hash")]
     Changed(u64),
+    /// A record has not the MAC of the store's key.
+    #[error("record {0} was written by no broker of this store: its \"mac\" is not the store's")]
+    Forged(u64),
     /// A record is not where its number says.
     #[error(
         "record {found} stands in the place of record {expected}: records were removed, added or moved"
@@ -87,11 +93,13 @@ pub enum ChainError {
 pub struct Summary {
     /// Where it ends.
     pub head: Head,
-    /// How many records are releases.
+    /// How many records are releases that were answered.
     pub releases: u64,
-    /// How many records are refusals.
+    /// How many records are releases or refusals that the broker did not come to answer.
+    pub unanswered: u64,
+    /// How many records are refusals that were answered.
     pub refusals: u64,
-    /// How many releases rest on a TEST root.
+    /// How many answered releases rest on a TEST root.
     pub test_releases: u64,
     /// The length of all whole lines, in bytes.
     pub length: u64,
@@ -100,14 +108,20 @@ pub struct Summary {
     pub partial: u64,
 }
 
-/// Reads a log from its beginning and checks every link. With an `anchor`, its record must be there
+/// Reads a log from its beginning and checks every link; with a `key` also that a broker that has it
+/// wrote every line. With an `anchor`, its record must be there
 /// with its hash; an anchor whose `records` is zero and whose hash is not zeros is searched for by its
 /// hash alone.
 ///
 /// # Errors
 /// See [`ChainError`]; the first thing that is wrong.
-pub fn verify(mut input: impl BufRead, anchor: Option<&Head>) -> Result<Summary, ChainError> {
+pub fn verify(
+    mut input: impl BufRead,
+    anchor: Option<&Head>,
+    key: Option<&AuditKey>,
+) -> Result<Summary, ChainError> {
     let mut summary = Summary::default();
+    let mut before = None;
     let mut line = Vec::new();
     let none = Head::default();
     let mut found = anchor.is_none_or(|anchor| *anchor == none);
@@ -124,16 +138,22 @@ pub fn verify(mut input: impl BufRead, anchor: Option<&Head>) -> Result<Summary,
             summary.partial = bytes;
             break;
         }
-        let record = check(&line, &summary.head)?;
+        let record = check(&line, &summary.head, key)?;
         summary.length = summary.length.saturating_add(bytes);
-        summary.head = record.head;
-        match (record.event, record.test) {
-            (Event::Release, test) => {
-                summary.releases += 1;
-                summary.test_releases += u64::from(test);
-            }
-            (Event::Refusal, _) => summary.refusals += 1,
+        let kind = (record.event, record.test);
+        if record.event == Event::Unanswered {
+            let unanswered = before.filter(|(event, _)| *event != Event::Unanswered);
+            let kind = unanswered.ok_or_else(|| ChainError::Malformed {
+                line: record.head.records,
+                why: "no record before it can be unanswered".into(),
+            })?;
+            summary.count(kind, u64::wrapping_sub);
+            summary.unanswered += 1;
+        } else {
+            summary.count(kind, u64::wrapping_add);
         }
+        before = Some(kind);
+        summary.head = record.head;
         if let Some(anchor) = anchor.filter(|_| !found) {
             found = is_anchor(anchor, &summary.head)?;
         }
@@ -146,6 +166,20 @@ pub fn verify(mut input: impl BufRead, anchor: Option<&Head>) -> Result<Summary,
             Err(ChainError::Truncated { found: summary.head.records, expected: anchor.records })
         }
         _ => Ok(summary),
+    }
+}
+
+impl Summary {
+    /// Adds a record of this kind to those of its kind, or takes one that was added away.
+    fn count(&mut self, (event, test): (Event, bool), change: fn(u64, u64) -> u64) {
+        match event {
+            Event::Release => {
+                self.releases = change(self.releases, 1);
+                self.test_releases = change(self.test_releases, u64::from(test));
+            }
+            Event::Refusal => self.refusals = change(self.refusals, 1),
+            Event::Unanswered => {}
+        }
     }
 }
 
@@ -169,16 +203,18 @@ struct Checked {
 }
 
 /// Checks one line against where the log was before it.
-fn check(line: &[u8], before: &Head) -> Result<Checked, ChainError> {
+fn check(line: &[u8], before: &Head, key: Option<&AuditKey>) -> Result<Checked, ChainError> {
     let expected = before.records.saturating_add(1);
     let malformed = |why: &str| ChainError::Malformed { line: expected, why: why.to_owned() };
-    let (body, hash) = split(line).ok_or_else(|| {
-        malformed("it does not end with a hash of 96 digits, or is longer than any record")
+    let Parts { body, mac, hashed, hash } = split(line).ok_or_else(|| {
+        malformed(
+            "it does not end with a MAC and a hash of 96 digits each, or is longer than any record",
+        )
     })?;
     let json = [body, b"}"].concat();
     let record: Line =
         serde_json::from_slice(&json).map_err(|error| malformed(&error.to_string()))?;
-    if hex(digest(&SHA384, body).as_ref()).as_bytes() != hash {
+    if hex(digest(&SHA384, hashed).as_ref()).as_bytes() != hash {
         return Err(ChainError::Changed(record.sequence));
     }
     if record.sequence != expected {
@@ -186,6 +222,9 @@ fn check(line: &[u8], before: &Head) -> Result<Checked, ChainError> {
     }
     if record.previous != before.hash {
         return Err(ChainError::Broken(expected));
+    }
+    if key.is_some_and(|key| key.mac(body).as_bytes() != mac) {
+        return Err(ChainError::Forged(expected));
     }
     Ok(Checked {
         head: Head { records: expected, hash: String::from_utf8_lossy(hash).into_owned() },
@@ -205,9 +244,22 @@ fn check_partial(line: &[u8], expected: u64) -> Result<(), ChainError> {
     Err(ChainError::Malformed { line: expected, why })
 }
 
-/// A line's hashed part, and its hash.
-fn split(line: &[u8]) -> Option<(&[u8], &[u8])> {
+/// A line's parts.
+struct Parts<'a> {
+    /// Up to and without the MAC.
+    body: &'a [u8],
+    mac: &'a [u8],
+    /// Up to and without the hash.
+    hashed: &'a [u8],
+    hash: &'a [u8],
+}
+
+fn split(line: &[u8]) -> Option<Parts<'_>> {
+    let digits = |text: &'_ [u8]| text.len().checked_sub(DIGITS);
     let line = line.strip_suffix(AFTER_HASH)?;
-    let (rest, hash) = line.split_at_checked(line.len().checked_sub(HASH_DIGITS)?)?;
-    Some((rest.strip_suffix(BEFORE_HASH)?, hash))
+    let (rest, hash) = line.split_at_checked(digits(line)?)?;
+    let hashed = rest.strip_suffix(BEFORE_HASH)?;
+    let rest = hashed.strip_suffix(AFTER_MAC)?;
+    let (rest, mac) = rest.split_at_checked(digits(rest)?)?;
+    Some(Parts { body: rest.strip_suffix(BEFORE_MAC)?, mac, hashed, hash })
 }

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use casemate_agent::{EvidenceError, EvidenceSource, Trusted};
-use casemate_broker::audit::{Event, Record};
+use casemate_broker::audit::{AuditKey, AuditLog, Event, Record};
 use casemate_broker::http::{Answer, Head};
 use casemate_broker::{
-    Broker, Endorsements, ReleasePolicy, Secret, SecretId, Store, StoreKey, Verifier,
+    Broker, Endorsements, Peer, ReleasePolicy, Secret, SecretId, Store, StoreKey, Verifier,
 };
 use casemate_protocol::{Evidence, PREFIX, report_data};
 use casemate_test_support::chip::Report;
@@ -47,6 +47,21 @@ pub(crate) fn secret(value: &str, policy: ReleasePolicy) -> Secret {
     Secret { value: value.as_bytes().to_vec().into(), policy }
 }
 
+fn audit_key(store_key: StoreKey) -> AuditKey {
+    let folder = tempfile::tempdir().unwrap();
+    Store::open(&folder.path().join("store"), store_key).unwrap().audit_key()
+}
+
+/// The audit key of [`KEY`].
+pub(crate) fn key() -> AuditKey {
+    audit_key(StoreKey::parse(KEY.as_bytes()).unwrap())
+}
+
+/// The audit key of another store.
+pub(crate) fn other_key() -> AuditKey {
+    audit_key(StoreKey::generate().unwrap())
+}
+
 /// Where a broker's files are.
 pub(crate) struct Folder(tempfile::TempDir);
 
@@ -66,6 +81,11 @@ impl Folder {
     /// What a guest that pins this store's key takes.
     pub(crate) fn trusted(&self) -> Trusted {
         Trusted::Keys(vec![self.store().release_key().unwrap()])
+    }
+
+    /// The log, open where the store says that it ended.
+    pub(crate) fn open_log(&self) -> AuditLog {
+        AuditLog::open(&self.log(), &self.store().audit_head().unwrap(), key()).unwrap()
     }
 
     pub(crate) fn log(&self) -> PathBuf {
@@ -135,14 +155,13 @@ pub(crate) fn head(method: &str, path: &str, session: Option<&str>) -> Head {
         method: method.into(),
         path: format!("{PREFIX}{path}"),
         session: session.map(str::to_owned),
-        token: None,
-        body_length: 0,
+        ..Head::default()
     }
 }
 
 pub(crate) fn ask(broker: &Broker, head: &Head, body: &Value) -> (Answer, Value) {
     let body = if body.is_null() { vec![] } else { body.to_string().into_bytes() };
-    let answer = broker.answer(head, &body, "test", Instant::now(), Timestamp::now());
+    let answer = broker.answer(head, &body, &Peer::Vsock(3), Instant::now(), Timestamp::now());
     let json = serde_json::from_slice(&answer.body).unwrap();
     (answer, json)
 }

@@ -51,14 +51,13 @@ pub(super) struct PolicyArgs {
     /// What a TDX guest has to prove; JSON, as casemate verify tdx takes it
     #[arg(long, value_name = "FILE")]
     tdx_policy: Option<PathBuf>,
-    /// Take policies that leave open what a secret should not be given away with
+    /// Take policies that leave something open (see casemate policy check), and no policy at all
     #[arg(long)]
     accept_weak_policy: bool,
 }
 
 impl PolicyArgs {
-    /// Reads the files. A policy that leaves the measurement or debugging open is an error, unless
-    /// that was asked for.
+    /// Reads the files. A policy that leaves something open is an error, unless that was accepted.
     pub(super) fn read(&self) -> anyhow::Result<ReleasePolicy> {
         let text = |path: &Option<PathBuf>| {
             let path = path.as_ref()?;
@@ -73,13 +72,17 @@ impl PolicyArgs {
             tdx: text(&self.tdx_policy).transpose()?,
         };
         let open = policy.check().context("could not use the policy")?;
-        for sentence in &open {
-            eprintln!("casemate: the policy is weak: {sentence}");
+        for (platform, weakness) in &open {
+            eprintln!("casemate: the {platform} policy is weak: {weakness}");
         }
         ensure!(
             open.is_empty() || self.accept_weak_policy,
-            "the secret would not be safe: add what is missing to the policy, or say \
+            "the secret would not be safe; add the missing keys to the policy, or pass \
              --accept-weak-policy"
+        );
+        ensure!(
+            !policy.is_empty() || self.accept_weak_policy,
+            "nobody could have the secret; pass --snp-policy or --tdx-policy, or --accept-weak-policy"
         );
         Ok(policy)
     }

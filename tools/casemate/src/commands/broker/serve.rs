@@ -3,11 +3,17 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use casemate_broker::{Broker, Endorsements, ListenAddress, Listener, Settings, Verifier, serve};
+use anyhow::{Context as _, bail};
+use casemate_broker::{
+    Broker, Endorsements, ListenAddress, Listener, Network, ProxyHeader, Settings, TrustedProxies,
+    Verifier, serve,
+};
 use casemate_verify::{MAX_CERTIFICATE, MAX_INPUT};
+use clap::ValueEnum;
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::{StoreArgs, memory};
 use crate::commands::read;
@@ -51,15 +57,31 @@ pub(crate) struct Args {
     /// The certificate between the test root and the chip's
     #[arg(long, value_name = "FILE", requires = "test_root")]
     test_ask: Option<PathBuf>,
+    /// The store was restored from a backup: the audit log goes on with the records after it
+    #[arg(long)]
+    restored: bool,
     /// Requests that are answered at a time
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: u16,
-    /// Seconds that a request may take
+    /// Seconds that a request may take to arrive, to have its turn, and to have its answer taken: each
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     timeout: u16,
+    /// A reverse proxy, IP or IP/BITS, whose word about its clients counts: limits and records are then
+    /// theirs. May be given more than once
+    #[arg(long, value_name = "NETWORK")]
+    trusted_proxy: Vec<Network>,
+    /// The header in which trusted proxies name their clients
+    #[arg(long, value_enum, default_value_t = HeaderArg::XForwardedFor, requires = "trusted_proxy")]
+    proxy_header: HeaderArg,
     /// Requests per second and peer, on average; three times as many at once
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
     rate: u16,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum HeaderArg {
+    XForwardedFor,
+    Forwarded,
 }
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -77,7 +99,12 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         );
     }
     let store = args.store.open()?;
-    let broker = Broker::new(store, Verifier::new(endorsements), &args.audit)?;
+    let verifier = Verifier::new(endorsements);
+    let broker = if args.restored {
+        Broker::restored(store, verifier, &args.audit)?
+    } else {
+        Broker::new(store, verifier, &args.audit)?
+    };
     let listeners = args.listeners()?;
     let mut out = std::io::stdout();
     for listener in &listeners {
@@ -90,9 +117,29 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         timeout: Duration::from_secs(args.timeout.into()),
         rate,
         burst: rate.saturating_mul(3),
+        connections: connections(),
+        proxies: args.proxies(),
+        ..Settings::default()
     };
-    serve(&broker, listeners, settings);
-    Ok(ExitCode::SUCCESS)
+    serve(Arc::new(broker), listeners, &settings);
+    bail!("the audit log {} cannot be written any more; restart the broker", args.audit.display())
+}
+
+/// How many connections the process can hold, up to the default: each takes an open file.
+fn connections() -> usize {
+    /// Files for the store, the log, listeners and the like.
+    const OTHERS: u64 = 64;
+    let wanted = Settings::default().connections;
+    let mut limit = getrlimit(Resource::Nofile);
+    let enough = u64::try_from(wanted).unwrap_or(u64::MAX).saturating_add(OTHERS);
+    if limit.current.is_some_and(|current| current < enough) {
+        limit.current = Some(limit.maximum.map_or(enough, |maximum| maximum.min(enough)));
+        // If it fails, the old limit holds.
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let possible = files.saturating_sub(OTHERS).max(16);
+    usize::try_from(possible).unwrap_or(usize::MAX).min(wanted)
 }
 
 impl Args {
@@ -113,6 +160,14 @@ impl Args {
             }
         }
         Ok(listeners)
+    }
+
+    fn proxies(&self) -> TrustedProxies {
+        let header = match self.proxy_header {
+            HeaderArg::XForwardedFor => ProxyHeader::XForwardedFor,
+            HeaderArg::Forwarded => ProxyHeader::Forwarded,
+        };
+        TrustedProxies { networks: self.trusted_proxy.clone(), header }
     }
 
     fn endorsements(&self) -> anyhow::Result<Endorsements> {

@@ -13,6 +13,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
+use casemate_broker::bind_unix;
+use casemate_foreign::one_line;
 use casemate_launch::tdx::PageOrder;
 use casemate_launch::{LaunchPlan, Policy, SnpPolicy, TdxPolicy, snp, tdx};
 use casemate_machine::{Control, Guest, Outcome};
@@ -59,7 +61,7 @@ impl Waiting {
         socket.push(format!("_{CHECK_PORT}"));
         let socket = PathBuf::from(socket);
         let failed = || format!("could not wait for evidence at {}", socket.display());
-        let listener = UnixListener::bind(&socket).with_context(failed)?;
+        let listener = bind_unix(&socket).with_context(failed)?;
         listener.set_nonblocking(true).with_context(failed)?;
         Ok(Self { listener, socket: Socket(socket), expected })
     }
@@ -136,7 +138,9 @@ fn asked(mut stream: UnixStream, expected: &Expected, over: &AtomicBool) -> anyh
     stream.write_all(&challenge).context(FAILED)?;
     let Some(line) = read_line(&stream, PATIENCE, over).context(FAILED)? else { return Ok(false) };
     let verdict = expected.compare(&line, &challenge_data(Challenger::Check, &challenge));
-    let answer = verdict.as_ref().map_or_else(|error| format!("{error:#}"), |()| "ok".into());
+    let answer = verdict
+        .as_ref()
+        .map_or_else(|error| one_line(&format!("{error:#}")).into_owned(), |()| "ok".into());
     // A guest that does not listen any more has its verdict all the same.
     let _ = stream.write_all(format!("{answer}\n").as_bytes());
     verdict.map(|()| true)

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use anyhow::Context as _;
+use casemate_foreign::lines;
 use casemate_launch::tdx::PageOrder;
 use casemate_launch::{LaunchPlan, PlatformKind, snp, tdx};
 use casemate_machine::{Guest, Outcome, Outlet, SharedMemory};
@@ -26,7 +27,8 @@ impl Reporter {
 
     /// No guest runs, or no longer, and why.
     pub(super) fn failed(&self, error: &anyhow::Error, status: u8) {
-        let text = format!("{error:#}");
+        // Some part of it may come from the guest.
+        let text = lines(&format!("{error:#}")).into_owned();
         if self.json {
             self.say(json!({"event": "failed", "status": status, "text": text}));
         } else {
