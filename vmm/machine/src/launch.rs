@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use casemate_kvm::vm::VmType;
 use casemate_kvm::{KernelError, vcpu, vm};
 use casemate_launch::{GpaRange, LaunchPlan, PageKind, PlatformKind};
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -161,6 +162,9 @@ impl Created {
         match vm::api_version(&kvm).map_err(refused)? {
             12 => {}
             other => return Err(LaunchError::ApiVersion(other)),
+        }
+        if platform.vm_type() == VmType::Plain {
+            vm::permit_amx();
         }
         let vm = vm::create(&kvm, platform.vm_type()).map_err(refused)?;
         // Local APICs are KVM's; PIC and PIT are nobody's; the I/O APIC is ours, see `interrupts`.

@@ -230,6 +230,8 @@ impl Machine {
         };
         let end = move || {
             threads.join();
+            let private = around.ram.lowest_private(u64::MAX);
+            around.platform.before_close(private.into_iter().map(GpaRange::len).sum());
             drop(around);
         };
         let unfinished = teardown::within(teardown::LIMIT, &self.before, end);

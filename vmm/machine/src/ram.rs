@@ -12,7 +12,7 @@ use casemate_kvm::memory::{GuestMemfd, MemorySlot, PAGE_SIZE, set_memory_slot, s
 use casemate_launch::{Contents, Gpa, GpaError, GpaRange, Import, LaunchPlan, PageKind};
 use kvm_ioctls::VmFd;
 use vm_memory::guest_memory::GuestMemoryBackend as _;
-use vm_memory::{Bytes as _, GuestAddress, GuestMemoryError, GuestMemoryMmap};
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryError, GuestMemoryMmap, GuestRegionMmap};
 
 use crate::shared::Ledger;
 use casemate_plan::Board;
@@ -122,6 +122,9 @@ impl GuestRam {
             all.clone().map(|range| (GuestAddress(range.start().0), size(range))).collect();
         let backend = GuestMemoryMmap::from_ranges(&ranges)
             .map_err(|source| RamError::Map { bytes: all.map(GpaRange::len).sum(), source })?;
+        if !confidential {
+            backend.iter().for_each(want_huge_pages);
+        }
         let memory = DeviceMemory::new(backend, SharedPages::default(), confidential, ());
         Ok(Self {
             memory: Arc::new(memory),
@@ -301,6 +304,20 @@ fn regions(board: &Board, plan: &LaunchPlan, confidential: bool) -> Vec<Region> 
 }
 
 /// The pages that are in both.
+/// Lets the kernel back a region by huge pages also where it does so only on request, as Debian and
+/// Ubuntu have it (/sys/kernel/mm/transparent_hugepage/enabled). The memory of confidential guests
+/// is not here, and what they share comes and goes in small pages.
+fn want_huge_pages(region: &GuestRegionMmap) {
+    // SAFETY: the advice changes how the kernel backs this region, which `region` has mapped, and
+    // nothing that is in it.
+    let outcome =
+        unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_HUGEPAGE) };
+    if outcome != 0 {
+        // A kernel without huge pages.
+        tracing::debug!(error = %io::Error::last_os_error(), "no huge pages for guest memory");
+    }
+}
+
 fn common(a: GpaRange, b: GpaRange) -> Option<GpaRange> {
     let start = a.start().max(b.start());
     let bytes = a.end().min(b.end()).0.checked_sub(start.0).filter(|bytes| *bytes > 0)?;
@@ -379,5 +396,33 @@ mod tests {
         assert!(bytes[..0x1000].iter().chain(&bytes[0x2000..]).all(|byte| *byte == 7));
         assert!(bytes[0x1000..0x2000].iter().all(|byte| *byte == 0));
         assert!(ram.discard(GuestAddress(0xf_f000), 0x2000).is_err());
+    }
+
+    /// The flag of a mapping that was advised so is `hg` (Documentation/filesystems/proc.rst).
+    #[test]
+    fn memory_of_plain_guests_wants_huge_pages() {
+        if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+            return;
+        }
+        for (confidential, wanted) in [(false, true), (true, false)] {
+            let ram = GuestRam::new(&Board::new(4 << 20).unwrap(), &plan(Vec::new()), confidential);
+            let ram = ram.unwrap();
+            let region = ram.memory().get_backend().iter().next().unwrap();
+            let start = region.as_ptr().addr();
+            let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let (mut inside, mut flags) = (false, None);
+            for line in maps.lines() {
+                let range = line.split_once(' ').and_then(|(range, _)| range.split_once('-'));
+                let range = range.and_then(|(low, high)| {
+                    let parse = |text| usize::from_str_radix(text, 16).ok();
+                    Some(parse(low)?..parse(high)?)
+                });
+                inside = range.map_or(inside, |range| range.contains(&start));
+                if let Some(found) = line.strip_prefix("VmFlags:").filter(|_| inside) {
+                    flags = Some(found.split_whitespace().any(|flag| flag == "hg"));
+                }
+            }
+            assert_eq!(flags, Some(wanted), "confidential: {confidential}");
+        }
     }
 }

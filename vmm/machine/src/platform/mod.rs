@@ -90,6 +90,9 @@ pub trait Platform: Send + Sync {
     /// Answers an exit that only this platform knows, in `run`.
     fn answer(&self, run: &mut kvm_run, caller: Caller<'_>) -> Answer;
 
+    /// Comes after the last exit, before the VM is closed: `private` bytes at most are the guest's own.
+    fn before_close(&self, _private: u64) {}
+
     /// What the end of a guest means that left this exit behind, which no device took.
     fn last_words(&self, exit: &Exit<'_>) -> Outcome;
 }

@@ -18,10 +18,12 @@ pub(super) fn adapt(entries: &mut [kvm_cpuid_entry2]) {
     }
 }
 
-/// The TSC frequency for a TD on a host of this one, both in kHz: the TDX module counts in steps of
-/// 25 MHz, from 100 MHz to 10 GHz.
+/// The TSC frequency for a TD on a host of this one, both in kHz: the nearest step of the TDX module,
+/// which counts in 25 MHz, from 100 MHz to 10 GHz. A host's own is a multiple of half a step, give or
+/// take what its kernel calibrated.
 pub(super) fn tsc_khz(host: u32) -> u32 {
-    (host / 25_000 * 25_000).clamp(100_000, 10_000_000)
+    const STEP: u32 = 25_000;
+    (host.saturating_add(STEP / 2) / STEP * STEP).clamp(4 * STEP, 400 * STEP)
 }
 
 #[cfg(test)]
@@ -41,7 +43,10 @@ mod tests {
 
     #[test]
     fn the_frequency_is_one_that_the_module_takes() {
-        assert_eq!(tsc_khz(2_899_998), 2_875_000);
+        assert_eq!(tsc_khz(2_899_998), 2_900_000);
+        assert_eq!(tsc_khz(2_400_002), 2_400_000);
+        assert_eq!(tsc_khz(2_112_500), 2_125_000);
+        assert_eq!(tsc_khz(u32::MAX), 10_000_000);
         assert_eq!(tsc_khz(1_000_000), 1_000_000);
         assert_eq!(tsc_khz(0), 100_000);
     }

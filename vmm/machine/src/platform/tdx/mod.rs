@@ -48,6 +48,20 @@ impl Tdx {
     }
 }
 
+/// A word before the close of a TD that takes long. Kernels up to 7.2 take its pages back one by one,
+/// some 4 seconds for each GiB that the guest touched: to whoever waits, this process hangs, and cannot
+/// be killed.
+fn slow_close(private: u64) -> Option<String> {
+    const GIB: u64 = 1 << 30;
+    let gib = private / GIB;
+    (gib >= 4).then(|| {
+        format!(
+            "the kernel now takes back up to {gib} GiB of the guest's private memory, which may take \
+             minutes; let what supervises this process wait for it"
+        )
+    })
+}
+
 impl Platform for Tdx {
     fn vm_type(&self) -> vm::VmType {
         vm::VmType::Tdx
@@ -109,6 +123,12 @@ impl Platform for Tdx {
         let Some(call) = TdxCall::of(run) else { return Answer::Unknown };
         self.calls.answer(call, caller).put(run);
         Answer::Done
+    }
+
+    fn before_close(&self, private: u64) {
+        if let Some(words) = slow_close(private) {
+            tracing::warn!("{words}");
+        }
     }
 
     fn last_words(&self, exit: &Exit<'_>) -> Outcome {

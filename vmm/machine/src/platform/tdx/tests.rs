@@ -73,6 +73,13 @@ fn commands_come_in_the_order_that_the_kernel_wants() {
 }
 
 #[test]
+fn a_close_that_takes_long_is_announced_with_the_amount() {
+    assert_eq!(slow_close((4 << 30) - 1), None);
+    let words = slow_close(107 << 30).unwrap();
+    assert!(words.contains("up to 107 GiB") && words.contains("may take minutes"), "{words}");
+}
+
+#[test]
 fn a_module_that_is_busy_for_a_moment_is_asked_again() {
     for (command, errno) in
         [("KVM_TDX_INIT_VM", libc::EAGAIN), ("KVM_TDX_INIT_MEM_REGION", libc::EBUSY)]
