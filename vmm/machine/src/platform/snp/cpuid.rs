@@ -3,7 +3,9 @@
 //!
 //! A count, then from byte 16 on entries of 48 bytes: leaf, subleaf, XCR0, XSS, then EAX to EDX.
 
-use casemate_kvm::Page;
+use std::fmt;
+
+use casemate_kvm::{KernelError, Page};
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
 use crate::launch::StepError;
@@ -16,9 +18,56 @@ const ENTRY: usize = 48;
 /// Describes memory encryption (AMD64 APM volume 3, E.4.17).
 const ENCRYPTION: u32 = 0x8000_001f;
 
+/// Registers of features, which the firmware compares with the processor's own bit by bit: one that
+/// the processor does not report is refused. KVM reports some that it emulates, or that only software
+/// knows of, and each kernel more of them. `Some`: bits that are offered even so.
+const FEATURES: [(u32, u32, [Option<u32>; 4]); 7] = [
+    // HYPERVISOR and X2APIC, which every firmware lets pass; HTT is our topology's.
+    (1, 0, [None, None, Some(1 << 31 | 1 << 21), Some(1 << 28)]),
+    (7, 0, [None, Some(0), Some(0), Some(0)]),
+    (7, 1, [Some(0), Some(0), Some(0), Some(0)]),
+    // CMP_LEGACY is our topology's.
+    (0x8000_0001, 0, [None, None, Some(1 << 1), Some(0)]),
+    (0x8000_0007, 0, [None, None, None, Some(0)]),
+    (0x8000_0008, 0, [None, Some(0), None, None]),
+    // VERW_CLEAR: the guest loses a mitigation without it, so the firmware may decide.
+    (0x8000_0021, 0, [Some(1 << 5), None, Some(0), None]),
+];
+
+/// Features of the processor that this runs on.
+pub(super) struct Processor([[u32; 4]; FEATURES.len()]);
+
+impl Processor {
+    /// Reads them.
+    pub(super) fn read() -> Result<Self, KernelError> {
+        let mut registers = [[0; 4]; FEATURES.len()];
+        for (place, (leaf, subleaf, _)) in registers.iter_mut().zip(FEATURES) {
+            *place = casemate_kvm::cpuid::of_processor(leaf, subleaf)?;
+        }
+        Ok(Self(registers))
+    }
+
+    /// Takes from an entry the features that the processor does not have.
+    fn restrict(&self, entry: &mut kvm_cpuid_entry2) {
+        let known = FEATURES.iter().zip(self.0);
+        let of_entry = |(feature, _): &(&(u32, u32, _), _)| {
+            (feature.0, feature.1) == (entry.function, entry.index)
+        };
+        let Some(((.., offered), own)) = known.into_iter().find(of_entry) else { return };
+        let registers = [&mut entry.eax, &mut entry.ebx, &mut entry.ecx, &mut entry.edx];
+        for ((register, offered), own) in registers.into_iter().zip(offered).zip(own) {
+            if let Some(offered) = offered {
+                *register &= own | offered;
+            }
+        }
+    }
+}
+
 /// Takes from a vCPU's CPUID what no SEV-SNP firmware lets pass, so that KVM and the page agree.
-pub(super) fn adapt(entries: &mut [kvm_cpuid_entry2]) {
+pub(super) fn adapt(entries: &mut [kvm_cpuid_entry2], processor: &Processor) {
     for entry in entries {
+        processor.restrict(entry);
+        // Refused although the processor may have it ("BitMask" in AMD's processor references).
         match (entry.function, entry.index) {
             // TSC_DEADLINE.
             (1, _) => entry.ecx &= !(1 << 24),
@@ -29,11 +78,6 @@ pub(super) fn adapt(entries: &mut [kvm_cpuid_entry2]) {
             }
             // VIRT_SSBD.
             (0x8000_0008, _) => entry.ebx &= !(1 << 25),
-            (0x8000_0021, _) => {
-                // NO_SMM_CTL_MSR.
-                entry.eax &= !(1 << 9);
-                entry.ecx = 0;
-            }
             // SEV, SEV-ES, SEV-SNP; the C-bit, and one bit of addresses less.
             (ENCRYPTION, _) => {
                 entry.eax = 0b1_1010;
@@ -80,15 +124,27 @@ fn is_needed(entry: &kvm_cpuid_entry2) -> bool {
     says_something && entry.function != 0x8000_0026
 }
 
-/// Logs what the firmware replaced, leaf by leaf.
-pub(super) fn log_differences(ours: &Page, theirs: &Page) {
-    for difference in differences(ours, theirs) {
-        tracing::warn!("{difference}");
+/// A register whose value the firmware replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Correction {
+    leaf: u32,
+    subleaf: u32,
+    /// 0 to 3: EAX to EDX.
+    register: usize,
+    ours: u32,
+    theirs: u32,
+}
+
+impl fmt::Display for Correction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { leaf, subleaf, register, ours, theirs } = self;
+        let name = ["EAX", "EBX", "ECX", "EDX"].get(*register).unwrap_or(&"?");
+        write!(f, "{leaf:#x}.{subleaf} {name} {ours:#x} by {theirs:#x}")
     }
 }
 
-/// In words, each register in which `theirs` is not as `ours`.
-fn differences(ours: &Page, theirs: &Page) -> Vec<String> {
+/// Each register in which `theirs` is not as `ours`.
+pub(super) fn corrections(ours: &Page, theirs: &Page) -> Vec<Correction> {
     let entries = |page: &Page| -> Vec<[u8; ENTRY]> {
         page.0[FIRST..].as_chunks::<ENTRY>().0.iter().take(MOST).copied().collect()
     };
@@ -98,17 +154,31 @@ fn differences(ours: &Page, theirs: &Page) -> Vec<String> {
             u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
         };
         let (leaf, subleaf) = (word(ours, 0), word(ours, 4));
-        for (register, at) in [("EAX", 24), ("EBX", 28), ("ECX", 32), ("EDX", 36)] {
-            let (wanted, offered) = (word(ours, at), word(&theirs, at));
-            if wanted != offered {
-                found.push(format!(
-                    "CPUID {leaf:#x}.{subleaf} {register}: {wanted:#x} was refused, {offered:#x} \
-                     taken"
-                ));
+        for register in 0..4 {
+            let at = 24 + 4 * register;
+            let (ours, theirs) = (word(ours, at), word(&theirs, at));
+            if ours != theirs {
+                found.push(Correction { leaf, subleaf, register, ours, theirs });
             }
         }
     }
     found
+}
+
+/// Makes the same corrections in a vCPU's CPUID. Only bits that were corrected change: the rest may
+/// differ from vCPU to vCPU.
+pub(super) fn correct(entries: &mut [kvm_cpuid_entry2], corrections: &[Correction]) {
+    for Correction { leaf, subleaf, register, ours, theirs } in corrections {
+        let same = |entry: &&mut kvm_cpuid_entry2| {
+            let significant = entry.flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX != 0;
+            entry.function == *leaf && (!significant || entry.index == *subleaf)
+        };
+        let Some(entry) = entries.iter_mut().find(same) else { continue };
+        let registers = [&mut entry.eax, &mut entry.ebx, &mut entry.ecx, &mut entry.edx];
+        if let Some(value) = registers.into_iter().nth(*register) {
+            *value = *value & !(ours ^ theirs) | theirs & (ours ^ theirs);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -124,7 +194,7 @@ mod tests {
     #[test]
     fn the_firmware_reads_what_is_written_here() {
         let mut entries = [entry(1, 0, u32::MAX), entry(ENCRYPTION, 0, 51), entry(5, 0, 0)];
-        adapt(&mut entries);
+        adapt(&mut entries, &processor([[u32::MAX; 4]; FEATURES.len()]));
         let page = page(&entries).unwrap();
         assert_eq!(page.0[0], 2, "what says nothing is left out");
         let found = casemate_firmware_logic::cpuid::Encryption::from_page(&page.0).unwrap();
@@ -138,22 +208,65 @@ mod tests {
         assert!(page(&entries[..64]).is_ok());
     }
 
+    fn processor(registers: [[u32; 4]; FEATURES.len()]) -> Processor {
+        Processor(registers)
+    }
+
+    /// EPYC 7763, with values of InstLatx64's dump (AuthenticAMD0A00F11_K19_Milan_02_CPUID.txt).
+    const MILAN: [[u32; 4]; FEATURES.len()] = [
+        [0x00a0_0f11, 0x0040_0800, 0x7eda_320b, 0x178b_fbff],
+        [0, 0x219c_97a9, 0x0040_068c, 0x10],
+        [0; 4],
+        [0x00a0_0f11, 0x4000_0000, 0x75c2_37ff, 0x2fd3_fbff],
+        [0, 0x3b, 0, 0x6799],
+        [0x3030, 0x91be_f75f, 0x603f, 0x1_0007],
+        [0x204d, 0, 0, 0],
+    ];
+
+    /// Values that the firmware of a Milan refused (QEMU's list, July 2024: 0x80000021 EAX 0x18000245,
+    /// of which it took 0x18000045), and more that Linux 7.2 adds.
     #[test]
-    fn what_the_firmware_replaced_is_said_leaf_by_leaf() {
-        let ours = page(&[entry(1, 0, 7), entry(0x8000_001d, 3, 5), entry(0x8000_0021, 0, 1)]);
-        let ours = ours.unwrap();
-        assert!(differences(&ours, &ours).is_empty());
+    fn features_that_the_processor_does_not_report_are_left_out() {
+        let adapted = |entry: kvm_cpuid_entry2| {
+            let mut entries = [entry];
+            adapt(&mut entries, &processor(MILAN));
+            let [kvm_cpuid_entry2 { eax, ebx, ecx, edx, .. }] = entries;
+            [eax, ebx, ecx, edx]
+        };
+        let all = |leaf, index| adapted(entry(leaf, index, u32::MAX));
+        let verw_clear = 1 << 5;
+        assert_eq!(all(0x8000_0021, 0), [0x204d | verw_clear, u32::MAX, 0, u32::MAX]);
+        let (hypervisor, x2apic, htt) = (1 << 31, 1 << 21, 1 << 28);
+        let [.., ecx, edx] = all(1, 0);
+        assert_eq!((ecx, edx), (0x7eda_320b | hypervisor | x2apic, 0x178b_fbff | htt));
+        assert_eq!(all(7, 0), [u32::MAX, 0x219c_97a9, 0x0040_068c, 0x10]);
+        assert_eq!(all(7, 1), [0; 4]);
+        assert_eq!(all(0x8000_0008, 0)[1], 0x91be_f75f & !(1 << 25));
+        assert_eq!(all(0x8000_001d, 0), [u32::MAX; 4], "only features are compared");
+    }
+
+    #[test]
+    fn bits_that_no_firmware_passes_are_left_out_even_if_the_processor_has_them() {
+        let mut entries = [entry(1, 0, u32::MAX), entry(7, 0, u32::MAX)];
+        adapt(&mut entries, &processor([[u32::MAX; 4]; FEATURES.len()]));
+        assert_eq!(entries[0].ecx, !(1 << 24));
+        assert_eq!((entries[1].ebx, entries[1].edx), (!(1 << 1), u32::MAX >> 6));
+    }
+
+    #[test]
+    fn corrections_are_named_and_made_in_kvms_leaves() {
+        let mut entries = [entry(1, 0, 7), entry(0x8000_001d, 3, 5), entry(0x8000_0021, 0, 1)];
+        let ours = page(&entries).unwrap();
+        assert!(corrections(&ours, &ours).is_empty());
         let mut theirs = ours.clone();
-        theirs.0[FIRST + 32] = 0;
-        theirs.0[FIRST + ENTRY + 24] = 4;
+        theirs.0[FIRST + 32] = 3;
         theirs.0[FIRST + ENTRY + 36..][..4].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(
-            differences(&ours, &theirs),
-            [
-                "CPUID 0x1.0 ECX: 0x7 was refused, 0x0 taken",
-                "CPUID 0x8000001d.3 EAX: 0x5 was refused, 0x4 taken",
-                "CPUID 0x8000001d.3 EDX: 0x5 was refused, 0xffffffff taken",
-            ]
-        );
+        let found = corrections(&ours, &theirs);
+        let said: Vec<_> = found.iter().map(ToString::to_string).collect();
+        assert_eq!(said, ["0x1.0 ECX 0x7 by 0x3", "0x8000001d.3 EDX 0x5 by 0xffffffff"]);
+        // A bit that this vCPU has beyond the first one stays.
+        entries[0].ecx = 0x17;
+        correct(&mut entries, &found);
+        assert_eq!([entries[0].ecx, entries[1].edx, entries[2].eax], [0x13, u32::MAX, 1]);
     }
 }

@@ -41,6 +41,8 @@ pub struct Snp {
     identity: SnpIdentity,
     /// What vCPU 0 was given, for the CPUID page.
     cpuid: Option<CpuId>,
+    /// What the processor has, once a vCPU needed it.
+    processor: Option<cpuid::Processor>,
     /// For the guest's reports, if it is to get any.
     certificates: Option<Certificates>,
 }
@@ -89,23 +91,46 @@ impl Snp {
             policy,
             identity: plan.identity.clone(),
             cpuid: None,
+            processor: None,
             certificates: certificates.map(Certificates::of),
         })
     }
 
-    /// Adds the CPUID page. Values that the firmware refuses are replaced by those that it offers,
-    /// once.
-    fn add_cpuid(&self, vm: &VmFd, gpa: u64) -> Result<(), StepError> {
+    /// Adds the CPUID page. Values that the firmware refuses are replaced by its own, in KVM as well.
+    /// Nobody says whether it replaces all of them at once: the page is offered for as long as it
+    /// comes back changed.
+    fn add_cpuid(&self, made: Made<'_>, gpa: u64) -> Result<(), StepError> {
+        /// One for each entry of the page.
+        const TRIES: u32 = 64;
         let entries = self.cpuid.as_ref().map(CpuId::as_slice).unwrap_or_default();
         let mut page = cpuid::page(entries)?;
         let first = page.clone();
-        match snp::launch_update(vm, &self.sev, gpa, Update::Cpuid(&mut page)) {
-            Err(error) if error.status() == Status::Sev(SevStatus::INVALID_PARAM) => {
-                cpuid::log_differences(&first, &page);
-                Ok(snp::launch_update(vm, &self.sev, gpa, Update::Cpuid(&mut page))?)
+        for left in (0..TRIES).rev() {
+            let offered = page.clone();
+            let outcome = snp::launch_update(made.vm, &self.sev, gpa, Update::Cpuid(&mut page));
+            match outcome {
+                Err(error)
+                    if error.status() == Status::Sev(SevStatus::INVALID_PARAM)
+                        && page.0 != offered.0
+                        && left > 0 => {}
+                outcome => {
+                    outcome?;
+                    break;
+                }
             }
-            outcome => Ok(outcome?),
         }
+        let corrections = cpuid::corrections(&first, &page);
+        if corrections.is_empty() {
+            return Ok(());
+        }
+        let said: Vec<_> = corrections.iter().map(ToString::to_string).collect();
+        tracing::warn!("the firmware replaced values of CPUID: {}", said.join(", "));
+        for vcpu in made.vcpus {
+            let mut cpuid = casemate_kvm::cpuid::of(vcpu)?;
+            cpuid::correct(cpuid.as_mut_slice(), &corrections);
+            casemate_kvm::cpuid::set(vcpu, &cpuid)?;
+        }
+        Ok(())
     }
 }
 
@@ -135,7 +160,12 @@ impl Platform for Snp {
     ) -> Result<(), StepError> {
         let state = state.ok_or(StepError::Registers)?;
         let mut cpuid = casemate_kvm::cpuid::of(vcpu)?;
-        cpuid::adapt(cpuid.as_mut_slice());
+        let processor = match self.processor.take() {
+            Some(processor) => processor,
+            None => cpuid::Processor::read()?,
+        };
+        cpuid::adapt(cpuid.as_mut_slice(), &processor);
+        self.processor = Some(processor);
         casemate_kvm::cpuid::set(vcpu, &cpuid)?;
         self.cpuid.get_or_insert(cpuid);
 
@@ -166,7 +196,7 @@ impl Platform for Snp {
             PageKind::Unmeasured => update(Update::Unmeasured(&pages(import)))?,
             PageKind::Zero => update(Update::Zero(count))?,
             PageKind::Secrets => update(Update::Secrets)?,
-            PageKind::Cpuid => self.add_cpuid(vm, gpa)?,
+            PageKind::Cpuid => self.add_cpuid(made, gpa)?,
             PageKind::Shared => ram.write(import)?,
         }
         Ok(())

@@ -159,10 +159,10 @@ fn logged<T>(work: impl FnOnce() -> T) -> (T, String) {
     (outcome, log)
 }
 
-/// The firmware refuses the CPUID page and writes its own values into it: they are logged leaf by leaf, and
-/// tried once.
+/// The firmware refuses the CPUID page and writes its own values into it, all of them or one at a time:
+/// they are offered until it takes them, given to KVM as well, and logged once.
 #[test]
-fn values_that_the_firmware_refuses_are_replaced_once() {
+fn values_that_the_firmware_refuses_are_replaced_until_it_takes_them() {
     let entry = |function, value| kvm_cpuid_entry2 {
         function,
         eax: value,
@@ -171,38 +171,63 @@ fn values_that_the_firmware_refuses_are_replaced_once() {
     };
     let kvm = Kvm::new().expect("these tests need a /dev/kvm that this user may open");
     let vm = kvm.create_vm().unwrap();
+    let vcpus = [vm.create_vcpu(0).unwrap()];
+    let ram = GuestRam::new(&Board::new(1 << 20).unwrap(), &plan(), true).unwrap();
+    let made = Made { vm: &vm, ram: &ram, vcpus: &vcpus };
     let mut snp = Snp::with_device(&plan(), Path::new(NOTHING), None).unwrap();
     snp.cpuid = Some(CpuId::from_entries(&[entry(1, 0xff), entry(7, 0xff)]).unwrap());
     let add = |trace: &[Event]| {
         let interposer = Interposer::replaying(trace.to_vec());
-        let ((outcome, events), log) = logged(|| interposer.run(|| snp.add_cpuid(&vm, 0x8000)));
+        let ((outcome, events), log) = logged(|| interposer.run(|| snp.add_cpuid(made, 0x8000)));
         (outcome.map_err(|error| error.to_string()), events, log)
     };
-    let event = |page: &str, reply| Event {
-        command: "KVM_SEV_SNP_LAUNCH_UPDATE".into(),
-        arguments: format!("gpa 0x8000, 4096 bytes, CPUID: {page}"),
+    let event = |command: &str, arguments: String, reply| Event {
+        command: command.into(),
+        arguments,
         reply,
         written: Vec::new(),
     };
-    let refused = Reply { status: 0x16, ..Reply::errno(libc::EIO) };
-    let (ours, theirs) = ("1.0: ff 0 ff 0, 7.0: ff 0 ff 0", "1.0: ff 0 3f 0, 7.0: 1 0 ff 0");
-    // EAX is at byte 24 of an entry and ECX at 32; entries have 48 bytes and begin at 16.
-    let corrected = |refused: Event| {
-        let written = |offset, byte| Written { offset, bytes: vec![byte] };
-        Event { written: vec![written(16 + 32, 0x3f), written(16 + 48 + 24, 1)], ..refused }
+    let update = |page: &str, reply| {
+        let arguments = format!("gpa 0x8000, 4096 bytes, CPUID: {page}");
+        event("KVM_SEV_SNP_LAUNCH_UPDATE", arguments, reply)
     };
-    let first = corrected(event(ours, refused));
+    let refused = Reply { status: 0x16, ..Reply::errno(libc::EIO) };
+    let taken = Reply::default();
+    // EAX is at byte 24 of an entry and ECX at 32; entries have 48 bytes and begin at 16.
+    let (ecx_of_1, eax_of_7) = ((16 + 32, 0x3f), (16 + 48 + 24, 1));
+    let corrected = |page: &str, corrections: &[(usize, u8)]| Event {
+        written: corrections
+            .iter()
+            .map(|&(offset, byte)| Written { offset, bytes: vec![byte] })
+            .collect(),
+        ..update(page, refused)
+    };
+    let ours = "1.0: ff 0 ff 0, 7.0: ff 0 ff 0";
+    let between = "1.0: ff 0 3f 0, 7.0: ff 0 ff 0";
+    let theirs = "1.0: ff 0 3f 0, 7.0: 1 0 ff 0";
+    // KVM's own leaves: none, as the interposer has no vCPU.
+    let to_kvm = [
+        event("KVM_GET_CPUID2", "all leaves, 256 CPUID entries".into(), taken),
+        event("KVM_SET_CPUID2", "256 CPUID entries".into(), taken),
+    ];
+    for tries in [
+        vec![corrected(ours, &[ecx_of_1, eax_of_7])],
+        vec![corrected(ours, &[ecx_of_1]), corrected(between, &[eax_of_7])],
+    ] {
+        let count = tries.len();
+        let trace: Vec<_> =
+            tries.into_iter().chain([update(theirs, taken)]).chain(to_kvm.clone()).collect();
+        let (outcome, events, log) = add(&trace);
+        assert_eq!((outcome, events.len()), (Ok(()), count + 3));
+        let said: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
+        assert_eq!(said.len(), 1, "{log}");
+        let words = "replaced values of CPUID: 0x1.0 ECX 0xff by 0x3f, 0x7.0 EAX 0xff by 0x1";
+        assert!(said[0].ends_with(words), "{log}");
+    }
 
-    let accepted = [first.clone(), event(theirs, Reply::default())];
-    let (outcome, events, log) = add(&accepted);
-    assert_eq!((outcome, events.len()), (Ok(()), 2));
-    let said: Vec<_> = log.lines().filter(|line| line.contains("WARN")).collect();
-    assert_eq!(said.len(), 2, "{log}");
-    assert!(said[0].ends_with("CPUID 0x1.0 ECX: 0xff was refused, 0x3f taken"), "{log}");
-    assert!(said[1].ends_with("CPUID 0x7.0 EAX: 0xff was refused, 0x1 taken"), "{log}");
-
-    // A firmware that refuses its own values is not asked a third time.
-    let (outcome, events, _) = add(&[first, event(theirs, refused)]);
+    // A firmware that refuses a page and leaves it as it is is not asked again.
+    let (outcome, events, _) =
+        add(&[corrected(ours, &[ecx_of_1, eax_of_7]), update(theirs, refused)]);
     let error = outcome.unwrap_err();
     assert!(
         error.starts_with("KVM_SEV_SNP_LAUNCH_UPDATE (gpa 0x8000, 4096 bytes, CPUID: 1.0: ff 0 3f")
@@ -210,9 +235,17 @@ fn values_that_the_firmware_refuses_are_replaced_once() {
     assert!(error.contains("INVALID_PARAM") && error.contains("take the CPUID leaves"), "{error}");
     assert_eq!(events.len(), 2);
 
+    // One that never is content is asked 64 times.
+    let turns = (0..100_u32).map(|turn| match turn % 2 {
+        0 => corrected(ours, &[(16 + 32, 0x3f)]),
+        _ => corrected(between, &[(16 + 32, 0xff)]),
+    });
+    let (outcome, events, _) = add(&turns.collect::<Vec<_>>());
+    assert!(outcome.is_err() && events.len() == 64, "{}", events.len());
+
     // Whatever else is wrong with the page ends the launch at once.
     let other = Reply { status: 0x1a, ..refused };
-    let (outcome, events, log) = add(&[event(ours, other)]);
+    let (outcome, events, log) = add(&[update(ours, other)]);
     assert!(outcome.is_err() && log.is_empty() && events.len() == 1);
 }
 
@@ -234,18 +267,19 @@ fn the_emulated_hosts_firmware_corrects_a_cpuid_page() {
     let mut snp = Snp::new(&plan, None).unwrap();
     snp.prepare_vm(&vm, &CpuId::new(0).unwrap()).unwrap();
     ram.map(&vm).unwrap();
+    let made = Made { vm: &vm, ram: &ram, vcpus: &[] };
     // Every feature there is, which is more than the processor has.
     let features =
         kvm_cpuid_entry2 { function: 1, ecx: u32::MAX, edx: u32::MAX, ..Default::default() };
     snp.cpuid = Some(CpuId::from_entries(&[features]).unwrap());
     let ((outcome, events), log) =
-        logged(|| Interposer::recording().run(|| snp.add_cpuid(&vm, 0x8000)));
+        logged(|| Interposer::recording().run(|| snp.add_cpuid(made, 0x8000)));
     outcome.unwrap();
     let [refused, taken] = &events[..] else { panic!("{events:?}") };
     assert_eq!((refused.reply.status, taken.reply.status), (0x16, 0), "{events:?}");
     let words: Vec<_> = taken.arguments.rsplit(' ').take(2).collect();
     for (register, value) in ["EDX", "ECX"].iter().zip(words) {
-        let said = format!("CPUID 0x1.0 {register}: 0xffffffff was refused, 0x{value} taken");
+        let said = format!("0x1.0 {register} 0xffffffff by 0x{value}");
         assert!(value != "ffffffff" && log.contains(&said), "{said}: {log}");
     }
 }
