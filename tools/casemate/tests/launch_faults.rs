@@ -32,6 +32,8 @@ fn errnos(command: &str) -> &'static [i32] {
         "KVM_CREATE_VCPU" => &[EEXIST, EINVAL, EIO, EMFILE, ENFILE, ENOMEM],
         "KVM_SET_CPUID2" => &[E2BIG, EFAULT, EINVAL, ENOMEM],
         "KVM_GET_CPUID2" => &[E2BIG, EFAULT],
+        // An instruction, which does not.
+        "CPUID" => &[],
         "KVM_GET_SREGS" | "KVM_SET_SREGS" | "KVM_SET_REGS" | "KVM_SET_FPU" | "KVM_SET_XCRS" => {
             &[EFAULT, EINVAL, ENOMEM]
         }

@@ -14,6 +14,7 @@ use common::{Guest, lab, said};
 /// What the guest does, by its command line.
 const SCRIPT: &str = r"
 echo UP vcpus=$(nproc) kernel=$(uname -r)
+echo PACKAGES $(dmesg | sed -n 's/.*CPU topo: Max. logical packages: *//p')
 case $(sed -n 's/.*casemate.do=\([a-z-]*\).*/\1/p' /proc/cmdline) in
 reset*) reboot -f ;;
 panic) echo c >/proc/sysrq-trigger ;;
@@ -58,6 +59,8 @@ fn kernels_boot_to_user_space() {
         for (_, vcpus) in cases {
             assert!(console.contains(&format!("UP vcpus={vcpus} kernel={series}")), "{console}");
         }
+        // However many vCPUs, they are cores of one socket.
+        assert_eq!(console.matches("PACKAGES 1").count(), cases.len(), "{console}");
     }
 }
 

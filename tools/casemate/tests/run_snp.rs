@@ -43,6 +43,7 @@ fn a_guest_is_encrypted_and_measures_to_what_was_predicted() {
     assert!(console.contains("ENDED 121"), "{console}");
     for (place, (vcpus, left)) in [(1, 1), (4, 1), (1, 0)].into_iter().enumerate() {
         assert_eq!(said(console, "LEFT ", place), left.to_string(), "{console}");
+        assert_eq!(said(console, "PACKAGES ", place), "1", "{console}");
         assert!(console.contains(&format!("UP vcpus={vcpus} kernel=6.12")), "{console}");
         predicted(console, place);
     }
@@ -70,6 +71,7 @@ fn sixteen_processors_start() {
     let Some(output) = guest.in_lab(&guest.line("--vcpus 16")) else { return };
     let console = &output.console;
     assert!(console.contains("UP vcpus=16 kernel=7.2") && console.contains("ENDED 0"), "{console}");
+    assert_eq!(said(console, "PACKAGES ", 0), "1", "{console}");
     predicted(console, 0);
 }
 

@@ -60,6 +60,7 @@ fn linux_is_started_by_our_firmware_and_has_the_predicted_registers() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         assert!(time.abs_diff(now) < Duration::from_hours(1), "{time:?}: {console}");
         let lazy = accept_memory == "lazy";
+        assert_eq!(said(console, "PACKAGES ", 0), "1", "{console}");
         assert_eq!(said(console, "LEFT ", 0), if lazy { "1" } else { "0" }, "{console}");
         assert_eq!(console.contains("firmware: starting the kernel"), !lazy, "{console}");
         if vcpus > 1 {
@@ -119,6 +120,7 @@ fn sixteen_processors_start() {
     let Some(output) = guest.in_lab_of(16, &guest.line("--vcpus 16")) else { return };
     let console = &output.console;
     assert!(console.contains("UP vcpus=16 kernel=7.2"), "{console}");
+    assert_eq!(said(console, "PACKAGES ", 0), "1", "{console}");
     assert!(console.contains("ENDED 0"), "{console}");
     assert_eq!(predicted_mrtds(&output).len(), 1);
 }

@@ -124,6 +124,9 @@ fn size(config: &GuestConfig, origin: &Origin<'_>) -> Result<(), ConfigError> {
         let problem = "a guest has 1 to 255 vCPUs";
         return Err(origin.value("vcpus", &config.vcpus.to_string(), problem, "try vcpus = 1"));
     }
+    if let Some((key, value, problem, remedy)) = config.topology_problem() {
+        return Err(origin.value(key, &value.to_string(), &problem, remedy));
+    }
     Ok(())
 }
 

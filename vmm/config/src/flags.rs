@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 
-use crate::schema::{Disk, Net, Vsock};
+use crate::schema::{Cpu, Disk, Net, Vsock};
 
 /// Why the value of a flag is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,7 +23,7 @@ impl FlagError {
 }
 
 /// Keys whose values are numbers in a file. All others are text, but for `true` and `false`.
-const NUMBERS: [&str; 3] = ["cid", "queues", "requests_per_second"];
+const NUMBERS: [&str; 6] = ["cid", "queues", "requests_per_second", "sockets", "cores", "threads"];
 
 /// Reads `FIRST,KEY=VALUE,...`; the first value is that of the key `first` and has no name. Where it is
 /// empty, the key keeps its default. A comma inside of a value is written twice.
@@ -65,6 +65,15 @@ fn typed(key: &str, value: &str) -> Value {
     }
     let number = value.parse().ok().filter(|_| NUMBERS.contains(&key));
     number.map_or_else(|| Value::String(value.to_owned()), Value::Integer)
+}
+
+impl FromStr for Cpu {
+    type Err = FlagError;
+
+    /// All keys have names.
+    fn from_str(text: &str) -> Result<Self, FlagError> {
+        table("", &format!(",{text}"))
+    }
 }
 
 impl FromStr for Disk {
@@ -114,6 +123,9 @@ mod tests {
         assert_eq!("/run/v.sock,cid=7".parse::<Vsock>().unwrap().cid, 7);
         let kernel: Vsock = ",vhost=true,cid=7".parse().unwrap();
         assert_eq!((kernel.vhost, kernel.socket.as_os_str().len()), (true, 0));
+        let cpu: Cpu = "sockets=2,threads=2".parse().unwrap();
+        assert_eq!(cpu, Cpu { sockets: 2, cores: None, threads: 2 });
+        assert!("2".parse::<Cpu>().is_err());
         assert_eq!("tdx".parse(), Ok(PlatformChoice::Tdx));
     }
 

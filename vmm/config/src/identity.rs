@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use ring::digest::{Algorithm, SHA256, SHA384, digest};
 
+use crate::Topology;
 use crate::reference::Shape;
 use crate::schema::GuestConfig;
 
@@ -20,6 +21,7 @@ impl GuestConfig {
     /// casemate machine 1
     /// memory 536870912
     /// vcpus 1
+    /// cpu sockets=2 cores=4 threads=2             if it is not one socket of cores
     /// rng true
     /// console false
     /// disk read_only=false queues=1 serial=-      for each disk
@@ -32,12 +34,16 @@ impl GuestConfig {
     /// what a reset does).
     #[must_use]
     pub fn canonical(&self) -> String {
-        let mut text = format!(
-            "casemate machine 1\nmemory {}\nvcpus {}\nrng {}\nconsole {}\n",
-            self.memory.0, self.vcpus, self.rng, self.console
-        );
+        let mut text =
+            format!("casemate machine 1\nmemory {}\nvcpus {}\n", self.memory.0, self.vcpus);
         let or_hyphen = |value: Option<String>| value.unwrap_or_else(|| "-".into());
         // Writing to a String cannot fail.
+        let topology = self.topology();
+        if topology != Topology::one_socket(self.vcpus) {
+            let Topology { sockets, cores, threads } = topology;
+            let _ = writeln!(text, "cpu sockets={sockets} cores={cores} threads={threads}");
+        }
+        let _ = writeln!(text, "rng {}\nconsole {}", self.rng, self.console);
         for disk in &self.disk {
             let serial = or_hyphen(disk.serial.shown());
             let (read_only, queues) = (disk.read_only, disk.queues);
@@ -102,6 +108,14 @@ mod tests {
              disk read_only=true queues=2 serial=-\n\
              net queues=1 mac=\"02:00:00:00:00:01\"\nnet queues=1 mac=-\nvsock cid=7\n"
         );
+    }
+
+    #[test]
+    fn an_arrangement_of_vcpus_that_is_not_the_default_is_part_of_the_form() {
+        let cpu = |sockets, threads| Some(crate::Cpu { sockets, threads, cores: None });
+        let of = |cpu| GuestConfig { cpu, ..config() }.canonical();
+        assert_eq!(of(cpu(1, 1)), of(None));
+        assert!(of(cpu(2, 2)).contains("\nvcpus 4\ncpu sockets=2 cores=1 threads=2\nrng true\n"));
     }
 
     /// The values are those of sha256sum and sha384sum over the documented text.

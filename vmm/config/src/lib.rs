@@ -15,6 +15,7 @@ mod reference;
 mod schema;
 mod size;
 mod td_bits;
+mod topology;
 mod vcpu_type;
 
 use std::path::{Path, PathBuf};
@@ -24,11 +25,12 @@ pub use flags::FlagError;
 pub use image_format::{ImageFormat, recognize};
 pub use quote_service::QuoteService;
 pub use schema::{
-    Acceptance, Disk, DiskFormat, Ending, GuestConfig, Net, OnError, PlatformChoice, Snp, Tdx,
+    Acceptance, Cpu, Disk, DiskFormat, Ending, GuestConfig, Net, OnError, PlatformChoice, Snp, Tdx,
     Vsock, reference,
 };
 pub use size::{ByteSize, Hex, Mac, SizeError};
 pub use td_bits::{TdAttributes, Xfam};
+pub use topology::Topology;
 pub use vcpu_type::{VcpuType, VcpuTypeError};
 
 /// Values from the command line; each that is there wins over the file's.
@@ -40,6 +42,7 @@ pub struct Overrides {
     pub cmdline: Option<String>,
     pub memory: Option<ByteSize>,
     pub vcpus: Option<u32>,
+    pub cpu: Option<Cpu>,
     pub platform: Option<PlatformChoice>,
     pub firmware: Option<PathBuf>,
     pub igvm: Option<PathBuf>,
@@ -101,6 +104,7 @@ impl GuestConfig {
             )*};
         }
         take!(kernel: Some, initrd: Some, firmware: Some, igvm: Some, vsock: Some);
+        take!(cpu: Some);
         take!(shared_memory: Some);
         take!(cmdline: From::from, memory: From::from, vcpus: From::from, platform: From::from);
         take!(accept_memory: From::from, firmware_log: From::from, rng: From::from, balloon: From::from);

@@ -114,6 +114,8 @@ table! {
         on_panic: Ending = Ending::Exit,
     }
     tables {
+        /// Arrangement of the vCPUs.
+        cpu: Option<Cpu>,
         /// Disks, in order.
         disk: Vec<Disk>,
         /// Network interfaces, in order.
@@ -124,6 +126,18 @@ table! {
         snp: Option<Snp>,
         /// TDX policy and identity.
         tdx: Option<Tdx>,
+    }
+}
+
+table! {
+    /// Arrangement of the vCPUs, as the guest's CPUID reports it. Left out: one socket of as many cores as there are vCPUs. It is not measured: the host decides.
+    pub struct Cpu {
+        /// Sockets. With several, each has a power of two of threads.
+        sockets: u32 = 1,
+        /// Cores of each socket. Left out: as many as `vcpus` needs. Sockets, cores and threads multiply to `vcpus`.
+        cores: Option<u32> = None,
+        /// Threads of each core, 1 or 2.
+        threads: u32 = 1,
     }
 }
 
@@ -208,7 +222,7 @@ table! {
         debug: bool = false,
         /// Attributes beside SEPT_VE_DISABLE, which is always set, and DEBUG: `"LASS"`, `"PKS"`, `"KL"`, `"PERFMON"`. Quotes say them. Kernels up to 7.2 offer none.
         attributes: TdAttributes = TdAttributes::default(),
-        /// Extended features beside x87 and SSE: `"AVX"`, `"AVX512"`, `"PT"`, `"PK"`, `"CET"`, `"UINTR"`, `"LBR"`, `"AMX"`. Quotes say them.
+        /// Extended features beside x87 and SSE: `"AVX"`, `"AVX512"`, `"PT"`, `"PK"`, `"CET"`, `"UINTR"`, `"LBR"`, `"AMX"`; or `"auto"`, all of these that the host offers, which `casemate run` prints. Quotes have them as XFAM, and a policy for several hosts lists the values that it allows. Without AVX a guest cannot run programs that are built for x86-64-v3.
         xfam: Xfam = Xfam::default(),
         /// MRCONFIGID of quotes. Left out: SHA-384 of the machine's canonical form (memory, vCPUs, devices).
         mrconfigid: Option<Hex<48>> = None,
@@ -265,11 +279,14 @@ impl Tdx {
         SEPT_VE_DISABLE | debug | self.attributes.0
     }
 
-    /// XFAM (TDX module ABI, "XFAM"). x87 and SSE are always set.
+    /// XFAM (TDX module ABI, "XFAM"). x87 and SSE are always set. `None`: the host resolves it.
     #[must_use]
-    pub const fn xfam(&self) -> u64 {
+    pub const fn xfam(&self) -> Option<u64> {
         const X87_AND_SSE: u64 = 3;
-        X87_AND_SSE | self.xfam.0
+        match self.xfam {
+            Xfam::Bits(bits) => Some(X87_AND_SSE | bits),
+            Xfam::Auto => None,
+        }
     }
 }
 
@@ -281,6 +298,7 @@ pub fn reference() -> String {
          that read it.\nUnknown keys are errors. Relative paths start at the folder of the file.\n",
     );
     section::<GuestConfig>(&mut page, "The guest", None);
+    section::<Cpu>(&mut page, "Arrangement of vCPUs", Some("[cpu]"));
     section::<Disk>(&mut page, "Disks", Some("[[disk]]"));
     section::<Net>(&mut page, "Network interfaces", Some("[[net]]"));
     section::<Vsock>(&mut page, "Vsock", Some("[vsock]"));

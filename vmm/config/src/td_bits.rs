@@ -21,13 +21,14 @@ const ATTRIBUTES: &[Bit] = &[
 ];
 
 const AVX: u64 = 1 << 2;
+const PK: u64 = 1 << 9;
 const XFAM: &[Bit] = &[
     ("X87", 1 << 0, Some("it is always set")),
     ("SSE", 1 << 1, Some("it is always set")),
     ("AVX", AVX, None),
     ("AVX512", 0b111 << 5, None),
     ("PT", 1 << 8, None),
-    ("PK", 1 << 9, None),
+    ("PK", PK, None),
     ("CET", 0b11 << 11, None),
     ("UINTR", 1 << 14, None),
     ("LBR", 1 << 15, None),
@@ -40,9 +41,36 @@ const NEED_AVX: u64 = 0b111 << 5 | 0b11 << 17;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TdAttributes(pub u64);
 
-/// Extended features of a TD beside x87 and SSE: bits of XCR0 and IA32_XSS.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Xfam(pub u64);
+/// Extended features of a TD beside x87 and SSE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Xfam {
+    /// These bits of XCR0 and IA32_XSS.
+    Bits(u64),
+    /// Those of [`Xfam::NAMED`] that the host offers.
+    Auto,
+}
+
+impl Xfam {
+    /// All bits that have a name.
+    pub const NAMED: u64 = AVX | 0b111 << 5 | 1 << 8 | PK | 0b11 << 11 | 0b11 << 14 | 0b11 << 17;
+
+    /// What `auto` means on a host that offers `offered`.
+    #[must_use]
+    pub const fn on_host(self, offered: u64) -> Self {
+        match self {
+            Self::Auto => Self::Bits(offered & Self::NAMED),
+            bits @ Self::Bits(_) => bits,
+        }
+    }
+}
+
+/// Programs that are built for x86-64-v3 end at their first instruction of AVX without it. Every host
+/// with TDX has both.
+impl Default for Xfam {
+    fn default() -> Self {
+        Self::Bits(AVX | PK)
+    }
+}
 
 fn parse(what: &str, names: &[String], known: &[Bit]) -> Result<u64, String> {
     let mut all = 0;
@@ -72,10 +100,12 @@ fn text(bits: u64, known: &'static [Bit]) -> String {
 }
 
 impl Tdx {
-    /// The names of all attributes of the TD, and of all its extended features.
+    /// The names of all attributes of the TD, and of all its extended features; `None`: those that
+    /// the host offers.
     #[must_use]
-    pub fn bit_names(&self) -> [Vec<&'static str>; 2] {
-        [names(self.attributes(), ATTRIBUTES).collect(), names(self.xfam(), XFAM).collect()]
+    pub fn bit_names(&self) -> (Vec<&'static str>, Option<Vec<&'static str>>) {
+        let xfam = self.xfam().map(|xfam| names(xfam, XFAM).collect());
+        (names(self.attributes(), ATTRIBUTES).collect(), xfam)
     }
 }
 
@@ -88,12 +118,25 @@ impl<'de> Deserialize<'de> for TdAttributes {
 
 impl<'de> Deserialize<'de> for Xfam {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let names = Vec::deserialize(deserializer)?;
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected \"auto\", or names of extended features in a list")]
+        enum Choice {
+            Word(String),
+            Names(Vec<String>),
+        }
+        let names = match Choice::deserialize(deserializer)? {
+            Choice::Word(word) if word == "auto" => return Ok(Self::Auto),
+            Choice::Word(word) => {
+                let problem = format!("\"{word}\" is neither \"auto\" nor a list of names");
+                return Err(de::Error::custom(problem));
+            }
+            Choice::Names(names) => names,
+        };
         let bits = parse("extended feature", &names, XFAM).map_err(de::Error::custom)?;
         if bits & NEED_AVX != 0 && bits & AVX == 0 {
             return Err(de::Error::custom("AVX512 and AMX need \"AVX\" as well"));
         }
-        Ok(Self(bits))
+        Ok(Self::Bits(bits))
     }
 }
 
@@ -105,15 +148,18 @@ impl fmt::Display for TdAttributes {
 
 impl fmt::Display for Xfam {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&text(self.0, XFAM))
+        match self {
+            Self::Bits(bits) => f.write_str(&text(*bits, XFAM)),
+            Self::Auto => f.write_str("\"auto\""),
+        }
     }
 }
 
 macro_rules! shape {
-    ($type:ty, $example:literal) => {
+    ($type:ty, $example:literal $(, $other:literal)?) => {
         impl Shape for $type {
             fn shape() -> String {
-                concat!("names, like `", $example, "`").into()
+                concat!("names, like `", $example, "`" $(, $other)?).into()
             }
 
             fn shown(&self) -> Option<String> {
@@ -124,7 +170,7 @@ macro_rules! shape {
 }
 
 shape!(TdAttributes, "[\"PKS\"]");
-shape!(Xfam, "[\"AVX\", \"AVX512\"]");
+shape!(Xfam, "[\"AVX\", \"AVX512\"]", " or `\"auto\"`");
 
 #[cfg(test)]
 mod tests {
@@ -138,16 +184,36 @@ mod tests {
     fn names_are_bits() {
         let tdx =
             tdx("xfam = [\"AVX\", \"AMX\", \"CET\"]\nattributes = [\"PKS\", \"PERFMON\"]").unwrap();
-        assert_eq!(tdx.xfam(), 0b11 << 17 | 0b11 << 11 | 0b111);
+        assert_eq!(tdx.xfam(), Some(0b11 << 17 | 0b11 << 11 | 0b111));
         assert_eq!(tdx.attributes(), 1 << 63 | 1 << 30 | 1 << 28);
         assert_eq!(tdx.xfam.to_string(), "[\"AVX\", \"CET\", \"AMX\"]");
-        assert_eq!((Tdx::default().xfam(), Tdx::default().attributes()), (3, 1 << 28));
+        assert_eq!(Tdx::default().attributes(), 1 << 28);
+    }
+
+    /// AVX: RHEL 10 and others are built for x86-64-v3. PK: what KVM offers besides on every host.
+    #[test]
+    fn programs_for_x86_64_v3_run_by_default() {
+        assert_eq!(Tdx::default().xfam(), Some(0x207));
+        assert_eq!(Tdx::default().xfam.to_string(), "[\"AVX\", \"PK\"]");
+        assert_eq!(tdx("xfam = []").unwrap().xfam(), Some(3));
+    }
+
+    #[test]
+    fn auto_is_resolved_by_the_host() {
+        let auto = tdx("xfam = \"auto\"").unwrap();
+        assert_eq!((auto.xfam(), auto.bit_names().1), (None, None));
+        let all = XFAM.iter().fold(0, |all, (_, bits, _)| all | bits);
+        assert_eq!(Xfam::NAMED | 3, all);
+        // Bit 10 has no name.
+        assert_eq!(auto.xfam.on_host(1 << 10 | 0x2e7), Xfam::Bits(0x2e4));
+        assert_eq!(Xfam::Bits(4).on_host(u64::MAX), Xfam::Bits(4));
     }
 
     #[test]
     fn what_makes_no_sense_is_refused() {
         for (text, problem) in [
             ("xfam = [\"AVX512\"]", "AVX512 and AMX need \"AVX\" as well"),
+            ("xfam = \"all\"", "\"all\" is neither \"auto\" nor a list of names"),
             ("xfam = [\"SSE\"]", "leave out \"SSE\": it is always set"),
             ("xfam = [\"avx\"]", "\"avx\" is no extended feature; there are AVX, AVX512, PT, PK"),
             ("attributes = [\"DEBUG\"]", "leave out \"DEBUG\": say debug = true"),

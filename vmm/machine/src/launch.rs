@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use casemate_config::Topology;
 use casemate_kvm::vm::VmType;
 use casemate_kvm::{KernelError, vcpu, vm};
 use casemate_launch::{GpaRange, LaunchPlan, PageKind, PlatformKind};
@@ -150,12 +151,12 @@ pub(crate) struct Finished {
 }
 
 impl Created {
-    /// Creates a VM with the memory `ram` and `vcpus` vCPUs, in the states that `plan` has.
+    /// Creates a VM with the memory `ram` and vCPUs in this arrangement, in the states that `plan` has.
     pub(crate) fn new(
         mut platform: Box<dyn Platform>,
         ram: GuestRam,
         plan: &LaunchPlan,
-        vcpus: u32,
+        topology: Topology,
     ) -> Result<Self, LaunchError> {
         let refused = |error: KernelError| LaunchError::Vm(error.into());
         let kvm = vm::open().map_err(refused)?;
@@ -169,10 +170,10 @@ impl Created {
         let vm = vm::create(&kvm, platform.vm_type()).map_err(refused)?;
         // Local APICs are KVM's; PIC and PIT are nobody's; the I/O APIC is ours, see `interrupts`.
         vm::enable_split_irqchip(&vm, gsi::COUNT.into()).map_err(refused)?;
-        let cpuid = Cpuid::new(&kvm, vcpus).map_err(refused)?;
-        platform.prepare_vm(&vm, &cpuid.of(0)).map_err(LaunchError::Vm)?;
+        let cpuid = Cpuid::new(&kvm, topology).map_err(refused)?;
+        platform.prepare_vm(&vm, &cpuid.of(0).map_err(refused)?).map_err(LaunchError::Vm)?;
         ram.map(&vm).map_err(|error| LaunchError::Vm(error.into()))?;
-        let vcpus = (0..vcpus)
+        let vcpus = (0..topology.vcpus())
             .map(|index| {
                 let state = plan.vcpus.get(usize::try_from(index).unwrap_or(usize::MAX));
                 let vcpu = create_vcpu(&vm, &cpuid, index)?;
@@ -214,6 +215,6 @@ fn create_vcpu(vm: &VmFd, cpuid: &Cpuid, index: u32) -> Result<VcpuFd, StepError
         most @ 1.. if index >= most => StepError::Vcpus { most },
         _ => error.into(),
     })?;
-    casemate_kvm::cpuid::set(&vcpu, &cpuid.of(index))?;
+    casemate_kvm::cpuid::set(&vcpu, &cpuid.of(index)?)?;
     Ok(vcpu)
 }

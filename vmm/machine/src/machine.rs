@@ -150,7 +150,7 @@ impl Machine {
         let devices = Devices::open(&guest.config, &ram, console, &end)?;
         let (balloon, console) = (devices.balloon.clone(), devices.console.clone());
         let quiet = Quiet::new();
-        let launched = Created::new(platform, ram, &guest.plan, guest.config.vcpus)?
+        let launched = Created::new(platform, ram, &guest.plan, guest.config.topology())?
             .populate(&guest.plan)?
             .finish()?;
         drop(quiet);

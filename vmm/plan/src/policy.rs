@@ -33,6 +33,9 @@ pub(crate) fn snp_identity(config: &GuestConfig) -> Result<SnpIdentity, PlanErro
     Ok(SnpIdentity { host_data, id_block, vcek_disabled: snp.vcek_disabled })
 }
 
+/// XFAM of every TD.
+const X87_AND_SSE: u64 = 3;
+
 pub(crate) fn tdx(config: &GuestConfig) -> TdxPolicy {
     let tdx = config.tdx.clone().unwrap_or_default();
     let value = |value: &Option<Hex<48>>| value.as_ref().map_or([0; 48], |value| value.0);
@@ -40,7 +43,8 @@ pub(crate) fn tdx(config: &GuestConfig) -> TdxPolicy {
         mrconfigid: config.mrconfigid(),
         mrowner: value(&tdx.mrowner),
         mrownerconfig: value(&tdx.mrownerconfig),
-        xfam: tdx.xfam(),
+        // Not measured by the launch. What `auto` is on a host, `casemate run` has put in its place.
+        xfam: tdx.xfam().unwrap_or(X87_AND_SSE),
         ..TdxPolicy::new(tdx.attributes())
     }
 }

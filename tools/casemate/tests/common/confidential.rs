@@ -23,6 +23,7 @@ const SCRIPT: &str = r"
 # No words of the kernel's in the middle of ours.
 dmesg -n 1
 echo UP vcpus=$(nproc) kernel=$(uname -r)
+echo PACKAGES $(dmesg | sed -n 's/.*CPU topo: Max. logical packages: *//p')
 grep -q panics /proc/cmdline && echo c >/proc/sysrq-trigger
 echo TIME $(date +%s)
 dmesg | grep -o 'active: .*'

@@ -92,7 +92,8 @@ fn measured(plan: &GuestPlan, config: &GuestConfig) -> Vec<Fact> {
             list.push(fact("the guest policy", format!("{guest_policy:#x}: {signed}")));
         }
         Policy::Tdx(_) => {
-            let [attributes, xfam] = config.tdx.clone().unwrap_or_default().bit_names();
+            let (attributes, xfam) = config.tdx.clone().unwrap_or_default().bit_names();
+            let xfam = xfam.unwrap_or_else(|| vec!["all that the host offers"]);
             let signed = |names: Vec<&str>| {
                 format!("{}: not in MRTD, but signed in every quote", names.join(", "))
             };

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use casemate_config::{
-    Acceptance, ByteSize, Disk, Ending, GuestConfig, Net, Overrides, PlatformChoice, VcpuType,
-    Vsock, from_flags, load,
+    Acceptance, ByteSize, Cpu, Disk, Ending, GuestConfig, Net, Overrides, PlatformChoice, VcpuType,
+    Vsock, Xfam, from_flags, load,
 };
 use casemate_kvm::host::{Facts, Finding, State, findings};
 use casemate_kvm::trace::Interposer;
@@ -73,6 +73,9 @@ pub(crate) struct Args {
     /// Number of vCPUs, 1 to 255 [default: 1]
     #[arg(long, value_name = "NUMBER")]
     vcpus: Option<u32>,
+    /// Arrangement of the vCPUs, like sockets=2,cores=4,threads=2 [default: one socket of cores]
+    #[arg(long, value_name = "KEY=VALUE,...")]
+    cpu: Option<Cpu>,
     /// What the guest is launched on [default: auto, which never is plain]
     #[arg(long, value_parser = words::<PlatformChoice>(PlatformChoice::WORDS))]
     platform: Option<PlatformChoice>,
@@ -163,7 +166,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn guest(args: &Args, reporter: &Reporter, screen: &Screen) -> anyhow::Result<u8> {
     let limiter = log::start(args.log.as_deref(), args.json, &screen.errors)?;
     raise_open_files();
-    let config = config(args)?;
+    let config = resolved(config(args)?);
     taps(&config.net, args)?;
     let guest = match *platforms(&config) {
         [platform] => Guest::new(config, platform)?,
@@ -194,6 +197,7 @@ fn config(args: &Args) -> anyhow::Result<GuestConfig> {
         cmdline: args.cmdline.clone(),
         memory: args.memory,
         vcpus: args.vcpus,
+        cpu: args.cpu.clone(),
         platform: args.platform,
         firmware: args.firmware.clone(),
         igvm: args.igvm.clone(),
@@ -215,6 +219,19 @@ fn config(args: &Args) -> anyhow::Result<GuestConfig> {
         Some(file) => load(file, overrides)?,
         None => from_flags(overrides)?,
     })
+}
+
+/// `config` with what this host decides. Where it has no TDX, nothing can be resolved and nothing needs
+/// to be.
+fn resolved(mut config: GuestConfig) -> GuestConfig {
+    if let Some(tdx) = &mut config.tdx
+        && tdx.xfam == Xfam::Auto
+        && let Ok(offered) = casemate_kvm::tdx::offered_xfam()
+    {
+        tdx.xfam = tdx.xfam.on_host(offered);
+        tracing::warn!("tdx.xfam = {} on this host", tdx.xfam);
+    }
+    config
 }
 
 /// Whether the taps are there. Only where a guest runs must they be: whoever measures it has none.
