@@ -3,13 +3,10 @@
 use std::fs;
 use std::os::unix::net::UnixListener;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::guest::Guest;
+use crate::guest::{Guest, Patience};
 use crate::table::Attack;
-
-/// A guest that does not end is a failure, however slow the machine.
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// At most this much.
 #[derive(Debug)]
@@ -57,7 +54,7 @@ pub(crate) fn watch(mut guest: Guest) -> Seen {
     // A process of the host that accepts what the guest sends, and reads nothing.
     let sockets = UnixListener::bind(guest.folder.path().join("sockets_1234")).unwrap();
     sockets.set_nonblocking(true).unwrap();
-    let (began, mut streams) = (Instant::now(), Vec::new());
+    let (mut patience, mut streams) = (Patience::new(), Vec::new());
     let (mut memory, mut descriptors) = (0, 0);
     let process = format!("/proc/{}", guest.child.id());
     let status = loop {
@@ -70,7 +67,7 @@ pub(crate) fn watch(mut guest: Guest) -> Seen {
         if let Some(status) = guest.child.try_wait().unwrap() {
             break status.code().unwrap_or(-1);
         }
-        if began.elapsed() > LIMIT {
+        if patience.has_ended(guest.child.id()) {
             guest.child.kill().unwrap();
             guest.child.wait().unwrap();
             break -2;

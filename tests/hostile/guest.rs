@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// A guest that runs.
 pub(crate) struct Guest {
@@ -51,5 +52,37 @@ impl Guest {
 
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+}
+
+/// Processor time of a process so far, in ticks of a hundredth of a second; 0 once it has ended.
+pub(crate) fn processor_time(process: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks = fields.split_ascii_whitespace().skip(11).take(2);
+    ticks.filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
+}
+
+/// Whether a guest works without an end, or sleeps: it has used a minute of a processor, or none for a
+/// minute. How long it takes on a machine that is busy with other things does not matter.
+pub(crate) struct Patience {
+    seen: u64,
+    since: Instant,
+}
+
+impl Patience {
+    const TICKS: u64 = 60 * 100;
+    const IDLE: Duration = Duration::from_secs(60);
+
+    pub(crate) fn new() -> Self {
+        Self { seen: 0, since: Instant::now() }
+    }
+
+    pub(crate) fn has_ended(&mut self, process: u32) -> bool {
+        let ticks = processor_time(process);
+        if ticks != self.seen {
+            (self.seen, self.since) = (ticks, Instant::now());
+        }
+        ticks > Self::TICKS || self.since.elapsed() > Self::IDLE
     }
 }

@@ -162,7 +162,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
         "raises transmit interrupts without handling them",
         "a thread that waits for the guest to handle them", NONE),
     attack("board", "serial_flood",
-        "writes 300,000 bytes to the serial port",
+        "writes 100,000 bytes to the serial port",
         "a vCPU that waits for standard output", NONE),
     attack("board", "serial_registers_at_random",
         "writes random values to the serial port's registers",

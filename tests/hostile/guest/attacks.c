@@ -332,7 +332,7 @@ static void interrupts_of_all_kinds(void)
 
 static void ports_at_random(void)
 {
-	for (int i = 0; i < 50000; i++) {
+	for (int i = 0; i < 20000; i++) {
 		u16 port = rnd();
 		// All but those that end the guest.
 		if ((port >= 0x3f5 && port < 0x400) || (port >= 0x4f8 && port < 0x508) || (port >= 0x5f8 && port < 0x610) ||
@@ -366,7 +366,7 @@ static void ends_of_the_wrong_width(void)
 }
 static void io_apic_at_random(void)
 {
-	for (int i = 0; i < 20000; i++) {
+	for (int i = 0; i < 5000; i++) {
 		MMIO32(0xfec00000ul) = rnd();
 		MMIO32(0xfec00010ul) = rnd() | 1 << 16;
 		(void)MMIO32(0xfec00010ul);
@@ -376,7 +376,7 @@ static void io_apic_at_random(void)
 static void interrupts_from_the_serial_port_without_end(void)
 {
 	MMIO32(0xfec00000ul) = 0x10 + 2 * 4;
-	for (int i = 0; i < 5000; i++) {
+	for (int i = 0; i < 2000; i++) {
 		MMIO32(0xfec00010ul) = 1 << 16 | 0x20;
 		out8(0x3f9, 0);
 		out8(0x3f9, 2);
@@ -385,19 +385,19 @@ static void interrupts_from_the_serial_port_without_end(void)
 }
 static void serial_flood(void)
 {
-	for (int i = 0; i < 300000; i++)
+	for (int i = 0; i < 100000; i++)
 		out8(0x3f8, 'A' + i % 26);
 }
 static void serial_registers_at_random(void)
 {
-	for (int i = 0; i < 30000; i++) {
+	for (int i = 0; i < 10000; i++) {
 		out8(0x3f8 + rnd() % 8, rnd());
 		in8(0x3f8 + rnd() % 8);
 	}
 }
 static void clock_at_random(void)
 {
-	for (int i = 0; i < 20000; i++) {
+	for (int i = 0; i < 5000; i++) {
 		out8(0x70, rnd());
 		out8(0x71, rnd());
 		in8(0x71);
