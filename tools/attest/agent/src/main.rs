@@ -50,6 +50,9 @@ Exit status: 0 it worked (run: PROGRAM's own), 1 the broker refuses, 2 bad usage
 /// The kernel's command line, which a confidential guest's measurement covers.
 const COMMAND_LINE: &str = "/proc/cmdline";
 
+/// The longest message on standard error, in characters.
+const LONGEST_MESSAGE: usize = 1024;
+
 const EXIT_REFUSED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 const EXIT_FAILED: u8 = 3;
@@ -168,7 +171,7 @@ impl Options {
         let (last, others) = brokers.split_last().ok_or("no broker is named")?;
         for broker in others {
             match fetch(broker, &source, trusted, id) {
-                Err(FetchError::Exchange(error)) => eprintln!("casemate-agent: {}", chain(&error)),
+                Err(FetchError::Exchange(error)) => say(&chain(&error)),
                 other => return Ok(other?),
             }
         }
@@ -252,14 +255,36 @@ fn serve(options: &Options) -> Result<(), Failure> {
 }
 
 fn usage(error: &str) -> ExitCode {
-    eprintln!("casemate-agent: {error}\nTry: casemate-agent --help");
+    say(error);
+    eprintln!("Try: casemate-agent --help");
     ExitCode::from(EXIT_USAGE)
 }
 
 fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
-    eprintln!("casemate-agent: {}", chain(error));
+    say(&chain(error));
     let refused = matches!(error.downcast_ref(), Some(FetchError::Refused { .. }));
     ExitCode::from(if refused { EXIT_REFUSED } else { EXIT_FAILED })
+}
+
+/// Shows a message on standard error. Part of it may be text of the host's or of a broker's.
+fn say(message: &str) {
+    eprintln!("casemate-agent: {}", printable(message));
+}
+
+/// A text on one line of bounded length, in which characters that do not print are escaped.
+fn printable(text: &str) -> String {
+    let mut characters = text.chars();
+    let mut shown = String::new();
+    for character in characters.by_ref().take(LONGEST_MESSAGE) {
+        match character {
+            '"' | '\'' | '\\' => shown.push(character),
+            _ => shown.extend(character.escape_debug()),
+        }
+    }
+    if characters.next().is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// The error and all that led to it.
@@ -276,6 +301,8 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use casemate_agent::CheckError;
+
     use super::*;
 
     fn read(arguments: &[&str]) -> Result<Options, lexopt::Error> {
@@ -305,5 +332,25 @@ mod tests {
         assert!(trusted(&[], false, "casemate.broker_key=x").is_err());
         assert!(trusted(&[key(1)], true, "").is_err());
         assert!(read(&["unlock", "--broker-key", "x"]).is_err());
+    }
+
+    /// A broker's or a host's text, in an error as it reaches the console.
+    #[test]
+    fn text_from_outside_cannot_act_on_the_console() {
+        let hostile = "\u{1b}[2J\r\naccept \u{202e}\u{9b}2J\u{2028}".to_owned() + &"x".repeat(5000);
+        let refused =
+            FetchError::Refused { what: "the secret", status: 401, detail: hostile.clone() };
+        let rejected = CheckError::Rejected(hostile);
+        for error in [&refused as &dyn std::error::Error, &rejected] {
+            let shown = printable(&chain(error));
+            assert!(
+                shown.contains("\\u{1b}[2J\\r\\naccept \\u{202e}\\u{9b}2J\\u{2028}x"),
+                "{shown}"
+            );
+            assert!(!shown.chars().any(char::is_control), "{shown}");
+            assert!(shown.chars().count() < 2 * LONGEST_MESSAGE && shown.ends_with('…'), "{shown}");
+        }
+        let usual = "could not open \"it's\" \\ ä: 5";
+        assert_eq!(printable(usual), usual);
     }
 }

@@ -132,6 +132,8 @@ struct Integrity {
     r#type: String,
     journal_encryption: String,
     journal_integrity: String,
+    /// Bytes of the HMAC's key, where it is not the hash's length (cryptsetup 2.8).
+    key_size: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -357,7 +359,10 @@ impl Segment {
             |pair| CIPHERS.contains(pair),
             expected,
         )?;
-        if let Some(Integrity { journal_encryption, journal_integrity, .. }) = integrity {
+        if let Some(Integrity { journal_encryption, journal_integrity, key_size, .. }) = integrity {
+            let bytes = key_size.unwrap_or(32);
+            let fits = |size: &u64| (32..=64).contains(size);
+            accept("the integrity's key size", bytes, fits, "32 to 64 bytes are accepted")?;
             text("the journal's encryption", journal_encryption, &["none"])?;
             text("the journal's integrity", journal_integrity, &["none"])?;
         }

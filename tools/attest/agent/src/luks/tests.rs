@@ -163,7 +163,7 @@ fn a_part_that_is_not_known_is_refused() {
 fn other_volumes_that_cryptsetup_makes_are_accepted() {
     let integrity = |kind: &str| json!({"type": kind, "journal_encryption": "none", "journal_integrity": "none"});
     let kdf = json!({"type": "pbkdf2", "hash": "sha512", "iterations": 1000, "salt": "c2FsdA=="});
-    let changes: [&[(&str, Value)]; 6] = [
+    let changes: [&[(&str, Value)]; 7] = [
         &[("/segments/0/size", json!("4096"))],
         &[("/keyslots/0/kdf", kdf), ("/keyslots/0/priority", json!(2))],
         &[
@@ -177,6 +177,15 @@ fn other_volumes_that_cryptsetup_makes_are_accepted() {
         &[
             ("/config/flags", json!(["allow-discards"])),
             ("/config/requirements", json!({"mandatory": []})),
+        ],
+        &[
+            ("/segments/0/encryption", json!("aes-xts-plain64")),
+            (
+                "/segments/0/integrity",
+                json!({
+                    "type": "hmac(sha512)", "journal_encryption": "none", "journal_integrity": "none", "key_size": 64
+                }),
+            ),
         ],
         &[("/keyslots/31", metadata()["keyslots"]["0"].clone())],
     ];
