@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -95,4 +96,23 @@ fn links_and_anchors_are_those_that_renderers_make() {
     assert_eq!(links(text), ["b.md#c", "#e"]);
     assert!(has_anchor(text, "what-it-is-made-of") && !has_anchor(text, "what"));
     assert_eq!(anchor("Guests: `a_b`, c"), "guests-a_b-c");
+}
+
+/// A merge that was cut short leaves lines of both sides, and a script that no longer parses.
+#[test]
+fn every_script_parses_and_no_file_has_marks_of_a_merge() {
+    let git = |arguments: &[&str]| {
+        let output =
+            Command::new("git").args(arguments).current_dir(repository()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let marks = git(&["grep", "-InE", "^(<{7}|>{7}|[|]{7})( |$)"]);
+    assert!(marks.is_empty(), "marks of a merge:\n{marks}");
+    let scripts = git(&["grep", "-IlE", "^#!/(usr/bin/env bash|bin/(ba)?sh)"]);
+    assert!(scripts.contains("tests/scripts/setup\n"), "{scripts}");
+    for script in scripts.lines() {
+        let parsed =
+            Command::new("bash").args(["-n", script]).current_dir(repository()).output().unwrap();
+        assert!(parsed.status.success(), "{script}: {}", String::from_utf8_lossy(&parsed.stderr));
+    }
 }
