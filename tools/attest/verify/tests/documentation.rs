@@ -4,8 +4,8 @@
 
 use casemate_verify::{CheckName, SnpPolicy, TdxPolicy};
 
-const VERIFY: &str = include_str!("../../../../docs/src/verify.md");
-const POLICY: &str = include_str!("../../../../docs/src/policy.md");
+const VERIFY: &str = include_str!("../../../../docs/src/reference/verify.md");
+const POLICY: &str = include_str!("../../../../docs/src/reference/policy.md");
 
 #[test]
 fn every_check_is_explained() {
