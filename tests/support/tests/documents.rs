@@ -96,8 +96,11 @@ fn links_within_the_repository_lead_somewhere() {
         let folder = Path::new(&document).parent().unwrap();
         for link in links(&text).iter().filter(|link| !link.contains(':')) {
             let (path, wanted) = link.split_once('#').unwrap_or((link, ""));
-            let target =
-                if path.is_empty() { document.clone().into() } else { resolved(&folder.join(path)) };
+            let target = if path.is_empty() {
+                document.clone().into()
+            } else {
+                resolved(&folder.join(path))
+            };
             let there = repository().join(&target);
             assert!(there.exists(), "{document}: {link} leads nowhere");
             // The book is built of its own folder alone.
@@ -138,4 +141,25 @@ fn every_script_parses_and_no_file_has_marks_of_a_merge() {
             Command::new("bash").args(["-n", script]).current_dir(repository()).output().unwrap();
         assert!(parsed.status.success(), "{script}: {}", String::from_utf8_lossy(&parsed.stderr));
     }
+}
+
+#[test]
+fn pictures_are_named_readable_aloud_and_made_for_both_themes() {
+    let text: String = pages().iter().map(|page| read(Path::new("docs/src").join(page))).collect();
+    let mut count = 0;
+    for kind in KINDS {
+        for entry in fs::read_dir(repository().join("docs/src").join(kind)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if !name.ends_with(".svg") {
+                continue;
+            }
+            let picture = read(Path::new("docs/src").join(kind).join(&name));
+            assert!(text.contains(&format!("]({name})")), "no page shows {name}");
+            for part in ["role=\"img\"", "<title", "<desc", "<text", "prefers-color-scheme: dark"] {
+                assert!(picture.contains(part), "{name} does not have {part}");
+            }
+            count += 1;
+        }
+    }
+    assert!(count >= 3, "{count} pictures");
 }
