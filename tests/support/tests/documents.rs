@@ -61,18 +61,46 @@ fn has_anchor(text: &str, wanted: &str) -> bool {
     headings.map(|line| anchor(line.trim_start_matches('#').trim())).any(|have| have == wanted)
 }
 
+fn workspace() -> toml::Value {
+    let manifest: toml::Value = toml::from_str(&read("Cargo.toml")).unwrap();
+    manifest["workspace"].clone()
+}
+
+/// The folders of the crates.
+fn crates() -> Vec<String> {
+    let workspace = workspace();
+    let members = workspace["members"].as_array().unwrap();
+    members.iter().map(|member| member.as_str().unwrap().to_owned()).collect()
+}
+
 #[test]
 fn every_crate_is_in_the_table_of_the_architecture() {
-    let manifest: toml::Value = toml::from_str(&read("Cargo.toml")).unwrap();
     let table = read("docs/src/explanation/architecture.md");
-    for member in manifest["workspace"]["members"].as_array().unwrap() {
-        let folder = member.as_str().unwrap();
-        let own: toml::Value = toml::from_str(&read(Path::new(folder).join("Cargo.toml"))).unwrap();
+    for folder in crates() {
+        let own: toml::Value =
+            toml::from_str(&read(Path::new(&folder).join("Cargo.toml"))).unwrap();
         let name = own["package"]["name"].as_str().unwrap();
         let row = table.lines().find(|line| line.starts_with(&format!("| `{folder}` | ")));
         let row = row.unwrap_or_else(|| panic!("architecture.md has no row for {folder}"));
         assert!(row.contains(&format!("`{name}`")), "{name} is not in {row}");
     }
+}
+
+/// A reader of a crate's folder finds its purpose, an example and the book.
+#[test]
+fn every_crate_has_a_readme_with_example_and_link() {
+    for folder in crates() {
+        let text = read(Path::new(&folder).join("README.md"));
+        assert!(text.contains("\n```"), "{folder}/README.md shows no example");
+        assert!(!links(&text).is_empty(), "{folder}/README.md has no link");
+    }
+}
+
+#[test]
+fn changelog_describes_the_workspace_version() {
+    let version = workspace()["package"]["version"].as_str().unwrap().to_owned();
+    let heading = format!("\n## [{version}] - ");
+    assert!(read("CHANGELOG.md").contains(&heading), "CHANGELOG.md does not describe {version}");
 }
 
 /// As `mdbook build` wants it: without the page it fails, and a page that is not named is not built.
@@ -89,9 +117,11 @@ fn the_summary_of_the_book_names_each_page() {
 #[test]
 fn links_within_the_repository_lead_somewhere() {
     let pages = pages().into_iter().map(|page| format!("docs/src/{page}"));
-    let others = ["README.md", "CONTRIBUTING.md", "SECURITY.md", "tools/lab/qemu/README.md"];
+    let others =
+        ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "tools/lab/qemu/README.md"];
     let mut count = 0;
-    for document in others.into_iter().map(str::to_owned).chain(pages) {
+    let readmes = crates().into_iter().map(|folder| format!("{folder}/README.md"));
+    for document in others.into_iter().map(str::to_owned).chain(readmes).chain(pages) {
         let text = read(&document);
         let folder = Path::new(&document).parent().unwrap();
         for link in links(&text).iter().filter(|link| !link.contains(':')) {

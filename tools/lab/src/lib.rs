@@ -25,3 +25,8 @@ pub use lab::{Lab, LabError, Output};
 pub use process::ProcessError;
 pub use require::{nothing_may_be_missing, require, require_lab, require_ok};
 pub use status::{Part, State, status};
+
+/// Runs the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -141,3 +141,8 @@ impl GuestConfig {
         }
     }
 }
+
+/// Runs the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

@@ -24,3 +24,8 @@ pub use rules as profile;
 pub use source::{
     Guid, firmware, guid_table, igvm, kernel_hashes, linux, loader_window, ovmf, sev_metadata, tdvf,
 };
+
+/// Runs the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

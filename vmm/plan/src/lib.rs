@@ -90,3 +90,8 @@ pub fn platforms(config: &GuestConfig) -> &'static [PlatformKind] {
         PlatformChoice::Plain => &[PlatformKind::Plain],
     }
 }
+
+/// Runs the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

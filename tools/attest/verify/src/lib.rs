@@ -33,3 +33,8 @@ pub use weak::Weakness;
 pub const MAX_CERTIFICATE: usize = 64 * 1024;
 /// The longest quote, event log, collateral or policy that is read, in bytes.
 pub const MAX_INPUT: usize = 4 * 1024 * 1024;
+
+/// Runs the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;
