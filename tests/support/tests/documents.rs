@@ -193,3 +193,15 @@ fn pictures_are_named_readable_aloud_and_made_for_both_themes() {
     }
     assert!(count >= 3, "{count} pictures");
 }
+
+/// A second way to escape text from outside would differ from the first in what it lets through.
+#[test]
+fn foreign_text_is_escaped_by_one_crate() {
+    let output = Command::new("git")
+        .args(["grep", "-IlE", r"\.escape_(debug|default|unicode)\(", "--", "tools/*.rs"])
+        .current_dir(repository())
+        .output()
+        .unwrap();
+    let files = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(files, "tools/attest/foreign/src/lib.rs\n");
+}

@@ -1,5 +1,6 @@
 //! Fetching a secret: request, challenge, attestation, resource.
 
+use casemate_foreign::Foreign;
 use casemate_protocol::{BrokerKey, JweError, PREFIX, TeeKey, VERSION, report_data};
 use kbs_types::{
     Attestation, Challenge, CompositeEvidence, ErrorInformation, Request, RuntimeData,
@@ -50,7 +51,7 @@ pub enum FetchError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Not a secret's identifier.
-    #[error("\"{}\" is not the identifier of a secret: write REPOSITORY/TYPE/TAG", .0.escape_debug())]
+    #[error("\"{}\" is not the identifier of a secret: write REPOSITORY/TYPE/TAG", Foreign(.0))]
     Id(String),
     /// The release has no signature.
     #[error(

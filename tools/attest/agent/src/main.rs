@@ -12,6 +12,7 @@ use casemate_agent::{
     Address, DEFAULT_PORT, FetchError, LuksHeader, TSM_ROOT, Trusted, Tsm, check, fetch, forward,
     open_volume, protect_memory, report, run,
 };
+use casemate_foreign::{cut, one_line};
 use casemate_protocol::{BROKER_KEY_PARAMETER, BrokerKey, CHECK_PORT, Nonce, pinned_keys};
 use lexopt::{Arg, Parser, ValueExt as _};
 use zeroize::Zeroizing;
@@ -268,23 +269,14 @@ fn failed(error: &(dyn std::error::Error + 'static)) -> ExitCode {
 
 /// Shows a message on standard error. Part of it may be text of the host's or of a broker's.
 fn say(message: &str) {
-    eprintln!("casemate-agent: {}", printable(message));
+    eprintln!("casemate-agent: {}", shown(message));
 }
 
-/// A text on one line of bounded length, in which characters that do not print are escaped.
-fn printable(text: &str) -> String {
-    let mut characters = text.chars();
-    let mut shown = String::new();
-    for character in characters.by_ref().take(LONGEST_MESSAGE) {
-        match character {
-            '"' | '\'' | '\\' => shown.push(character),
-            _ => shown.extend(character.escape_debug()),
-        }
-    }
-    if characters.next().is_some() {
-        shown.push('…');
-    }
-    shown
+/// The message on one line of bounded length, in which characters that do not print are escaped.
+fn shown(message: &str) -> String {
+    let start = cut(message, LONGEST_MESSAGE);
+    let rest = if start.len() < message.len() { "…" } else { "" };
+    format!("{}{rest}", one_line(start))
 }
 
 /// The error and all that led to it.
@@ -342,15 +334,15 @@ mod tests {
             FetchError::Refused { what: "the secret", status: 401, detail: hostile.clone() };
         let rejected = CheckError::Rejected(hostile);
         for error in [&refused as &dyn std::error::Error, &rejected] {
-            let shown = printable(&chain(error));
+            let shown = shown(&chain(error));
             assert!(
-                shown.contains("\\u{1b}[2J\\r\\naccept \\u{202e}\\u{9b}2J\\u{2028}x"),
+                shown.contains("\\u{1b}[2J\\u{d}\\u{a}accept \\u{202e}\\u{9b}2J\\u{2028}x"),
                 "{shown}"
             );
             assert!(!shown.chars().any(char::is_control), "{shown}");
             assert!(shown.chars().count() < 2 * LONGEST_MESSAGE && shown.ends_with('…'), "{shown}");
         }
         let usual = "could not open \"it's\" \\ ä: 5";
-        assert_eq!(printable(usual), usual);
+        assert_eq!(shown(usual), usual);
     }
 }

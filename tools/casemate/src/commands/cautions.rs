@@ -6,6 +6,7 @@
 use std::fmt;
 
 use casemate_config::GuestConfig;
+use casemate_foreign::Foreign;
 use casemate_protocol::{BROKER_KEY_PARAMETER, parameters, pinned_keys};
 
 /// A hazard of a command line, and the way to remove it.
@@ -32,7 +33,7 @@ pub(crate) fn cautions(command_line: &str, vsock: bool) -> Vec<Caution> {
     let opened = parameters(command_line).filter_map(|(name, value)| {
         let effect = effect(name, value)?;
         let parameter = value.map_or(name.to_owned(), |value| format!("{name}={value}"));
-        let parameter = parameter.escape_debug();
+        let parameter = Foreign(&parameter);
         Some(Caution {
             problem: format!("\"{parameter}\" on the command line {effect}"),
             remedy: "remove it".into(),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use casemate_foreign::one_line;
 use casemate_image::source::LayerInfo;
 use casemate_image::verity::Verity;
 use casemate_image::{CheckError, ImageFile, ImageInfo, Limits, Selection, Source, Stage, build};
@@ -266,20 +267,20 @@ fn print_info(out: &mut impl std::io::Write, info: &ImageInfo) -> anyhow::Result
     )?;
     for name in &info.names {
         // Names are foreign text.
-        writeln!(out, "name          {}", name.escape_debug())?;
+        writeln!(out, "name          {}", one_line(name))?;
     }
     if let Some(digest) = &info.digest {
         writeln!(out, "image digest  {digest}")?;
     }
     if let Some(platform) = &info.platform {
-        writeln!(out, "platform      {}", platform.escape_debug())?;
+        writeln!(out, "platform      {}", one_line(platform))?;
     }
     for LayerInfo { digest, diff_id, size, .. } in &info.layers {
         writeln!(out, "layer         {}, {size} bytes", digest.as_ref().unwrap_or(diff_id))?;
     }
     for key in ["Entrypoint", "Cmd", "User", "WorkingDir", "StopSignal"] {
         if let Some(value) = info.config.get(key).filter(|value| !value.is_null()) {
-            writeln!(out, "{:12}  {value}", key.to_lowercase())?;
+            writeln!(out, "{:12}  {}", key.to_lowercase(), one_line(&value.to_string()))?;
         }
     }
     Ok(())
