@@ -341,3 +341,49 @@ fn a_migration_agent_is_refused_unless_a_policy_allows_it() {
     case.policy = Some(serde_json::json!({"allow_debug": false}));
     assert_eq!(run(&case).0, Some(0));
 }
+
+/// An accepted guest is only as good as the conditions: both outputs list those that are missing, by the
+/// keys of `casemate policy check`.
+#[test]
+fn weak_policies_are_listed_with_the_verdict() {
+    let mut case = case("snp-synth-ok-v5").unwrap();
+    let strict = serde_json::json!({
+        "allow_debug": false, "allow_migration_agent": false, "vmpl": [0],
+        "min_reported_tcb": {"bl": 0}, "id_key_digests": "00".repeat(48),
+    });
+    for (policy, open) in [
+        (None, &["measurements", "min_reported_tcb"][..]),
+        (Some(strict.clone()), &[]),
+        (
+            Some(serde_json::json!({"vmpl": [0, 3]})),
+            &["measurements", "allow_debug", "allow_migration_agent", "min_reported_tcb"],
+        ),
+    ] {
+        case.policy = policy;
+        let (_, json, errors) = run(&case);
+        let found: Vec<_> = json["open"].as_array().unwrap().iter().collect();
+        let keys: Vec<_> = found.iter().map(|weakness| weakness["key"].as_str().unwrap()).collect();
+        assert_eq!(keys, open);
+        let warnings: Vec<_> = errors.lines().filter(|line| line.contains("is weak")).collect();
+        assert_eq!(warnings.len(), open.len(), "{errors}");
+        for (warning, key) in warnings.iter().zip(open) {
+            let start = format!("casemate: warning: the policy is weak: {key}: ");
+            assert!(warning.starts_with(&start), "{warning}");
+        }
+    }
+}
+
+#[test]
+fn expected_guests_close_the_measurement() {
+    let own = tempfile::tempdir().unwrap();
+    let kernel = write(own.path(), "kernel", b"a kernel");
+    let file = format!("kernel = \"{kernel}\"\nplatform = \"tdx\"\n");
+    let guest = write(own.path(), "guest.toml", file.as_bytes());
+    let quote = folder().join("tdx/qvl-v4/quote.bin").display().to_string();
+    let open = |more: &[&str]| {
+        let list = [&["tdx", "--quote", &quote, "--format", "json"][..], more].concat();
+        let json: Value = serde_json::from_slice(&casemate(&list).stdout).unwrap();
+        json["open"].as_array().unwrap().iter().any(|weakness| weakness["key"] == "mrtd")
+    };
+    assert!(open(&[]) && !open(&["--expect", &guest]));
+}

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use casemate_verify::snp::Trust;
 use casemate_verify::tdx::Root;
-use casemate_verify::{CheckName, Claims, Judgement, Outcome, Verdict};
+use casemate_verify::{CheckName, Claims, Judgement, Outcome, Verdict, Weakness};
+use serde::Serialize;
 
 use super::{Common, Format};
 use crate::commands::EXIT_BAD_INPUT;
@@ -13,12 +14,24 @@ use crate::commands::EXIT_BAD_INPUT;
 const EXIT_REJECT: u8 = 1;
 const EXIT_NO_COLLATERAL: u8 = 3;
 
-/// Prints a judgement, and gives the exit status that says the same.
-pub(super) fn print(judgement: &Judgement, common: &Common) -> anyhow::Result<ExitCode> {
+/// A judgement, and what the policy left open.
+#[derive(Serialize)]
+struct Object<'a> {
+    #[serde(flatten)]
+    judgement: &'a Judgement,
+    open: &'a [Weakness],
+}
+
+/// Prints a judgement by a policy that leaves `open`, and gives the exit status that says the same.
+pub(super) fn print(
+    judgement: &Judgement,
+    open: &[Weakness],
+    common: &Common,
+) -> anyhow::Result<ExitCode> {
     let mut out = crate::commands::output();
     match common.format {
         Format::Json => {
-            writeln!(out, "{}", serde_json::to_string_pretty(judgement)?)?;
+            writeln!(out, "{}", serde_json::to_string_pretty(&Object { judgement, open })?)?;
             if common.explain {
                 sentences(&mut std::io::stderr().lock(), judgement)?;
             }
@@ -33,6 +46,9 @@ pub(super) fn print(judgement: &Judgement, common: &Common) -> anyhow::Result<Ex
         }
     }
     remarks(judgement);
+    for weakness in open {
+        eprintln!("casemate: warning: the policy is weak: {weakness}");
+    }
     for what in &judgement.malformed {
         eprintln!("casemate: bad input: {what}");
     }

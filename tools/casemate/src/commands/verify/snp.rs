@@ -47,17 +47,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let test_root = read_optional("test root", args.test_root.as_deref(), MAX_CERTIFICATE)?;
     let evidence =
         SnpEvidence { report: &report, vek: &vek, ask: &ask, ark: &ark, crl: crl.as_deref() };
-    let judgement = match policy.map_or(Ok(SnpPolicy::strict()), |json| SnpPolicy::from_json(&json))
-    {
+    let policy = policy.map_or(Ok(SnpPolicy::strict()), |json| SnpPolicy::from_json(&json));
+    let (judgement, open) = match policy {
         Ok(mut policy) => {
             if let Some(expected) = args.common.expected(PlatformKind::Snp)? {
                 require(&mut policy.measurements, expected.measurement.0);
                 require(&mut policy.host_data, expected.host_data);
             }
             args.common.require_nonce(&mut policy.report_data);
-            snp::verify(&evidence, &policy, test_root.as_deref(), args.common.at())
+            let at = args.common.at();
+            let judgement = snp::verify(&evidence, &policy, test_root.as_deref(), at);
+            (judgement, policy.weaknesses())
         }
-        Err(error) => Judgement::policy_invalid(&error),
+        Err(error) => (Judgement::policy_invalid(&error), Vec::new()),
     };
-    output::print(&judgement, &args.common)
+    output::print(&judgement, &open, &args.common)
 }

@@ -42,17 +42,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         collateral: collateral.as_deref(),
         event_log: event_log.as_deref(),
     };
-    let judgement = match policy.map_or(Ok(TdxPolicy::strict()), |json| TdxPolicy::from_json(&json))
-    {
+    let policy = policy.map_or(Ok(TdxPolicy::strict()), |json| TdxPolicy::from_json(&json));
+    let (judgement, open) = match policy {
         Ok(mut policy) => {
             if let Some(expected) = args.common.expected(PlatformKind::Tdx)? {
                 require(&mut policy.mrtd, expected.measurement.0);
                 require(&mut policy.mrconfigid, expected.mrconfigid);
             }
             args.common.require_nonce(&mut policy.report_data);
-            tdx::verify(&evidence, &policy, test_root.as_deref(), args.common.at())
+            let at = args.common.at();
+            let judgement = tdx::verify(&evidence, &policy, test_root.as_deref(), at);
+            (judgement, policy.weaknesses())
         }
-        Err(error) => Judgement::policy_invalid(&error),
+        Err(error) => (Judgement::policy_invalid(&error), Vec::new()),
     };
-    output::print(&judgement, &args.common)
+    output::print(&judgement, &open, &args.common)
 }
