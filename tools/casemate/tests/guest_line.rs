@@ -1,5 +1,5 @@
 //! The command line of a confidential guest: the broker key that it pins, and the shells that it opens, as
-//! `measure` and `explain` show them; and the nonce of the guest's agent, as `verify` takes it.
+//! `measure`, `explain` and `run` show them; and the nonce of the guest's agent, as `verify` takes it.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
@@ -84,6 +84,38 @@ fn a_command_line_that_opens_a_shell_is_warned_of_once() {
     // What a plain guest opens to its host is not news.
     let file = guest(folder.path(), "console=hvc0", "platform = \"plain\"\n");
     assert!(!said(&["explain", &file]).0.contains("broker key"));
+}
+
+/// `--attest` without a socket device ends the run after the warnings and before the launch, on any host.
+#[test]
+fn run_warns_before_the_launch_as_text_and_as_events() {
+    let kernel = kernel();
+    let run = |platform: &str, line: &str, more: &[&str]| {
+        let run = ["run", "--platform", platform, "--attest", "--kernel", &kernel];
+        let output = casemate(&[&run[..], &["--cmdline", line], more].concat());
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    // What Debian's installer writes for a serial console: its initrd opens a shell without panic=.
+    let debian = "console=ttyS0";
+    for platform in ["snp", "tdx"] {
+        let text = run(platform, debian, &[]);
+        let warnings: Vec<_> = text.lines().filter(|line| line.contains(": warning: ")).collect();
+        let [warning] = warnings.as_slice() else { panic!("{platform}: {text}") };
+        assert!(warning.contains("may open a root shell on a console of the host"), "{warning}");
+        assert!(warning.ends_with("; append \"panic=-1 rd.shell=0\""), "{warning}");
+        let (before, _) = text.split_once("expected measurement").unwrap();
+        assert!(before.contains(warning), "{text}");
+        assert!(!run(platform, SAFE, &[]).contains("warning"), "{platform}");
+    }
+    let events = run("snp", &format!("{debian} rd.break"), &["--json"]);
+    let events: Vec<Value> =
+        events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let kinds: Vec<_> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["warning", "warning", "measured", "failed"]);
+    let shell = "\"rd.break\" on the command line starts a root shell on a console of the host";
+    assert_eq!(events[0], json!({"event": "warning", "text": shell, "remedy": "remove it"}));
+    assert_eq!(events[1]["remedy"], "append \"panic=-1 rd.shell=0\"");
 }
 
 #[test]
