@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Args as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{Args as _, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 mod commands;
 
@@ -40,18 +40,37 @@ enum Command {
     Man(man::Args),
 }
 
-/// What the command line asks for.
+/// The command of the command line. Ends the process with help or an error where there is none.
 fn asked() -> Command {
     // To describe all commands costs as many instructions as to start a guest: `run` comes without.
-    if std::env::args_os().nth(1).is_some_and(|word| word == "run") {
-        let mut matches = only_run().get_matches();
-        let run = matches.remove_subcommand();
-        let args = run.map(|(_, mut matches)| run::Args::from_arg_matches_mut(&mut matches));
-        if let Some(Ok(args)) = args {
-            return Command::Run(Box::new(args));
-        }
+    let run_alone = std::env::args_os().nth(1).is_some_and(|word| word == "run");
+    let mut cli = if run_alone { only_run() } else { Cli::command() };
+    let parsed = cli.try_get_matches_from_mut(std::env::args_os());
+    let command = parsed.and_then(|mut matches| Command::from_arg_matches_mut(&mut matches));
+    command.unwrap_or_else(|error| {
+        let words: Vec<_> = std::env::args().skip(1).collect();
+        suggested(error, innermost(&cli, &words)).exit()
+    })
+}
+
+/// The command that `words` lead to.
+fn innermost<'a>(command: &'a clap::Command, words: &[String]) -> &'a clap::Command {
+    words.iter().fold(command, |command, word| command.find_subcommand(word).unwrap_or(command))
+}
+
+/// Adds the name of a flag of `command` to an error about another program's, such as `-m` or `--smp`.
+fn suggested(mut error: clap::Error, command: &clap::Command) -> clap::Error {
+    use clap::error::{ContextKind, ContextValue, ErrorKind};
+    let known: Vec<_> = command.get_arguments().filter_map(clap::Arg::get_long).collect();
+    if error.kind() == ErrorKind::UnknownArgument
+        && let Some(ContextValue::String(argument)) = error.get(ContextKind::InvalidArg)
+        && let Some(flag) = casemate_config::suggestion(argument, &known)
+    {
+        error.insert(ContextKind::SuggestedArg, ContextValue::String(format!("--{flag}")));
+        // clap's advice to pass the argument as a value: no file is named like that.
+        error.remove(ContextKind::Suggested);
     }
-    Cli::parse().command
+    error
 }
 
 /// `casemate` with the command `run` alone.
@@ -89,8 +108,6 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
@@ -101,6 +118,31 @@ mod tests {
             run.render_long_help().to_string()
         };
         assert_eq!(help(only_run()), help(Cli::command()));
+    }
+
+    #[test]
+    fn flags_of_other_programs_lead_to_ours() {
+        for (line, ours) in [
+            ("run -m 4G", "--memory"),
+            ("run --mem 4G", "--memory"),
+            ("run --smp 4", "--vcpus"),
+            ("run --accept-memry lazy", "--accept-memory"),
+            ("measure snp --ovmf OVMF.fd", "--firmware"),
+            ("measure tdx --bios OVMF.fd", "--firmware"),
+        ] {
+            let words: Vec<_> = line.split(' ').map(str::to_owned).collect();
+            for cli in [only_run(), Cli::command()] {
+                let command = innermost(&cli, &words);
+                let parsed = cli.clone().no_binary_name(true).try_get_matches_from(&words);
+                let message = suggested(parsed.unwrap_err(), command).render().to_string();
+                let known = cli.find_subcommand(&words[0]).is_some();
+                assert_eq!(message.contains(&format!("'{ours}'")), known, "{message}");
+            }
+        }
+        let cli = only_run();
+        let other = cli.clone().try_get_matches_from(["casemate", "run", "--quux"]).unwrap_err();
+        let message = suggested(other, innermost(&cli, &["run".into()])).render().to_string();
+        assert!(!message.contains("similar"), "{message}");
     }
 
     #[test]

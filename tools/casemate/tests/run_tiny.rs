@@ -341,7 +341,7 @@ fn bad_input_ends_with_2_before_kvm_is_opened() {
     let kind = "kernel = \"/etc/passwd\", which has to be a bzImage or an ELF file: neither";
     refused(&["--kernel", "/etc/passwd", "--platform", "plain"], kind);
     refused(&["--kernel", "/etc/passwd"], "--platform plain");
-    refused(&["--disk", "a,speed=1", "--kernel", own], "unknown field `speed`");
+    refused(&["--disk", "a,speed=1", "--kernel", own], "unknown key `speed`");
     let absent = "--net[0].tap = \"no-such-tap\": there is no such interface; make one: ";
     refused(&["--net", "no-such-tap", "--kernel", own], absent);
     let folder = tempfile::tempdir().unwrap();

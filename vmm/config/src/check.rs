@@ -9,7 +9,8 @@ use std::path::Path;
 
 use crate::error::ConfigError;
 use crate::image_format::{self, ImageFormat};
-use crate::reference::{Shape, quoted};
+use crate::keys::Value as _;
+use crate::reference::quoted;
 use crate::schema::{
     Acceptance, DEFAULT_CMDLINE, DEFAULT_PREFAULT, Disk, DiskFormat, GuestConfig, Net,
     PlatformChoice, Snp, Vsock,
@@ -33,20 +34,22 @@ const MAX_DEVICES: usize = 24;
 /// Where values come from, for errors.
 pub(crate) struct Origin<'a> {
     pub(crate) file: Option<&'a Path>,
-    pub(crate) from_flags: Vec<&'static str>,
+    pub(crate) from_flags: Vec<String>,
 }
 
 impl Origin<'_> {
     fn value(&self, key: &str, value: &str, problem: &str, remedy: &str) -> ConfigError {
         // disk[0].path belongs to the flag --disk.
         let flag = key.split(['[', '.']).next().unwrap_or(key);
-        let origin = match self.file {
-            Some(file) if !self.from_flags.contains(&flag) => format!("{}: ", file.display()),
-            _ => String::from("--"),
+        let (origin, key) = match self.file {
+            Some(file) if !self.from_flags.iter().any(|key| key == flag) => {
+                (format!("{}: ", file.display()), key.to_owned())
+            }
+            _ => ("--".into(), key.replacen(flag, &flag.replace('_', "-"), 1)),
         };
         ConfigError::Value {
             origin,
-            key: key.to_owned(),
+            key,
             value: value.to_owned(),
             problem: problem.to_owned(),
             remedy: remedy.to_owned(),

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::suggest::unknown_key;
+
 /// Why a configuration is refused. The texts end with what would be right.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -40,6 +42,14 @@ pub enum ConfigError {
         /// What would be right.
         remedy: String,
     },
+    /// A flag whose value cannot be read.
+    #[error("--{}", key.replace('_', "-"))]
+    Flag {
+        /// The key.
+        key: String,
+        /// Reason.
+        source: FlagError,
+    },
     /// A key that must be there.
     #[error("{origin}: {key} is missing; {remedy}")]
     Missing {
@@ -52,6 +62,60 @@ pub enum ConfigError {
     },
 }
 
+/// Reason why the value of a flag is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FlagError {
+    /// A value that the key's type does not accept.
+    #[error("{0}")]
+    Refused(String),
+    /// An item of a table without an equals sign.
+    #[error("\"{0}\" is not of the form KEY=VALUE")]
+    NotAPair(String),
+    /// A key of a table that is given twice.
+    #[error("{0} is given twice")]
+    Twice(String),
+    /// A key that does not exist, with a suggestion.
+    #[error("{0}")]
+    UnknownKey(String),
+    /// A value of a key, refused.
+    #[error("{key}: {reason}")]
+    InKey {
+        /// The key.
+        key: String,
+        /// Reason.
+        reason: String,
+    },
+}
+
+impl FlagError {
+    /// The message without the key, for callers that name the flag themselves.
+    #[must_use]
+    pub fn reason(self) -> String {
+        match self {
+            Self::InKey { reason, .. } => reason,
+            other => other.to_string(),
+        }
+    }
+
+    /// `text` is not what a key takes.
+    pub(crate) fn expected(text: &str, expected: &str) -> Self {
+        Self::Refused(format!("\"{text}\" is not {expected}"))
+    }
+
+    /// `word` is not one of a choice.
+    pub(crate) fn word(word: &str, words: &[&str]) -> Self {
+        Self::Refused(format!("\"{word}\" is not one of {}", words.join(", ")))
+    }
+
+    /// Names the key whose value was refused.
+    pub(crate) fn of(self, key: &str) -> Self {
+        match self {
+            Self::Refused(reason) => Self::InKey { key: key.to_owned(), reason },
+            other => other,
+        }
+    }
+}
+
 impl ConfigError {
     pub(crate) fn from_toml(file: &Path, text: &str, error: &toml::de::Error) -> Self {
         let start = error.span().map_or(0, |span| span.start);
@@ -62,9 +126,19 @@ impl ConfigError {
             file: file.to_owned(),
             line: line + 1,
             text: shown.to_owned(),
-            message: in_words(error.message()),
+            message: unknown_field(error.message()).unwrap_or_else(|| in_words(error.message())),
         }
     }
+}
+
+/// The message for a key that serde does not know: "unknown field `a`, expected one of `b`, `c`".
+fn unknown_field(message: &str) -> Option<String> {
+    let quoted = |text: &str| text.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    let rest = message.strip_prefix("unknown field ")?;
+    let names: Vec<String> = quoted(rest);
+    let (key, known) = names.split_first()?;
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    Some(unknown_key(key, &known))
 }
 
 /// What the parser says, without its names of types.

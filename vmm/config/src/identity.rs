@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use ring::digest::{Algorithm, SHA256, SHA384, digest};
 
 use crate::Topology;
-use crate::reference::Shape;
+use crate::keys::Value as _;
 use crate::schema::GuestConfig;
 
 impl GuestConfig {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, de};
 
 use crate::FlagError;
-use crate::reference::Shape;
+use crate::keys::from_str;
 
 /// Where a TDX quote generation service (Intel's QGS, or one that speaks its protocol) listens:
 /// `unix:/PATH` or `vsock:CID:PORT`.
@@ -44,9 +44,7 @@ impl FromStr for QuoteService {
             Some(("vsock", rest)) => vsock(rest),
             _ => None,
         };
-        service.ok_or_else(|| {
-            FlagError::new(format!("\"{text}\" is neither unix:/PATH nor vsock:CID:PORT"))
-        })
+        service.ok_or_else(|| FlagError::expected(text, "of the form unix:/PATH or vsock:CID:PORT"))
     }
 }
 
@@ -65,15 +63,13 @@ impl<'de> Deserialize<'de> for QuoteService {
     }
 }
 
-impl Shape for QuoteService {
-    fn shape() -> String {
-        "`\"unix:/PATH\"` or `\"vsock:CID:PORT\"`".into()
-    }
-
-    fn shown(&self) -> Option<String> {
-        Some(format!("\"{self}\""))
-    }
-}
+from_str!(
+    QuoteService,
+    "ADDRESS",
+    "`\"unix:/PATH\"` or `\"vsock:CID:PORT\"`",
+    |service| format!("\"{service}\""),
+    |_, error| error
+);
 
 #[cfg(test)]
 mod tests {

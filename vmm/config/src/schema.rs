@@ -1,9 +1,10 @@
-//! What can stand in `guest.toml`. Doc comments here are the configuration reference.
+//! The keys of `guest.toml`: each line is a key's type, default, reference entry, flag and help.
 
 use std::path::PathBuf;
 
+use crate::keys::{choice, table};
 use crate::quote_service::QuoteService;
-use crate::reference::{choice, section, table};
+use crate::reference::section;
 use crate::size::{ByteSize, Hex, Mac};
 use crate::td_bits::{TdAttributes, Xfam};
 use crate::vcpu_type::VcpuType;
@@ -17,9 +18,9 @@ pub(crate) const DEFAULT_CMDLINE: &str =
 pub(crate) const DEFAULT_PREFAULT: ByteSize = ByteSize(512 << 20);
 
 choice! {
-    /// What the guest is launched on.
+    /// Platform of a launch.
     pub enum PlatformChoice {
-        /// SEV-SNP, then TDX, whichever the host has; never plain KVM.
+        /// SEV-SNP, otherwise TDX; never plain KVM.
         Auto = "auto",
         /// AMD SEV-SNP.
         Snp = "snp",
@@ -32,44 +33,44 @@ choice! {
 }
 
 choice! {
-    /// What happens when the guest resets or panics.
+    /// Action when the guest resets or panics.
     pub enum Ending {
-        /// The VMM ends, with an exit status that says why.
+        /// End the VMM with the exit status of the event.
         Exit = "exit",
-        /// The guest starts anew, from the same launch plan.
+        /// Start the guest again from the same launch plan.
         Restart = "restart",
     }
     default Exit
 }
 
 choice! {
-    /// How the bytes of a disk are told from those of a container.
+    /// Whether images of other formats are refused.
     pub enum DiskFormat {
-        /// Images of other formats, as qcow2 or VMDK, are recognized and refused.
+        /// Recognize and refuse images of other formats, such as qcow2 and VMDK.
         Auto = "auto",
-        /// The image is raw, whatever its first bytes look like.
+        /// Take the image as raw bytes, whatever they look like.
         Raw = "raw",
     }
     default Auto
 }
 
 choice! {
-    /// What happens when the host fails a request of the guest.
+    /// Action when the host fails a request of the guest.
     pub enum OnError {
-        /// The guest gets an I/O error.
+        /// Report an I/O error to the guest.
         Report = "report",
-        /// The run ends with status 124 before the guest sees an error.
+        /// End the run with status 124 before the guest sees an error.
         Stop = "stop",
     }
     default Report
 }
 
 choice! {
-    /// Who makes memory the guest's own.
+    /// Time of memory acceptance.
     pub enum Acceptance {
-        /// The kernel, as it uses it.
+        /// The kernel accepts memory on first use.
         Lazy = "lazy",
-        /// The firmware, all of it before the kernel starts.
+        /// The firmware accepts all memory before the kernel starts.
         Eager = "eager",
     }
     default Lazy
@@ -78,7 +79,7 @@ choice! {
 table! {
     /// The guest. These keys stand at the top of the file, before any table.
     pub struct GuestConfig {
-        /// Linux kernel: a bzImage; without firmware also an ELF file, which is what an uncompressed kernel is, with a PVH entry or without.
+        /// Linux kernel, a bzImage. Without firmware also an uncompressed ELF kernel, with or without a PVH entry.
         kernel: Option<PathBuf> = None,
         /// Initial RAM disk of the kernel.
         initrd: Option<PathBuf> = None,
@@ -88,43 +89,43 @@ table! {
         memory: ByteSize = ByteSize(512 << 20),
         /// Number of vCPUs, 1 to 255.
         vcpus: u32 = 1,
-        /// What the guest is launched on. `"auto"` takes SEV-SNP or TDX and never falls back to `"plain"`, which gives no protection and so is only taken when it is named.
+        /// Platform of the launch. `"auto"` selects SEV-SNP or TDX and never falls back to `"plain"`: plain guests are not protected from the host, so you must request them.
         platform: PlatformChoice = PlatformChoice::Auto,
-        /// Guest firmware: OVMF or a TDVF, code and variables in one file, or an edition of Casemate's own. Left out: Casemate's own, and for plain guests none. OVMF starts the kernel, if there is one, or what is on the disks.
+        /// Guest firmware: OVMF, a TDVF, or an edition of Casemate's own. One file with code and variables. Left out: Casemate's own firmware, and none for plain guests. OVMF starts the kernel if there is one, otherwise the system on the disks.
         firmware: Option<PathBuf> = None,
-        /// IGVM file; it brings its own firmware and kernel. For SEV-SNP it has the registers of one vCPU, and the guest has no more.
+        /// IGVM file, which brings its own firmware and kernel. For SEV-SNP it holds the registers of one vCPU, and the guest gets no more.
         igvm: Option<PathBuf> = None,
-        /// When a confidential guest of Casemate's firmware accepts its memory: `"lazy"`, the kernel as it uses it, so that much memory costs no time at the start; or `"eager"`, the firmware all of it before the kernel starts, which then need not know how to. It is part of the measurement.
+        /// Accept memory lazily (by the kernel) or eagerly (by the firmware, before boot). Lazy acceptance starts large guests fast; eager acceptance also works with kernels that cannot accept memory. Part of the measurement; only for confidential guests of Casemate's firmware.
         accept_memory: Acceptance = Acceptance::Lazy,
-        /// Casemate's firmware says on the serial port what it does: for development. It is another image, with another measurement; a plain guest has it then, too. A `firmware` that is named has to be such an edition.
+        /// Log the steps of Casemate's firmware on the serial port, for development. Uses another image with another measurement, also for plain guests. A `firmware` that is named must be such an edition.
         firmware_log: bool = false,
-        /// An entropy device.
+        /// Add an entropy device.
         rng: bool = true,
-        /// A balloon that gives free pages back to the host; plain guests only.
+        /// Add a balloon that returns free pages to the host; plain guests only.
         balloon: bool = false,
-        /// The most memory that a confidential guest may share with the host at a time, in whole pages of 4 KiB. A request beyond it is refused; no limit if left out.
+        /// Limit of memory that a confidential guest may share with the host at a time. In whole pages of 4 KiB. Requests beyond the limit are refused; without the key there is no limit.
         shared_memory: Option<ByteSize> = None,
-        /// Memory, from the lowest address on, that a confidential guest has before it accepts it. The host gives it so in less time than page by page, but gives it also to a guest that never uses it; Linux 6.12 and 7.2 accept some 600 MiB before their first process. With `accept_memory = "eager"` it is all of the guest's memory.
+        /// Private memory to populate before the guest accepts it, from the lowest address. Faster than page by page, but the host also spends it on a guest that never uses it. Linux 6.12 and 7.2 accept about 600 MiB before their first process. With `accept_memory = "eager"` all memory is populated.
         prefault: ByteSize = DEFAULT_PREFAULT,
-        /// A virtio console beside the serial port.
+        /// Add a virtio console beside the serial port.
         console: bool = false,
-        /// What a reset by the guest does.
+        /// Action when the guest resets.
         on_reset: Ending = Ending::Exit,
-        /// What a panic of the guest's kernel does.
+        /// Action when the guest's kernel panics.
         on_panic: Ending = Ending::Exit,
     }
     tables {
-        /// Arrangement of the vCPUs.
+        /// Arrangement of the vCPUs, like `sockets=2,cores=4,threads=2`. Keys are those of `[cpu]`.
         cpu: Option<Cpu>,
-        /// Disks, in order.
+        /// Disk, may be repeated. Keys are those of `[[disk]]`.
         disk: Vec<Disk>,
-        /// Network interfaces, in order.
+        /// Network interface on an existing tap, may be repeated. Keys are those of `[[net]]`.
         net: Vec<Net>,
-        /// Sockets between host and guest.
+        /// Sockets between host and guest. Keys are those of `[vsock]`.
         vsock: Option<Vsock>,
-        /// SEV-SNP policy and identity.
+        /// SEV-SNP policy and identity. Keys are those of `[snp]`.
         snp: Option<Snp>,
-        /// TDX policy and identity.
+        /// TDX policy and identity. Keys are those of `[tdx]`.
         tdx: Option<Tdx>,
     }
 }
@@ -143,12 +144,12 @@ table! {
 
 table! {
     /// A disk (virtio-blk). May be repeated; the first is the guest's first.
-    pub struct Disk {
-        /// Raw image or block device. Required. As the value of a flag, a comma in it is written twice.
+    pub struct Disk(path) {
+        /// Raw image or block device. Required. In a flag write two commas for one in the path.
         path: PathBuf = PathBuf::new(),
-        /// Whether images of other formats, as qcow2 or VMDK, are refused (`auto`) or taken for raw bytes (`raw`).
+        /// Refuse images of other formats, such as qcow2 and VMDK (`auto`), or take any image as raw bytes (`raw`).
         format: DiskFormat = DiskFormat::Auto,
-        /// The guest gets an error where the host fails its request, as on a full file system (`report`), or the run ends (`stop`).
+        /// Action when the host fails a request, for example on a full file system: report an I/O error to the guest (`report`), or end the run with status 124 (`stop`).
         on_error: OnError = OnError::Report,
         /// The guest cannot write.
         read_only: bool = false,
@@ -167,7 +168,7 @@ table! {
 
 table! {
     /// A network interface (virtio-net). May be repeated.
-    pub struct Net {
+    pub struct Net(tap) {
         /// Name of an existing tap interface. Required.
         tap: String = String::new(),
         /// MAC address of the guest's interface; made from the interface's position if left out.
@@ -181,7 +182,7 @@ table! {
 
 table! {
     /// Sockets between host and guest (virtio-vsock).
-    pub struct Vsock {
+    pub struct Vsock(socket) {
         /// Context identifier of the guest, 3 to 4294967294.
         cid: u32 = 3,
         /// Unix socket on the host, at most 96 bytes. A guest's connection to port P goes to `<socket>_P`. Required without `vhost`.
@@ -200,7 +201,7 @@ table! {
         smt: bool = true,
         /// The guest stays on one socket.
         single_socket: bool = false,
-        /// The CPU model whose signature the vCPUs of an OVMF guest start with, as QEMU's `-cpu` has it: a name like `"EPYC-Milan"`, or CPUID leaf 1 EAX as a number, like `"0x00a00f11"`. `"host"` is the processor of the machine on which the guest runs, or is measured. It is part of the measurement. Required for OVMF; Casemate's firmware needs none.
+        /// CPU model whose signature the vCPUs of an OVMF guest start with. A name as QEMU's `-cpu` has it, like `"EPYC-Milan"`, or CPUID leaf 1 EAX as a number, like `"0x00a00f11"`. `"host"` is the processor of the machine on which the guest runs, or is measured. Part of the measurement. Required for OVMF; Casemate's firmware needs none.
         vcpu_type: Option<VcpuType> = None,
         /// HOST_DATA of attestation reports. Left out: SHA-256 of the machine's canonical form (memory, vCPUs, devices).
         host_data: Option<Hex<32>> = None,
@@ -294,8 +295,10 @@ impl Tdx {
 #[must_use]
 pub fn reference() -> String {
     let mut page = String::from(
-        "# Configuration\n\nA guest is described by a TOML file. This page is made from the types \
-         that read it.\nUnknown keys are errors. Relative paths start at the folder of the file.\n",
+        "# Configuration\n\nA TOML file describes a guest. This page is generated from the table of keys.\n\
+         Unknown keys are errors. Relative paths start at the folder of the file.\n\
+         Each key at the top of the file is also a flag (`accept_memory`: `--accept-memory`), and so is \
+         each table: `--disk root.img,read_only=true`. In the value of a table's flag two commas stand for one.\n",
     );
     section::<GuestConfig>(&mut page, "The guest", None);
     section::<Cpu>(&mut page, "Arrangement of vCPUs", Some("[cpu]"));

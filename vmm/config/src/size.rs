@@ -96,11 +96,11 @@ impl<const N: usize> fmt::Display for Hex<N> {
     }
 }
 
-impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let refused =
-            || D::Error::custom(format!("\"{text}\" is not {} hexadecimal digits", 2 * N));
+impl<const N: usize> std::str::FromStr for Hex<N> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refused = || format!("\"{text}\" is not {} hexadecimal digits", 2 * N);
         if text.len() != 2 * N || !text.bytes().all(|digit| digit.is_ascii_hexdigit()) {
             return Err(refused());
         }
@@ -110,6 +110,12 @@ impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
             *byte = u8::from_str_radix(pair, 16).map_err(|_| refused())?;
         }
         Ok(Self(bytes))
+    }
+}
+
+impl<'de, const N: usize> Deserialize<'de> for Hex<N> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 
@@ -124,23 +130,25 @@ impl fmt::Display for Mac {
     }
 }
 
-impl<'de> Deserialize<'de> for Mac {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+impl std::str::FromStr for Mac {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
         let pair = |pair: &str| {
             let digits = pair.len() == 2 && pair.bytes().all(|digit| digit.is_ascii_hexdigit());
             digits.then(|| u8::from_str_radix(pair, 16).ok()).flatten()
         };
-        text.split(':')
-            .map(pair)
-            .collect::<Option<Vec<u8>>>()
+        let bytes = text.split(':').map(pair).collect::<Option<Vec<u8>>>();
+        bytes
             .and_then(|bytes| bytes.try_into().ok())
             .map(Self)
-            .ok_or_else(|| {
-                D::Error::custom(format!(
-                    "\"{text}\" is not a MAC address like \"02:00:00:00:00:01\""
-                ))
-            })
+            .ok_or_else(|| format!("\"{text}\" is not a MAC address like \"02:00:00:00:00:01\""))
+    }
+}
+
+impl<'de> Deserialize<'de> for Mac {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }
 

@@ -1,11 +1,12 @@
 //! TD attributes and XFAM by the names of their bits (Intel TDX module ABI, "ATTRIBUTES" and "XFAM").
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, de};
 
 use crate::Tdx;
-use crate::reference::Shape;
+use crate::keys::from_str;
 
 /// A name, its bits, and what is wrong with asking for them, if anything.
 type Bit = (&'static str, u64, Option<&'static str>);
@@ -109,32 +110,17 @@ impl Tdx {
     }
 }
 
-impl<'de> Deserialize<'de> for TdAttributes {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let names = Vec::deserialize(deserializer)?;
-        parse("TD attribute", &names, ATTRIBUTES).map(Self).map_err(de::Error::custom)
+impl TdAttributes {
+    fn from_names(names: &[String]) -> Result<Self, String> {
+        parse("TD attribute", names, ATTRIBUTES).map(Self)
     }
 }
 
-impl<'de> Deserialize<'de> for Xfam {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged, expecting = "expected \"auto\", or names of extended features in a list")]
-        enum Choice {
-            Word(String),
-            Names(Vec<String>),
-        }
-        let names = match Choice::deserialize(deserializer)? {
-            Choice::Word(word) if word == "auto" => return Ok(Self::Auto),
-            Choice::Word(word) => {
-                let problem = format!("\"{word}\" is neither \"auto\" nor a list of names");
-                return Err(de::Error::custom(problem));
-            }
-            Choice::Names(names) => names,
-        };
-        let bits = parse("extended feature", &names, XFAM).map_err(de::Error::custom)?;
+impl Xfam {
+    fn from_names(names: &[String]) -> Result<Self, String> {
+        let bits = parse("extended feature", names, XFAM)?;
         if bits & NEED_AVX != 0 && bits & AVX == 0 {
-            return Err(de::Error::custom("AVX512 and AMX need \"AVX\" as well"));
+            return Err("AVX512 and AMX need \"AVX\" as well".into());
         }
         Ok(Self::Bits(bits))
     }
@@ -155,22 +141,55 @@ impl fmt::Display for Xfam {
     }
 }
 
-macro_rules! shape {
-    ($type:ty, $example:literal $(, $other:literal)?) => {
-        impl Shape for $type {
-            fn shape() -> String {
-                concat!("names, like `", $example, "`" $(, $other)?).into()
-            }
-
-            fn shown(&self) -> Option<String> {
-                Some(self.to_string())
-            }
-        }
-    };
+/// The names of a flag's value, joined by `+`.
+fn joined_names(text: &str) -> Vec<String> {
+    text.split('+').filter(|name| !name.is_empty()).map(str::to_owned).collect()
 }
 
-shape!(TdAttributes, "[\"PKS\"]");
-shape!(Xfam, "[\"AVX\", \"AVX512\"]", " or `\"auto\"`");
+impl FromStr for TdAttributes {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::from_names(&joined_names(text))
+    }
+}
+
+impl FromStr for Xfam {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "auto" { Ok(Self::Auto) } else { Self::from_names(&joined_names(text)) }
+    }
+}
+
+impl<'de> Deserialize<'de> for TdAttributes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let names = Vec::<String>::deserialize(deserializer)?;
+        Self::from_names(&names).map_err(de::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Xfam {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected \"auto\", or names of extended features in a list")]
+        enum Choice {
+            Word(String),
+            Names(Vec<String>),
+        }
+        match Choice::deserialize(deserializer)? {
+            Choice::Word(word) if word == "auto" => Ok(Self::Auto),
+            Choice::Word(word) => {
+                let problem = format!("\"{word}\" is neither \"auto\" nor a list of names");
+                Err(de::Error::custom(problem))
+            }
+            Choice::Names(names) => Self::from_names(&names).map_err(de::Error::custom),
+        }
+    }
+}
+
+from_str!(TdAttributes, "NAME+NAME", "names, like `[\"PKS\"]`");
+from_str!(Xfam, "NAME+NAME", "names, like `[\"AVX\", \"AVX512\"]` or `\"auto\"`");
 
 #[cfg(test)]
 mod tests {
@@ -196,6 +215,8 @@ mod tests {
         assert_eq!(Tdx::default().xfam(), Some(0x207));
         assert_eq!(Tdx::default().xfam.to_string(), "[\"AVX\", \"PK\"]");
         assert_eq!(tdx("xfam = []").unwrap().xfam(), Some(3));
+        assert_eq!("".parse(), Ok(Xfam::Bits(0)));
+        assert_eq!("AVX+PK".parse(), Ok(Xfam::default()));
     }
 
     #[test]
@@ -206,6 +227,7 @@ mod tests {
         assert_eq!(Xfam::NAMED | 3, all);
         // Bit 10 has no name.
         assert_eq!(auto.xfam.on_host(1 << 10 | 0x2e7), Xfam::Bits(0x2e4));
+        assert_eq!("auto".parse(), Ok(Xfam::Auto));
         assert_eq!(Xfam::Bits(4).on_host(u64::MAX), Xfam::Bits(4));
     }
 

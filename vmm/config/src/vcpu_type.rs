@@ -6,7 +6,7 @@ use std::str::FromStr;
 use casemate_launch::rules::{CpuSignature, CpuSignatureError};
 use serde::{Deserialize, Deserializer, de};
 
-use crate::reference::Shape;
+use crate::keys::from_str;
 
 /// A CPU model by its signature: QEMU's name for it, CPUID leaf 1 EAX as a hexadecimal number, or
 /// `host` for this machine's.
@@ -84,12 +84,4 @@ impl fmt::Display for VcpuType {
     }
 }
 
-impl Shape for VcpuType {
-    fn shape() -> String {
-        "CPU model, like `\"EPYC-Milan\"`".into()
-    }
-
-    fn shown(&self) -> Option<String> {
-        Some(self.to_string())
-    }
-}
+from_str!(VcpuType, "MODEL", "CPU model, like `\"EPYC-Milan\"`");

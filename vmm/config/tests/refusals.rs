@@ -54,18 +54,22 @@ fn each_refusal_says_what_is_wrong_and_what_would_be_right() {
     }
 }
 
+fn flags(values: &[(&str, &str)]) -> Overrides {
+    Overrides::new(values.iter().copied()).unwrap()
+}
+
 #[test]
 fn flags_win_and_their_errors_say_so() {
     let folder = folder();
     let file = folder.path().join("guest.toml");
     fs::write(&file, "kernel = \"one\"\nvcpus = 300\n").unwrap();
-    let config = load(&file, Overrides { vcpus: Some(4), ..Overrides::default() }).unwrap();
+    let config = load(&file, flags(&[("vcpus", "4")])).unwrap();
     assert_eq!((config.vcpus, config.memory), (4, ByteSize(512 << 20)));
     assert_eq!(config.kernel, Some(folder.path().join("one")));
-    let error = load(&file, Overrides { vcpus: Some(0), ..Overrides::default() }).unwrap_err();
+    let error = load(&file, flags(&[("vcpus", "0")])).unwrap_err();
     assert_eq!(error.to_string(), "--vcpus = 0: a guest has 1 to 255 vCPUs; try vcpus = 1");
-    let disk = "disk.img,read_only=true".parse().unwrap();
-    let error = load(&file, Overrides { disk: vec![disk], vcpus: Some(1), ..Overrides::default() });
+    let disk = flags(&[("disk", "disk.img,read_only=true"), ("vcpus", "1")]);
+    let error = load(&file, disk);
     assert!(error.unwrap_err().to_string().starts_with("--disk[0].path = \"disk.img\": "));
     let error = from_flags(Overrides::default()).unwrap_err();
     let expected = "command line: kernel is missing; give a kernel, firmware, or an igvm file";

@@ -145,7 +145,7 @@ fn committable(meminfo: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use casemate_config::{Disk, Overrides, PlatformChoice, from_flags};
+    use casemate_config::{Disk, Overrides, from_flags};
 
     use super::*;
 
@@ -153,9 +153,8 @@ mod tests {
         Host { open_files: 10, file_limit: 1 << 20, address_space: u64::MAX, committable: None };
 
     fn config() -> GuestConfig {
-        let kernel = Some("/proc/self/exe".into());
-        let platform = Some(PlatformChoice::Plain);
-        from_flags(Overrides { kernel, platform, ..Overrides::default() }).unwrap()
+        let flags = [("kernel", "/proc/self/exe"), ("platform", "plain")];
+        from_flags(Overrides::new(flags).unwrap()).unwrap()
     }
 
     #[test]

@@ -4,9 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::Path;
 
-use casemate_config::{Overrides, PlatformChoice, from_flags};
+use casemate_config::{Overrides, from_flags};
 use casemate_lab::cache::Cache;
 use casemate_lab::kernel::{Flavour, Kernel};
 use casemate_lab::packages::Packages;
@@ -20,12 +20,9 @@ use vm_memory::{ByteValued as _, Bytes as _, GuestAddress, GuestMemoryMmap};
 const HIGH_MEMORY: GuestAddress = GuestAddress(1 << 20);
 const MEMORY: usize = 512 << 20;
 
-fn plan(kernel: PathBuf) -> LaunchPlan {
-    let flags = Overrides {
-        kernel: Some(kernel),
-        platform: Some(PlatformChoice::Plain),
-        ..Overrides::default()
-    };
+fn plan(kernel: &Path) -> LaunchPlan {
+    let kernel = kernel.to_str().unwrap();
+    let flags = Overrides::new([("kernel", kernel), ("platform", "plain")]).unwrap();
     Guest::new(from_flags(flags).unwrap(), PlatformKind::Plain).unwrap().plan().clone()
 }
 
@@ -58,7 +55,7 @@ fn kernels_lie_where_linux_loader_puts_them() {
     for series in ["6.12", "7.2"] {
         let kernel = Kernel::debian(&packages, series, Flavour::Cloud).unwrap();
         let vmlinux = kernel.vmlinux(&Cache::open().unwrap()).unwrap();
-        let elf = plan(vmlinux.clone());
+        let elf = plan(&vmlinux);
         let (_, loaded) = compare(&elf, |memory, _| {
             let mut file = File::open(&vmlinux).unwrap();
             Elf::load(memory, None, &mut file, Some(HIGH_MEMORY)).unwrap()
@@ -66,7 +63,7 @@ fn kernels_lie_where_linux_loader_puts_them() {
         let entry = PvhBootCapability::PvhEntryPresent(GuestAddress(elf.vcpus[0].rip));
         assert_eq!(loaded.pvh_boot_cap, entry);
 
-        let bzimage = plan(kernel.image.clone());
+        let bzimage = plan(&kernel.image);
         let (start, loaded) = compare(&bzimage, |memory, start| {
             let mut file = File::open(&kernel.image).unwrap();
             BzImage::load(memory, Some(start), &mut file, Some(HIGH_MEMORY)).unwrap()

@@ -10,6 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+pub(crate) use guest_flags::GuestFlags;
 pub(crate) use output::output;
 pub(crate) use own_firmware::{OwnFirmware, firmware_notes};
 
@@ -20,6 +21,7 @@ pub(crate) mod certificates;
 pub(crate) mod completions;
 pub(crate) mod explain;
 pub(crate) mod firmware;
+mod guest_flags;
 pub(crate) mod host;
 pub(crate) mod id_block;
 pub(crate) mod igvm;

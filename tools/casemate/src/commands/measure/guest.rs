@@ -52,8 +52,9 @@ pub(super) fn measured(
 
 /// The configuration that `casemate run` would have with the same flags.
 fn load(file: &Path, cpu: &Cpu) -> anyhow::Result<GuestConfig> {
-    let overrides = Overrides { vcpu_type: cpu.model(), ..Overrides::default() };
-    Ok(casemate_config::load(file, overrides)?)
+    let model = cpu.signature().map(|signature| signature.to_string());
+    let flags = model.iter().map(|model| ("vcpu_type", model.as_str()));
+    Ok(casemate_config::load(file, Overrides::new(flags)?)?)
 }
 
 fn measure(config: &GuestConfig, platform: PlatformKind) -> anyhow::Result<Measured> {

@@ -15,10 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use casemate_config::{
-    Acceptance, ByteSize, Cpu, Disk, Ending, GuestConfig, Net, Overrides, PlatformChoice, VcpuType,
-    Vsock, Xfam, from_flags, load,
-};
+use casemate_config::{Ending, GuestConfig, Net, Xfam, from_flags, load};
 use casemate_kvm::host::{Facts, Finding, State, findings};
 use casemate_kvm::trace::Interposer;
 use casemate_kvm::vm::VmType;
@@ -32,7 +29,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signals::Signals;
 use terminal::{RawMode, Screen, Terminal};
 
-use super::{EXIT_BAD_INPUT, words};
+use super::{EXIT_BAD_INPUT, GuestFlags};
 
 /// Run a guest, with its serial port on this terminal
 ///
@@ -57,76 +54,8 @@ pub(crate) struct Args {
     /// Description of the guest, see the configuration reference
     #[arg(value_name = "GUEST.toml")]
     file: Option<PathBuf>,
-    /// Linux kernel: a bzImage; without firmware also an ELF file, which is what an uncompressed
-    /// kernel is, with a PVH entry or without
-    #[arg(long, value_name = "FILE")]
-    kernel: Option<PathBuf>,
-    /// Initial RAM disk of the kernel
-    #[arg(long, value_name = "FILE")]
-    initrd: Option<PathBuf>,
-    /// Kernel command line [default: console=ttyS0]
-    #[arg(long, value_name = "TEXT")]
-    cmdline: Option<String>,
-    /// Guest memory, like 512M [default: 512M]
-    #[arg(long, value_name = "SIZE")]
-    memory: Option<ByteSize>,
-    /// Number of vCPUs, 1 to 255 [default: 1]
-    #[arg(long, value_name = "NUMBER")]
-    vcpus: Option<u32>,
-    /// Arrangement of the vCPUs, like sockets=2,cores=4,threads=2 [default: one socket of cores]
-    #[arg(long, value_name = "KEY=VALUE,...")]
-    cpu: Option<Cpu>,
-    /// What the guest is launched on [default: auto, which never is plain]
-    #[arg(long, value_parser = words::<PlatformChoice>(PlatformChoice::WORDS))]
-    platform: Option<PlatformChoice>,
-    /// Guest firmware: OVMF, a TDVF, or an edition of Casemate's own [default: the one in this program;
-    /// none for plain guests]
-    #[arg(long, value_name = "FILE")]
-    firmware: Option<PathBuf>,
-    /// IGVM file; it brings its own firmware and kernel
-    #[arg(long, value_name = "FILE")]
-    igvm: Option<PathBuf>,
-    /// When a confidential guest of Casemate's firmware accepts memory: the kernel as it uses it, or the
-    /// firmware all of it before [default: lazy]
-    #[arg(long, value_name = "WHEN", value_parser = words::<Acceptance>(Acceptance::WORDS))]
-    accept_memory: Option<Acceptance>,
-    /// Casemate's firmware says on the serial port what it does; for development [default: false]
-    #[arg(long, value_name = "BOOL")]
-    firmware_log: Option<bool>,
-    /// CPU model whose signature the vCPUs of an SEV-SNP guest of OVMF start with, like EPYC-Milan, or host
-    #[arg(long, value_name = "NAME")]
-    vcpu_type: Option<VcpuType>,
-    /// A disk; may be repeated. Keys are those of `[[disk]]` in the configuration reference
-    #[arg(long, value_name = "PATH[,KEY=VALUE...]")]
-    disk: Vec<Disk>,
-    /// A network interface on an existing tap; may be repeated. Keys as for `[[net]]`
-    #[arg(long, value_name = "TAP[,KEY=VALUE...]")]
-    net: Vec<Net>,
-    /// Sockets between host and guest. Keys as for `[vsock]`
-    #[arg(long, value_name = "SOCKET[,KEY=VALUE...]")]
-    vsock: Option<Vsock>,
-    /// An entropy device [default: true]
-    #[arg(long, value_name = "BOOL")]
-    rng: Option<bool>,
-    /// A balloon that gives free pages back to the host; plain guests only [default: false]
-    #[arg(long, value_name = "BOOL")]
-    balloon: Option<bool>,
-    /// The most memory that a confidential guest may share with the host at a time, like 64M
-    /// [default: no limit]
-    #[arg(long, value_name = "SIZE")]
-    shared_memory: Option<ByteSize>,
-    /// Memory that a confidential guest has before it accepts it, like 1G or 0 [default: 512M]
-    #[arg(long, value_name = "SIZE")]
-    prefault: Option<ByteSize>,
-    /// A virtio console beside the serial port [default: false]
-    #[arg(long, value_name = "BOOL")]
-    console: Option<bool>,
-    /// What a reset by the guest does [default: exit]
-    #[arg(long, value_parser = words::<Ending>(Ending::WORDS))]
-    on_reset: Option<Ending>,
-    /// What a panic of the guest's kernel does [default: exit]
-    #[arg(long, value_parser = words::<Ending>(Ending::WORDS))]
-    on_panic: Option<Ending>,
+    #[command(flatten)]
+    guest: GuestFlags,
     /// Write what the kernel is asked during the launch to this file: all commands to /dev/kvm, VM, vCPUs and
     /// /dev/sev, with arguments but without addresses and secrets, one JSON object per line; also
     /// those of a launch that fails
@@ -191,30 +120,7 @@ fn raise_open_files() {
 }
 
 fn config(args: &Args) -> anyhow::Result<GuestConfig> {
-    let overrides = Overrides {
-        kernel: args.kernel.clone(),
-        initrd: args.initrd.clone(),
-        cmdline: args.cmdline.clone(),
-        memory: args.memory,
-        vcpus: args.vcpus,
-        cpu: args.cpu.clone(),
-        platform: args.platform,
-        firmware: args.firmware.clone(),
-        igvm: args.igvm.clone(),
-        accept_memory: args.accept_memory,
-        firmware_log: args.firmware_log,
-        vcpu_type: args.vcpu_type.clone(),
-        rng: args.rng,
-        balloon: args.balloon,
-        shared_memory: args.shared_memory,
-        prefault: args.prefault,
-        console: args.console,
-        on_reset: args.on_reset,
-        on_panic: args.on_panic,
-        disk: args.disk.clone(),
-        net: args.net.clone(),
-        vsock: args.vsock.clone(),
-    };
+    let overrides = args.guest.0.clone();
     Ok(match &args.file {
         Some(file) => load(file, overrides)?,
         None => from_flags(overrides)?,
@@ -237,7 +143,7 @@ fn resolved(mut config: GuestConfig) -> GuestConfig {
 /// Whether the taps are there. Only where a guest runs must they be: whoever measures it has none.
 fn taps(nets: &[Net], args: &Args) -> anyhow::Result<()> {
     let origin = match &args.file {
-        Some(file) if args.net.is_empty() => format!("{}: ", file.display()),
+        Some(file) if !args.guest.0.gives("net") => format!("{}: ", file.display()),
         _ => "--".into(),
     };
     for (at, Net { tap, .. }) in nets.iter().enumerate() {
@@ -249,7 +155,7 @@ fn taps(nets: &[Net], args: &Args) -> anyhow::Result<()> {
         };
         bail!(
             "{origin}net[{at}].tap = {tap:?}: {problem}; make one: \
-             sudo ip tuntap add dev tap0 mode tap user $USER, and give its name"
+             sudo ip tuntap add dev {tap} mode tap user $USER"
         );
     }
     Ok(())
