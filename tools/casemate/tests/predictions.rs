@@ -344,7 +344,7 @@ fn guests_that_cannot_be_launched() {
         (
             PlatformKind::Snp,
             format!("firmware = \"{overlapping}\"\n[snp]\nvcpu_type = \"EPYC\"\n"),
-            "a page that the guest owns already",
+            "overlapping sections",
         ),
         (PlatformKind::Snp, format!("igvm = \"{igvm}\"\nvcpus = 2\n"), "the registers of one vCPU"),
         (PlatformKind::Tdx, format!("igvm = \"{igvm}\"\n"), "not for Tdx"),

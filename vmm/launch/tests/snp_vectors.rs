@@ -149,6 +149,7 @@ fn refusals() {
             "refuse/bad-oddsize" => "0x1fff bytes",
             "refuse/bad-empty" => "empty file",
             "refuse/kernel-without-section" => "no kernel hashes section",
+            "refuse/tiny-big-sec" => "overlapping sections",
             _ => panic!("{id} has no expectation here"),
         };
         assert!(message.contains(words), "{id}: {message}");

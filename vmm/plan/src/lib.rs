@@ -74,9 +74,8 @@ pub fn plan(
         (None, _) => firmware::plan(config, platform, rules)?,
     };
     match plan.launch.overlap() {
-        // Calculators measure it for other launchers, though no host launches it.
-        Some((first, second)) if rules.are_ours() => Err(PlanError::overlap(first, second)),
-        _ => Ok(plan),
+        Some((first, second)) => Err(PlanError::overlap(first, second)),
+        None => Ok(plan),
     }
 }
 

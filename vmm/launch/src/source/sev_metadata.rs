@@ -144,6 +144,11 @@ pub enum SevMetadataError {
     NotOnePage { offset: usize, pages: u64, section_type: SectionType },
     #[error("with the section at offset {offset:#x} the sections have more than {MAX_PAGES} pages")]
     TooLarge { offset: usize },
+    #[error(
+        "overlapping sections: {first} of the entry at offset {first_offset:#x}, and {second} of the \
+         entry at offset {second_offset:#x}; no launcher can add a page that the guest owns already"
+    )]
+    Overlap { first: GpaRange, first_offset: usize, second: GpaRange, second_offset: usize },
 }
 
 impl SevMetadata {
@@ -207,7 +212,28 @@ fn sections(image: &[u8], from_end: u32) -> Result<Vec<SevSection>, SevMetadataE
     let mut pages = 0;
     let first = offset + size_of::<Header>();
     let offsets = (first..).step_by(size_of::<Section>());
-    entries.iter().zip(offsets).map(|(entry, offset)| section(entry, offset, &mut pages)).collect()
+    let sections = entries.iter().zip(offsets);
+    let sections: Vec<_> = sections
+        .map(|(entry, offset)| section(entry, offset, &mut pages))
+        .collect::<Result<_, _>>()?;
+    disjoint(&sections).map(|()| sections)
+}
+
+/// Refuses sections that share a page. Calculators give them a digest, which no guest can have.
+fn disjoint(sections: &[SevSection]) -> Result<(), SevMetadataError> {
+    let mut ascending: Vec<_> =
+        sections.iter().filter(|section| !section.range.is_empty()).collect();
+    ascending.sort_by_key(|section| section.range.start());
+    let mut neighbours = ascending.windows(2).map(|pair| (pair[0], pair[1]));
+    match neighbours.find(|(low, high)| low.range.overlaps(high.range)) {
+        None => Ok(()),
+        Some((low, high)) => Err(SevMetadataError::Overlap {
+            first: low.range,
+            first_offset: low.offset,
+            second: high.range,
+            second_offset: high.offset,
+        }),
+    }
 }
 
 /// Checks one section; `pages` counts those of all sections so far.

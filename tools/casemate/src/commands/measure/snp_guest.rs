@@ -81,12 +81,6 @@ impl SnpGuest {
         if features & 1 == 0 {
             host_rules.push(NO_SNP_BIT.to_owned());
         }
-        if let Some((first, second)) = plan.launch.overlap() {
-            host_rules.push(format!(
-                "{} at {} and {} at {} overlap: KVM refuses to launch this",
-                first.tag, first.range, second.tag, second.range
-            ));
-        }
         let model = config.snp.as_ref().and_then(|snp| snp.vcpu_type.as_ref()?.signature());
         let model = model.filter(|_| plan.launcher.uses_signature() && config.igvm.is_none());
         let name = |path: &PathBuf| path.display().to_string();
