@@ -5,6 +5,8 @@ use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::Duration;
 
+use casemate_test_support::process::guest_process;
+
 use crate::guest::{Guest, Patience};
 use crate::table::Attack;
 
@@ -56,11 +58,12 @@ pub(crate) fn watch(mut guest: Guest) -> Seen {
     sockets.set_nonblocking(true).unwrap();
     let (mut patience, mut streams) = (Patience::new(), Vec::new());
     let (mut memory, mut descriptors, mut last) = (0, 0, 0);
-    let process = format!("/proc/{}", guest.child.id());
+    let started = guest.child.id();
     let status = loop {
         while let Ok((stream, _)) = sockets.accept() {
             streams.push(stream);
         }
+        let process = format!("/proc/{}", guest_process(started).unwrap_or(started));
         memory = memory.max(anonymous(&process).unwrap_or(0));
         let open = fs::read_dir(format!("{process}/fd")).map_or(0, Iterator::count);
         // The kernel closes what a new program does not inherit after this process has been woken: only
@@ -70,7 +73,7 @@ pub(crate) fn watch(mut guest: Guest) -> Seen {
         if let Some(status) = guest.child.try_wait().unwrap() {
             break status.code().unwrap_or(-1);
         }
-        if patience.has_ended(guest.child.id()) {
+        if patience.has_ended(started) {
             guest.child.kill().unwrap();
             guest.child.wait().unwrap();
             break -2;

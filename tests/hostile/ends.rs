@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use casemate_test_support::process::guest_process;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::ioctl_fionread;
 use rustix::process::{Pid, Signal, kill_process};
@@ -193,7 +194,8 @@ fn second_guest_on_an_image_is_refused_with_the_name_of_the_first() {
     let output = command(folder.path(), "serial_flood", &flags).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.contains(&format!("in use by process {}", first.id())), "{text}");
+    let holder = guest_process(first.id()).unwrap();
+    assert!(text.contains(&format!("in use by process {holder}")), "{text}");
     kill_process(Pid::from_child(&first), Signal::TERM).unwrap();
     assert_eq!(end(&mut first, "the first"), 123);
 }

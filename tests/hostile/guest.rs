@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use casemate_test_support::process::guest_process;
+
 /// A guest that runs.
 pub(crate) struct Guest {
     pub(crate) child: Child,
@@ -33,7 +35,8 @@ pub(crate) fn command(folder: &Path, name: &str, flags: &[&str]) -> Command {
         File::create(&disk).unwrap().set_len(4 << 20).unwrap();
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_casemate"));
-    command.args(["run", "--platform", "plain", "--memory", "128M", "--kernel"]).arg(kernel);
+    command.args(["run", "--platform", "plain", "--memory", "128M"]);
+    command.args(["--stop-timeout", "0", "--kernel"]).arg(kernel);
     let folder = folder.to_str().unwrap();
     command.args(flags.iter().map(|flag| flag.replace("DIR", folder)));
     command.env_remove("RUST_LOG").stdin(Stdio::null());
@@ -55,8 +58,10 @@ impl Guest {
     }
 }
 
-/// Processor time of a process so far, in ticks of a hundredth of a second; 0 once it has ended.
-pub(crate) fn processor_time(process: u32) -> u64 {
+/// Processor time of a guest's process so far, in ticks of a hundredth of a second; 0 once it has ended.
+/// `started` is its parent.
+pub(crate) fn processor_time(started: u32) -> u64 {
+    let Some(process) = guest_process(started) else { return 0 };
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let ticks = fields.split_ascii_whitespace().skip(11).take(2);

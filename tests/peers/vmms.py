@@ -35,6 +35,7 @@ def commands(ours, folder, kernel, initrd=None, cmdline="console=ttyS0", disk=No
     options = lambda name, value: [name, str(value)] if value else []
     # Only ours has an entropy device unless told otherwise.
     found = {"casemate": [ours, "run", "--platform", "plain", "--memory", f"{MEMORY}M", "--rng", "false",
+                          "--stop-timeout", "0",
                           "--cmdline", cmdline, "--kernel", kernel, *options("--initrd", initrd), *options("--disk", disk)]}
     given = lambda name: shutil.which(os.environ.get(name, ""))
     if qemu := given("QEMU"):
@@ -102,20 +103,40 @@ class Vmm:
         return time.perf_counter() - self.began
 
 
+def guest_process(pid):
+    """The process that holds the guest: a child of the one that was started, or that one."""
+    children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(children[0]) if children else pid
+
+
+def mappings(pid):
+    """The mappings of a process, each as its fields in kB."""
+    fields = {}
+    for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        if match := re.match(r"(\w+): +(\d+) kB", line):
+            if match[1] == "Size" and fields:
+                yield fields
+                fields = {}
+            fields[match[1]] = int(match[2])
+    if fields:
+        yield fields
+
+
 def memory(pid):
     """Resident and anonymous kB of all mappings but those that can be the guest's RAM, and the resident
-    ones of those."""
-    resident = anonymous = guest = size = 0
-    for line in pathlib.Path(f"/proc/{pid}/smaps").read_text().splitlines():
-        if match := re.match(r"(Size|Rss|Anonymous): +(\d+) kB", line):
-            value = int(match[2])
-            if match[1] == "Size":
-                size = value
-            elif size < MEMORY * 1024 // 2:
-                resident += value * (match[1] == "Rss")
-                anonymous += value * (match[1] == "Anonymous")
-            else:
-                guest += value * (match[1] == "Rss")
+    ones of those. Of a parent of the guest's process counts what only it has."""
+    resident = anonymous = guest = 0
+    holder = guest_process(pid)
+    for fields in mappings(holder):
+        if fields["Size"] < MEMORY * 1024 // 2:
+            resident += fields["Rss"]
+            anonymous += fields["Anonymous"]
+        else:
+            guest += fields["Rss"]
+    for fields in mappings(pid) if holder != pid else ():
+        private = fields["Private_Clean"] + fields["Private_Dirty"]
+        resident += private
+        anonymous += min(private, fields["Anonymous"])
     return resident, anonymous, guest
 
 

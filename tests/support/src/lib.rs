@@ -4,6 +4,7 @@ pub mod agent;
 pub mod chip;
 pub mod disk;
 pub mod evidence;
+pub mod process;
 pub mod quotes;
 pub mod tiny;
 pub mod vectors;

@@ -348,6 +348,14 @@ fn a_guest_is_explained() {
     let words = stdout(0, &["explain", &guest, "--platform", "snp"]);
     assert!(words.contains("nobody should trust this guest") && words.contains("disk"), "{words}");
     refused(&["explain", &guest, "--platform", "plain"], "does not allow this platform");
+    for platform in [0, 1] {
+        for (action, instead) in [(1, "take a snapshot of its disks"), (2, "attests anew")] {
+            let support = &facts[platform]["support"][action];
+            assert_eq!(support["possible"], false, "{support}");
+            assert!(support["instead"].as_str().unwrap().contains(instead), "{support}");
+        }
+    }
+    assert!(words.contains("; instead, stop the guest"), "{words}");
 
     // Casemate's own firmware knows both.
     let text = format!("kernel = \"{}\"\n", input("kernel-tiny.bin"));

@@ -10,6 +10,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use casemate_test_support::process::guest_process;
 use casemate_test_support::tiny::{HALT, Start, elf, out, say};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Pid, Signal, kill_process};
@@ -112,11 +113,19 @@ fn the_terminal_is_as_it_was_after_every_way_out() {
         assert_eq!(guest.end().0, status, "{keys:?}");
     }
     for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT] {
-        let guest = OnTerminal::start(&[], &["--memory", "4M"]);
+        let guest = OnTerminal::start(&[], &["--memory", "4M", "--stop-timeout", "0"]);
         guest.starts();
         kill_process(Pid::from_child(&guest.child), signal).unwrap();
         assert_eq!(guest.end().0, 123, "{signal:?}");
     }
+    // The parent makes it so if the guest's process cannot.
+    let guest = OnTerminal::start(&[], &["--memory", "4M"]);
+    guest.starts();
+    let process = guest_process(guest.child.id()).and_then(|id| id.try_into().ok());
+    kill_process(process.and_then(Pid::from_raw).unwrap(), Signal::KILL).unwrap();
+    let (status, words) = guest.end();
+    assert_eq!(status, 124, "{words}");
+    assert!(words.contains("signal 9 killed the process of the guest"), "{words}");
     // This fails once the guest is launched.
     let (status, words) = OnTerminal::start(&[], &["--record", "/none/launch"]).end();
     assert_eq!(status, 2, "{words}");
@@ -138,7 +147,10 @@ fn keys_reach_the_guest_but_for_those_of_the_monitor() {
     }
     let mut guest = OnTerminal::start(&echo, &["--memory", "4M"]);
     guest.starts();
-    guest.keys.write_all(b"\x01cstatus\rhelp\rwhat\rballoon 1M\rpower-button\rreset\r").unwrap();
+    guest
+        .keys
+        .write_all(b"\x01cstatus\rhelp\rwhat\rsnapshot\rballoon 1M\rpower-button\rreset\r")
+        .unwrap();
     let (status, shown) = guest.end();
     assert_eq!(status, 120, "{shown}");
     for expected in [
@@ -146,6 +158,7 @@ fn keys_reach_the_guest_but_for_those_of_the_monitor() {
         "press its power button",
         "no command \"what\"",
         "has no balloon",
+        "copies no guest's memory",
         "pressed",
     ] {
         assert!(shown.contains(expected), "{expected}: {shown}");

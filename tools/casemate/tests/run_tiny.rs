@@ -274,7 +274,7 @@ fn a_guest_that_starts_anew_for_ever_can_be_ended() {
     for delay in 0..20 {
         let mut guest = Guest::start(
             &[&say(">")[..], &out(0x602, 1)].concat(),
-            &["--on-reset", "restart", "--log", "off"],
+            &["--on-reset", "restart", "--log", "off", "--stop-timeout", "0"],
         );
         // Taken until the end, or it would wait.
         let written = guest.written();

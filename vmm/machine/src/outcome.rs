@@ -21,6 +21,8 @@ pub enum Outcome {
     TripleFault,
     /// Somebody on the host asked for it.
     Stopped,
+    /// The guest was asked to power off, and did not in time.
+    TimedOut,
     /// The host could not go on; why.
     Failed(String),
 }
@@ -37,6 +39,7 @@ impl Outcome {
             Self::TripleFault => 122,
             Self::Stopped => 123,
             Self::Failed(_) => 124,
+            Self::TimedOut => 125,
         }
     }
 
@@ -50,6 +53,7 @@ impl Outcome {
             Self::Panic => "panic",
             Self::TripleFault => "triple-fault",
             Self::Stopped => "stopped",
+            Self::TimedOut => "stop-timeout",
             Self::Failed(_) => "failed",
         }
     }
@@ -64,6 +68,7 @@ impl fmt::Display for Outcome {
             Self::Panic => f.write_str("the guest's kernel panicked"),
             Self::TripleFault => f.write_str("the guest met a triple fault"),
             Self::Stopped => f.write_str("the guest was stopped from the host"),
+            Self::TimedOut => f.write_str("the guest did not power off in time and was ended"),
             Self::Failed(why) => write!(f, "the guest could not go on: {why}"),
         }
     }

@@ -39,7 +39,18 @@ struct Support {
     action: &'static str,
     possible: bool,
     why: &'static str,
+    /// Another way to the same end, where this one is impossible.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instead: Option<&'static str>,
 }
+
+/// Instead of a snapshot of a confidential guest.
+const INSTEAD_OF_SNAPSHOT: &str = "stop the guest (SIGTERM presses its power button), take a snapshot of \
+                                   its disks, and start it again";
+/// Instead of the migration of a confidential guest.
+const INSTEAD_OF_MIGRATION: &str = "stop the guest, and launch it on the other host from the same files and \
+                                    disks: `casemate measure` predicts the digest that it has there; it \
+                                    attests anew, and its broker releases its secrets again";
 
 impl Facts {
     pub(super) fn new(
@@ -228,7 +239,8 @@ fn support(platform: PlatformKind, config: &GuestConfig) -> Vec<Support> {
         PlatformKind::Tdx => config.tdx.as_ref().is_some_and(|tdx| tdx.debug),
     };
     let plain = platform == PlatformKind::Plain;
-    let action = |action, possible, why| Support { action, possible, why };
+    let action = |action, possible, why| Support { action, possible, why, instead: None };
+    let otherwise = |support, instead| Support { instead: (!plain).then_some(instead), ..support };
     vec![
         action(
             "read or write the guest's memory, attach a debugger",
@@ -241,23 +253,31 @@ fn support(platform: PlatformKind, config: &GuestConfig) -> Vec<Support> {
                 _ => "the policy forbids it, and the platform enforces that",
             },
         ),
-        action(
-            "snapshot and restore",
-            plain,
-            if plain {
-                "the host can copy memory; Casemate has no command for it"
-            } else {
-                "private memory cannot be copied out, and there is no command that exports it"
-            },
+        otherwise(
+            action(
+                "snapshot and restore",
+                plain,
+                if plain {
+                    "the host can copy memory; Casemate has no command for it"
+                } else {
+                    "private memory cannot be copied out, and there is no command that exports it"
+                },
+            ),
+            INSTEAD_OF_SNAPSHOT,
         ),
-        action(
-            "live migration",
-            plain,
-            match platform {
-                PlatformKind::Plain => "the host can copy memory; Casemate has no command for it",
-                PlatformKind::Snp => "the policy names no migration agent",
-                PlatformKind::Tdx => "the attributes do not say MIGRATABLE",
-            },
+        otherwise(
+            action(
+                "live migration",
+                plain,
+                match platform {
+                    PlatformKind::Plain => {
+                        "the host can copy memory; Casemate has no command for it"
+                    }
+                    PlatformKind::Snp => "the policy names no migration agent",
+                    PlatformKind::Tdx => "the attributes do not say MIGRATABLE",
+                },
+            ),
+            INSTEAD_OF_MIGRATION,
         ),
         action("add vCPUs or memory to a running guest", false, "their number is fixed at launch"),
         action("stop the guest, or start it anew", true, "the host owns the machine's time"),
@@ -286,8 +306,10 @@ impl fmt::Display for Facts {
         let support: Vec<_> = self
             .support
             .iter()
-            .map(|Support { action, possible, why }| {
-                format!("{action}: {}, {why}", if *possible { "possible" } else { "impossible" })
+            .map(|Support { action, possible, why, instead }| {
+                let verdict = if *possible { "possible" } else { "impossible" };
+                let instead = instead.map(|other| format!("; instead, {other}"));
+                format!("{action}: {verdict}, {why}{}", instead.unwrap_or_default())
             })
             .collect();
         section(f, "Support actions", &support)

@@ -5,10 +5,9 @@ use std::process;
 use std::thread;
 use std::time::Duration;
 
+use super::EXIT_HOST as STATUS;
 use super::report::Reporter;
 
-/// Exit status of a host that could not go on.
-const STATUS: u8 = 124;
 /// How long the message may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 

@@ -1,20 +1,24 @@
 //! `casemate run`
 
 mod check;
+mod events;
 mod fault;
 mod keyboard;
 mod keys;
+mod link;
 mod log;
 mod monitor;
+mod notify;
 mod report;
-mod signals;
+mod restarts;
+mod supervisor;
 mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use casemate_config::{Ending, GuestConfig, Net, Xfam, from_flags, load};
 use casemate_kvm::host::{Facts, Finding, State, findings};
 use casemate_kvm::trace::Interposer;
@@ -24,12 +28,16 @@ use casemate_machine::platform::{Plain, Platform, Snp, Tdx};
 use casemate_machine::{ConsolePorts, Ended, Guest, Machine, Outcome, Outlet, SharedMemory};
 use casemate_plan::platforms;
 use check::Waiting;
+use link::{Event, Next, ToParent};
 use report::Reporter;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signals::Signals;
-use terminal::{RawMode, Screen, Terminal};
+use supervisor::{Supervisor, Verdict};
+use terminal::{RawMode, Screen, Terminal, Untouched};
 
 use super::{EXIT_BAD_INPUT, GuestFlags};
+
+/// Exit status of a host that could not go on.
+const EXIT_HOST: u8 = 124;
 
 /// Run a guest, with its serial port on this terminal
 ///
@@ -41,8 +49,12 @@ use super::{EXIT_BAD_INPUT, GuestFlags};
 ///
 /// Exit status: 0 the guest powered off; the guest's own status if it writes one (a byte) to I/O
 /// port 0x501; 120 it reset; 121 its kernel panicked (as told by pvpanic); 122 triple fault; 123
-/// ended from here, by a key, the monitor or a signal; 124 the host could not go on; 2 bad input, or
-/// the launch failed. A guest that gives its own status should keep to 3 to 119.
+/// ended from here, by a key, the monitor or a signal; 124 the host could not go on; 125 it did not
+/// power off in time after SIGTERM; 2 bad input, or the launch failed. A guest that gives its own
+/// status should keep to 3 to 119.
+///
+/// Signals: SIGTERM presses the guest's power button, and ends the guest after --stop-timeout; a
+/// second one ends it at once, as SIGINT, SIGQUIT and SIGHUP do.
 #[derive(clap::Args)]
 #[command(
     arg_required_else_help = true,
@@ -71,6 +83,9 @@ pub(crate) struct Args {
         default_missing_value = "120",
     )]
     attest: Option<u64>,
+    /// Time that the guest has to power off after SIGTERM; 0 ends it at once
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    stop_timeout: u64,
     /// What to log on standard error, like info or casemate_machine=debug [default: RUST_LOG, or warn]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -80,22 +95,79 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let screen = Screen::open().context("could not use standard output and standard error")?;
-    let reporter = Reporter { json: args.json, errors: screen.errors.clone() };
-    fault::end_run_on_panic(reporter.clone());
-    let status = guest(args, &reporter, &screen).unwrap_or_else(|error| {
-        reporter.failed(&error, EXIT_BAD_INPUT);
-        EXIT_BAD_INPUT
-    });
-    screen.flush_errors();
+    let status = match supervised(args) {
+        Ok(Verdict::Status(status)) => return Ok(ExitCode::from(status)),
+        Ok(Verdict::Killed(signal)) => {
+            let error = anyhow!("signal {signal} killed the process of the guest");
+            tell(args, |reporter, _| failed(reporter, &error, EXIT_HOST))?
+        }
+        Ok(Verdict::Stopped) => tell(args, |reporter, _| {
+            reporter.ended(&Outcome::Stopped, None);
+            Outcome::Stopped.status()
+        })?,
+        Err(error) => tell(args, |reporter, _| failed(reporter, &error, EXIT_BAD_INPUT))?,
+    };
     Ok(ExitCode::from(status))
 }
 
-/// From the description of a guest to its end; the exit status that tells it.
-fn guest(args: &Args, reporter: &Reporter, screen: &Screen) -> anyhow::Result<u8> {
+/// Runs the guest in children of this process. Before the last one has ended, this process has no
+/// thread.
+fn supervised(args: &Args) -> anyhow::Result<Verdict> {
+    let config = config(args)?;
+    let terminal = Untouched::now();
+    let supervisor = Supervisor::new(Duration::from_secs(args.stop_timeout))?;
+    let life = |parent| {
+        let done = tell(args, |reporter, screen| child(args, &config, &parent, reporter, screen));
+        done.unwrap_or_else(|error| {
+            eprintln!("casemate: {error:#}");
+            EXIT_BAD_INPUT
+        })
+    };
+    let verdict = supervisor.supervise(life)?;
+    if matches!(verdict, Verdict::Killed(_)) {
+        terminal.restore();
+    }
+    Ok(verdict)
+}
+
+/// Opens standard output and standard error for `work`, and writes what it left for them.
+fn tell<T>(args: &Args, work: impl FnOnce(&Reporter, &Screen) -> T) -> anyhow::Result<T> {
+    let screen = Screen::open().context("could not use standard output and standard error")?;
+    let reporter = Reporter { json: args.json, errors: screen.errors.clone() };
+    let done = work(&reporter, &screen);
+    screen.flush_errors();
+    Ok(done)
+}
+
+fn failed(reporter: &Reporter, error: &anyhow::Error, status: u8) -> u8 {
+    reporter.failed(error, status);
+    status
+}
+
+/// The child: one run of the guest; the exit status that tells its end.
+fn child(
+    args: &Args,
+    config: &GuestConfig,
+    parent: &ToParent,
+    reporter: &Reporter,
+    screen: &Screen,
+) -> u8 {
+    fault::end_run_on_panic(reporter.clone());
+    guest(args, config, parent, reporter, screen)
+        .unwrap_or_else(|error| failed(reporter, &error, EXIT_BAD_INPUT))
+}
+
+/// From the description of a guest to the end of one run.
+fn guest(
+    args: &Args,
+    config: &GuestConfig,
+    parent: &ToParent,
+    reporter: &Reporter,
+    screen: &Screen,
+) -> anyhow::Result<u8> {
     let limiter = log::start(args.log.as_deref(), args.json, &screen.errors)?;
     raise_open_files();
-    let config = resolved(config(args)?);
+    let config = resolved(config.clone());
     taps(&config.net, args)?;
     let guest = match *platforms(&config) {
         [platform] => Guest::new(config, platform)?,
@@ -103,8 +175,20 @@ fn guest(args: &Args, reporter: &Reporter, screen: &Screen) -> anyhow::Result<u8
     };
     reporter.cautions(&guest);
     reporter.planned(guest.plan())?;
-    let (outcome, shared) = runs(guest, reporter, screen, args)?;
+    let (outcome, restarts, shared) = run_once(guest, parent, reporter, screen, args)?;
     limiter.finish();
+    let outcome = match restarts.then(|| parent.ask_for_restart()) {
+        Some(Next::Restart) => {
+            reporter.restarts(&outcome);
+            return Ok(outcome.status());
+        }
+        Some(Next::TooMany) => {
+            reporter.gives_up();
+            outcome
+        }
+        Some(Next::Stopped) => Outcome::Stopped,
+        None => outcome,
+    };
     reporter.ended(&outcome, shared);
     Ok(outcome.status())
 }
@@ -256,55 +340,48 @@ fn launched(
     machine
 }
 
-/// Runs the guest, again for as long as its configuration wants that; how the last run ended, and what
-/// the guest shared in it.
-fn runs(
+/// Runs the guest once; how it ended, whether its configuration asks for another run then, and what it
+/// shared.
+fn run_once(
     guest: Guest,
+    parent: &ToParent,
     reporter: &Reporter,
     screen: &Screen,
     args: &Args,
-) -> anyhow::Result<(Outcome, Option<SharedMemory>)> {
+) -> anyhow::Result<(Outcome, bool, Option<SharedMemory>)> {
     let (on_reset, on_panic) = (guest.config().on_reset, guest.config().on_panic);
-    let signals =
-        Signals::register(guest.config().console).context("could not watch for signals")?;
-    // Only now: a signal before would end this process and leave the terminal raw.
     let raw_mode = RawMode::enter()?;
-    let mut again = Some(guest);
-    loop {
-        let Some(guest) = again.take() else { bail!("the launch plan is gone") };
-        let terminal = Terminal::open(guest.config().console, raw_mode.is_some(), screen)
-            .context("could not use standard input and output")?;
-        let waiting = args.attest.map(|_| Waiting::of(&guest)).transpose()?;
-        let machine =
-            launched(&guest, screen.output.clone(), terminal.console, args.record.as_deref())?;
-        reporter.launched(&guest);
-        // A plan holds kernel and initrd: it stays only where it is needed again.
-        again = (on_reset == Ending::Restart || on_panic == Ending::Restart).then_some(guest);
-        let control = machine.control().clone();
-        let limit = Duration::from_secs(args.attest.unwrap_or_default());
-        let _check = waiting
-            .map(|waiting| waiting.start(control.clone(), reporter.clone(), limit))
-            .transpose()?;
-        let signals = signals.watcher(control.clone()).context("could not watch for signals")?;
-        let keyboard = terminal.keyboard.map(|keyboard| keyboard.watcher(control.clone()));
-        let watchers = keyboard.into_iter().chain([signals]).collect();
-        let Ended { outcome, unfinished } = machine.run(watchers)?;
-        if let (bytes @ 1.., error) = screen.flush_output() {
-            reporter.lost(bytes, error.as_deref());
-        }
-        if !unfinished.is_empty() {
-            reporter.unfinished(&unfinished);
-        }
-        let restart = match outcome {
-            // Files and sockets of a guest that did not end are not free for the next.
-            _ if !unfinished.is_empty() => false,
-            Outcome::Reset => on_reset == Ending::Restart,
-            Outcome::Panic => on_panic == Ending::Restart,
-            _ => false,
-        };
-        if !restart {
-            return Ok((outcome, control.shared()));
-        }
-        reporter.restarts(&outcome);
+    let terminal = Terminal::open(guest.config().console, raw_mode.is_some(), screen)
+        .context("could not use standard input and output")?;
+    let waiting = args.attest.map(|_| Waiting::of(&guest)).transpose()?;
+    let machine =
+        launched(&guest, screen.output.clone(), terminal.console, args.record.as_deref())?;
+    reporter.launched(&guest);
+    // A plan holds kernel and initrd.
+    drop(guest);
+    let control = machine.control().clone();
+    let limit = Duration::from_secs(args.attest.unwrap_or_default());
+    let _check = waiting
+        .map(|waiting| waiting.start(control.clone(), reporter.clone(), limit))
+        .transpose()?;
+    let commands = events::watcher(parent, control.clone())
+        .context("could not watch for commands of the parent process")?;
+    let keyboard = terminal.keyboard.map(|keyboard| keyboard.watcher(control.clone()));
+    let watchers = keyboard.into_iter().chain([commands]).collect();
+    let Ended { outcome, unfinished } = machine.run(watchers)?;
+    parent.send(Event::Ended);
+    if let (bytes @ 1.., error) = screen.flush_output() {
+        reporter.lost(bytes, error.as_deref());
     }
+    if !unfinished.is_empty() {
+        reporter.unfinished(&unfinished);
+    }
+    let restarts = match outcome {
+        // Files and sockets of a guest that did not end are not free for the next.
+        _ if !unfinished.is_empty() => false,
+        Outcome::Reset => on_reset == Ending::Restart,
+        Outcome::Panic => on_panic == Ending::Restart,
+        _ => false,
+    };
+    Ok((outcome, restarts, control.shared()))
 }

@@ -67,6 +67,7 @@ fn obey(line: &str, control: &Control) -> String {
         ("reset", "") => stop(control, Outcome::Reset),
         ("quit", "") => stop(control, Outcome::Stopped),
         ("help", "") => HELP.into(),
+        ("snapshot" | "restore" | "migrate", _) => copies(control.shared().is_some()).into(),
         _ => format!("no command {line:?}; help lists them\n"),
     }
 }
@@ -101,6 +102,17 @@ fn balloon(size: &str, control: &Control) -> String {
     "asked; status shows what it has given\n".into()
 }
 
+/// The answer to commands that would copy the guest's memory.
+const fn copies(confidential: bool) -> &'static str {
+    if confidential {
+        "refused: the private memory of a confidential guest cannot be copied out of it; take a snapshot of \
+         its disks after it has powered off, or launch it elsewhere with the same digest and let it attest \
+         anew (casemate explain)\n"
+    } else {
+        "Casemate copies no guest's memory; take a snapshot of its disks after it has powered off\n"
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,5 +123,11 @@ mod tests {
         let typed = b"\x7fstatux\x7fs\x1b\rx\x08quit\n";
         let lines: Vec<_> = typed.iter().filter_map(|byte| monitor.edit(*byte).1).collect();
         assert_eq!(lines, ["status", "quit"]);
+    }
+
+    #[test]
+    fn copies_of_confidential_memory_are_refused_with_the_reason() {
+        assert!(copies(true).contains("cannot be copied out") && copies(true).contains("digest"));
+        assert!(!copies(false).contains("private memory"));
     }
 }

@@ -9,6 +9,7 @@ use casemate_launch::{LaunchPlan, PlatformKind, snp, tdx};
 use casemate_machine::{Guest, Outcome, Outlet, SharedMemory};
 use serde_json::json;
 
+use super::restarts::{MOST, PERIOD};
 use crate::commands::cautions::{Caution, cautions, measured_line};
 
 /// Tells people or machines what happens.
@@ -98,6 +99,17 @@ impl Reporter {
             self.say(json!({"event": "restarts", "outcome": outcome.name()}));
         } else {
             self.say(format_args!("casemate: {outcome}; it starts anew"));
+        }
+    }
+
+    /// The guest wants to start anew, but has done so too often.
+    pub(super) fn gives_up(&self) {
+        let text =
+            format!("{MOST} restarts within {} s are too many: no other one", PERIOD.as_secs());
+        if self.json {
+            self.say(json!({"event": "gives-up", "text": text}));
+        } else {
+            self.say(format_args!("casemate: {text}"));
         }
     }
 

@@ -58,6 +58,23 @@ fn restore() {
     }
 }
 
+/// The terminal as it is before a guest's process starts, for the parent.
+pub(super) struct Untouched(Option<Termios>);
+
+impl Untouched {
+    pub(super) fn now() -> Self {
+        Self(tcgetattr(io::stdin()).ok())
+    }
+
+    /// Makes the terminal what it was. A process that ends by itself has done so.
+    pub(super) fn restore(&self) {
+        if let Some(before) = &self.0 {
+            // If it fails, the terminal is gone.
+            let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
+        }
+    }
+}
+
 /// How long the end of a run waits for an output that takes nothing.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long it waits for one that takes little at a time.
