@@ -179,19 +179,22 @@ fn our_own_firmware_becomes_a_file() {
 fn refusals_say_file_offset_and_reason() {
     let input = |name: &str| folder().join("inputs").join(name);
     let (std, igvm) = (input("tiny-std.fd"), input("multi-platform.igvm"));
-    refused(&["measure", "tdx", "--firmware", path(&std)], "no TDX metadata entry");
-    refused(&["measure", "tdx", "--igvm", path(&std)], "no IGVM file");
+    refused(&["measure", "tdx", "--firmware", path(&std)], "does not have a TDX metadata entry");
+    refused(&["measure", "tdx", "--igvm", path(&std)], "not an IGVM file");
     refused(&["measure", "tdx", "--firmware", path(&input("bad-empty.fd"))], "bad-empty.fd");
     refused(
         &["measure", "snp", "--igvm", path(&igvm), "--compatibility-mask", "2"],
-        "compatibility mask 0x2 is Tdx's",
+        "compatibility mask 0x2 selects TDX, not SEV-SNP",
     );
     refused(
         &["measure", "tdx", "--igvm", path(&igvm), "--page-order", "two-pass"],
         "no two-pass order",
     );
-    refused(&["igvm", "measure", path(&std)], "tiny-std.fd cannot be used");
-    refused(&["measure", "snp", "--igvm", path(&input("tdx-only.igvm"))], "not for Snp");
+    refused(&["igvm", "measure", path(&std)], "tiny-std.fd: not an IGVM file");
+    refused(
+        &["measure", "snp", "--igvm", path(&input("tdx-only.igvm"))],
+        "does not support SEV-SNP",
+    );
     let (kernel, tdx) = (input("kernel-tiny.bin"), input("tiny-tdx.fd"));
     let boot = ["measure", "tdx", "--firmware", path(&tdx), "--memory", "2G", "--kernel"];
     refused(&[&boot[..], &[path(&kernel)]].concat(), "kernel-tiny.bin cannot be measured");

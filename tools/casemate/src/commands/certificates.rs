@@ -10,29 +10,28 @@ use casemate_verify::snp::certificate_table;
 
 use super::{read, read_optional};
 
-/// Put a chip's certificates together for its SEV-SNP guests
+/// Write a chip's certificates to a file for its SEV-SNP guests
 ///
-/// Writes the certificate table (GHCB specification, "SNP Extended Guest Request") that
-/// `snp.certificates` of a guest's configuration names: guests that ask for it have it with each
-/// report, and whoever verifies the report need not ask AMD. What is given is DER or PEM; that each
-/// certificate was issued by the next is checked. A file that is there is replaced at once, never in
-/// part.
+/// Writes the certificate table (GHCB specification, "SNP Extended Guest Request") for
+/// `snp.certificates` of a guest's configuration. Guests that request extended reports receive it, so
+/// that verifiers do not need AMD's key distribution service. Input is DER or PEM; each certificate must be
+/// issued by the next. An existing file is replaced atomically.
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Args {
-    /// The certificate of the key that signs reports: VCEK or VLEK
+    /// Certificate of the key that signs reports: VCEK or VLEK
     #[arg(long, value_name = "FILE")]
     vek: PathBuf,
-    /// The certificate above it: ASK for a VCEK, ASVK for a VLEK
+    /// Intermediate certificate: ASK for a VCEK, ASVK for a VLEK
     #[arg(long, value_name = "FILE")]
     ask: PathBuf,
-    /// The root certificate
+    /// Root certificate
     #[arg(long, value_name = "FILE")]
     ark: PathBuf,
-    /// The root's revocation list
+    /// Revocation list of the root
     #[arg(long, value_name = "FILE")]
     crl: Option<PathBuf>,
-    /// Where to write the table
+    /// File to write
     #[arg(short, long, value_name = "FILE")]
     out: PathBuf,
 }
@@ -43,7 +42,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let ark = read("ARK certificate", &args.ark, MAX_CERTIFICATE)?;
     let crl = read_optional("revocation list", args.crl.as_deref(), MAX_CERTIFICATE)?;
     let table = certificate_table(&vek, &ask, &ark, crl.as_deref())
-        .context("these certificates make no table")?;
+        .context("could not make a certificate table")?;
     let mut part = args.out.clone().into_os_string();
     part.push(".part");
     fs::write(&part, table)

@@ -16,22 +16,21 @@ mod host;
 use super::words;
 use facts::Facts;
 
-/// Say what protects a guest, and from whom
+/// Describe what protects a guest, and from whom
 ///
-/// What of the guest is measured; what its host can see, change, delay or withhold; who holds which
-/// key; which logs and metadata stay visible; and which support actions its policy makes possible.
-/// Says it for every platform that the guest's configuration allows, from the plan that `casemate run`
-/// would launch there. Nothing is launched.
+/// Lists, for each platform that the configuration allows: measured inputs; what the host can see, change,
+/// delay or withhold; holders of keys; visible logs and metadata; and support actions that the policy
+/// permits. Reads the launch plan of `casemate run`, and does not launch the guest.
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Args {
-    /// The guest's configuration
+    /// Configuration of the guest
     #[arg(value_name = "GUEST.toml")]
     guest: PathBuf,
-    /// Only this platform of the guest
+    /// Describe this platform only
     #[arg(long, value_name = "NAME", value_parser = words::<PlatformKind>(PlatformKind::WORDS))]
     platform: Option<PlatformKind>,
-    /// How to print it
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }

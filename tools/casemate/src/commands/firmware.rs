@@ -6,16 +6,16 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
-/// Write Casemate's guest firmware into a file
+/// Write Casemate's guest firmware to a file
 ///
-/// The image is part of this program. A guest that it starts is measured with the digests of its
-/// kernel, initial RAM disk and command line: see casemate measure snp --vmm casemate.
+/// The image is built into this program. Its measurement includes the digests of kernel, initial RAM disk and
+/// command line: see casemate measure snp --vmm casemate.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The file; an existing one is replaced
+    /// File to write; an existing file is replaced
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// The image for development, which says on the serial port what it does
+    /// Write the development image, which logs to the serial port
     #[arg(long)]
     log: bool,
 }

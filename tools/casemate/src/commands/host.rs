@@ -11,14 +11,14 @@ use casemate_kvm::vm::VmType;
 use casemate_machine::quote_service::{self, QuoteError};
 use serde_json::json;
 
-/// Say what this machine can launch, and what is in the way
+/// Check which guests this host supports
 ///
-/// One line per check, with what to do about it where something is missing: CPU, BIOS, kernel,
-/// modules, firmware, cgroups, devices and limits, for AMD SEV-SNP, Intel TDX and plain KVM.
-/// `casemate run` makes the same checks before each launch. Nothing is changed.
+/// Prints one line per check, with a remedy where a check fails: CPU, BIOS, kernel, modules, firmware,
+/// cgroups, devices and limits, for AMD SEV-SNP, Intel TDX and plain KVM. `casemate run` makes the same
+/// checks before each launch. The command changes nothing.
 ///
-/// Exit status: 0 at least one platform (or the one asked for) can be launched, 1 none can; of
-/// --quote-selftest, 0 the service answers, 1 it does not.
+/// Exit status: 0 the host supports at least one platform (or the one of --platform), 1 it does not. With
+/// --quote-selftest: 0 the service answers, 1 it does not.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:
   casemate host
@@ -26,14 +26,15 @@ use serde_json::json;
   casemate host --json | jq .launchable
   casemate host --quote-selftest vsock:2:4050")]
 pub(crate) struct Args {
-    /// Only what matters to this platform
+    /// Check this platform only
     #[arg(long, value_enum)]
     platform: Option<Platform>,
-    /// Ask a TDX quote service for a quote, and say how far that came. Where it listens is
-    /// unix:/PATH or vsock:CID:PORT [default: unix:/var/run/tdx-qgs/qgs.socket]
+    /// Request a quote from a TDX quote service, and report each step
+    ///
+    /// SERVICE is unix:/PATH or vsock:CID:PORT [default: unix:/var/run/tdx-qgs/qgs.socket]
     #[arg(long, value_name = "SERVICE", num_args = 0..=1, default_missing_value = "")]
     quote_selftest: Option<String>,
-    /// Everything that was seen, and the findings, as JSON
+    /// Print facts and findings as JSON
     #[arg(long)]
     json: bool,
 }

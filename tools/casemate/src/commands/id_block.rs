@@ -11,10 +11,10 @@ use serde::Serialize;
 
 use super::{number, read};
 
-/// Sign a measurement: make an ID block and its authentication page
+/// Sign a measurement: write an ID block and its authentication page
 ///
-/// A guest that is launched with them runs only if it measures to exactly this, and its attestation
-/// reports name the keys that signed. Prints the key digests as JSON; they are ID_KEY_DIGEST and
+/// A guest that is launched with both files runs only if its launch digest is the signed one, and its
+/// attestation reports name the signing keys. Prints the key digests as JSON: ID_KEY_DIGEST and
 /// AUTHOR_KEY_DIGEST of a report.
 ///
 /// Keys are ECDSA P-384 in PEM, for example from
@@ -22,34 +22,34 @@ use super::{number, read};
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true, verbatim_doc_comment)]
 pub(crate) struct Args {
-    /// The launch digest that the guest must have, 96 hexadecimal digits (`casemate measure`)
+    /// Launch digest, 96 hexadecimal digits as printed by `casemate measure`
     #[arg(long, value_name = "HEX")]
     measurement: Digest384,
-    /// The key that signs the ID block
+    /// Key that signs the ID block
     #[arg(long, value_name = "PEM")]
     id_key: PathBuf,
-    /// A key that signs the ID key
+    /// Key that signs the ID key
     #[arg(long, value_name = "PEM")]
     author_key: Option<PathBuf>,
-    /// The guest policy, exactly as the guest is launched with
+    /// Guest policy of the launch
     #[arg(long, value_name = "BITS", value_parser = number::<u64>)]
     policy: u64,
-    /// Family of the guest, for your own use: 32 hexadecimal digits
+    /// Family identifier of your choice, 32 hexadecimal digits
     #[arg(long, value_name = "HEX", value_parser = id, default_value = NO_ID, hide_default_value = true)]
     family_id: Id,
-    /// Image of the guest, for your own use: 32 hexadecimal digits
+    /// Image identifier of your choice, 32 hexadecimal digits
     #[arg(long, value_name = "HEX", value_parser = id, default_value = NO_ID, hide_default_value = true)]
     image_id: Id,
     /// Security version of the guest
     #[arg(long, value_name = "N", value_parser = number::<u32>, default_value = "0")]
     guest_svn: u32,
-    /// Version of the ID block's format; firmware knows 1
+    /// Version of the ID block's format; firmware supports 1
     #[arg(long, value_name = "N", value_parser = number::<u32>, default_value = "1")]
     version: u32,
-    /// Where to write the ID block, 96 bytes
+    /// File for the ID block, 96 bytes
     #[arg(long, value_name = "FILE")]
     out_block: PathBuf,
-    /// Where to write the authentication page, 4096 bytes
+    /// File for the authentication page, 4096 bytes
     #[arg(long, value_name = "FILE")]
     out_auth: PathBuf,
 }

@@ -16,10 +16,10 @@ mod build;
 
 use super::measure::Digests;
 
-/// Make, list and measure IGVM files
+/// Build, inspect and measure IGVM files
 ///
-/// An IGVM file says, for each platform that it supports, what enters a guest's memory and with
-/// which registers its vCPU starts.
+/// An IGVM file contains, for each platform that it supports, the initial memory of a guest and the
+/// initial registers of its vCPU.
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Args {
@@ -34,28 +34,28 @@ enum Action {
     Measure(MeasureArgs),
 }
 
-/// List what an IGVM file does to a guest, platform by platform
+/// List the contents of an IGVM file for each platform
 #[derive(clap::Args)]
 struct InspectArgs {
-    /// The IGVM file
+    /// IGVM file
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// How to print the result
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
 
-/// Measure an IGVM file on every platform that it is for
+/// Predict the measurement of an IGVM file on each platform
 ///
-/// For SEV-SNP two digests are named: the file's own, and the one that KVM makes of it, which
-/// measures the VMSA last wherever the file has it. `casemate measure snp --igvm` and `casemate
-/// measure tdx --igvm` say more, of one platform.
+/// Prints two digests for SEV-SNP: in the order of the file, and in KVM's order, which measures the
+/// VMSA last. `casemate measure snp --igvm` and `casemate measure tdx --igvm` print more details of one
+/// platform.
 #[derive(clap::Args)]
 struct MeasureArgs {
-    /// The IGVM file
+    /// IGVM file
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// How to print the result
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }
@@ -71,9 +71,8 @@ pub(crate) type Source = File;
 
 /// Opens an IGVM file and checks its frame.
 pub(crate) fn open(path: &Path) -> anyhow::Result<IgvmFile<Source>> {
-    let file = File::open(path)
-        .with_context(|| format!("could not read the IGVM file from {}", path.display()))?;
-    IgvmFile::open(file).with_context(|| format!("{} cannot be used", path.display()))
+    let file = File::open(path).with_context(|| format!("could not open {}", path.display()))?;
+    IgvmFile::open(file).with_context(|| format!("could not read {}", path.display()))
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -116,7 +115,7 @@ fn run_inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     let mut platforms = Vec::new();
     for platform in file.platforms().to_vec() {
         let items = inspect(&mut file, platform)
-            .with_context(|| format!("{} cannot be used", args.file.display()))?;
+            .with_context(|| format!("could not read {}", args.file.display()))?;
         platforms.push(Of::new(platform, Items { items }));
     }
     let mut out = super::output();
@@ -150,7 +149,7 @@ fn run_measure(args: &MeasureArgs) -> anyhow::Result<ExitCode> {
     let mut platforms = Vec::new();
     for platform in file.platforms().to_vec() {
         let measured = measure(&mut file, platform)
-            .with_context(|| format!("{} cannot be measured", args.file.display()))?;
+            .with_context(|| format!("could not measure {}", args.file.display()))?;
         platforms.push(Of::new(platform, measured));
     }
     let mut out = super::output();

@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::CommandFactory as _;
 
-/// Write the man pages into a directory
+/// Write man pages to a directory
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The directory; made if it is not there
+    /// Directory; created if missing
     directory: PathBuf,
 }
 

@@ -18,29 +18,29 @@ mod tdx_guest;
 
 pub(crate) use igvm_snp::Digests;
 
-/// Compute what a guest measures to, before anything runs
+/// Predict the measurement of a guest
 ///
-/// Needs no confidential hardware, no KVM and no privileges. The value is the MEASUREMENT of an
-/// SEV-SNP attestation report, or the MRTD of a TDX quote.
+/// Prints the MEASUREMENT of an SEV-SNP attestation report or the MRTD of a TDX quote. Works on any machine:
+/// without confidential hardware, KVM or privileges.
 ///
-/// With a configuration, the guest is measured on every platform that it allows. With --diff, two
-/// manifests, guests, firmware images or IGVM files are compared in words. With --search, a report
-/// that a guest gave is explained: number of vCPUs, CPU model, registers, command line.
+/// GUEST.toml is measured on every platform that it allows. --diff compares two manifests, guests,
+/// firmware images or IGVM files. --search finds the number of vCPUs, CPU model, registers and command
+/// line that explain the measurement of a report.
 ///
-/// Exit status: 0 measured, no difference or explained; 1 --diff found a difference or --search no
-/// explanation; 2 the input cannot be measured truthfully, or bad usage.
+/// Exit status: 0 measured, no difference, or explained; 1 --diff found a difference, or --search found no
+/// explanation; 2 invalid input or usage.
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true, args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
     platform: Option<Platform>,
-    /// A guest's configuration; its firmware, kernel and vCPUs are measured
+    /// Configuration of the guest to measure
     #[arg(value_name = "GUEST.toml", required_unless_present_any = ["diff", "search"])]
     guest: Option<PathBuf>,
-    /// Say what differs between two manifests, guests, firmware images or IGVM files
+    /// Compare two manifests, guests, firmware images or IGVM files
     #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["guest", "search"])]
     diff: Option<Vec<PathBuf>>,
-    /// Say which guest explains the measurement of this SEV-SNP report or TDX quote
+    /// Find the guest that explains the measurement of this SEV-SNP report or TDX quote
     #[arg(long, value_name = "REPORT", conflicts_with = "guest")]
     search: Option<PathBuf>,
     #[command(flatten)]

@@ -5,14 +5,15 @@ use casemate_config::{Acceptance, GuestConfig};
 
 use super::words;
 
-/// What Casemate's own firmware does otherwise than usual. It is measured.
+/// Options of the built-in firmware. They are measured.
 #[derive(clap::Args, Clone, Copy, Default)]
 pub(crate) struct OwnFirmware {
-    /// Casemate's firmware: whether the kernel accepts memory as it uses it, or the firmware all of it
-    /// before the kernel starts [default: lazy]
+    /// Accept memory lazily (in the kernel) or eagerly (in the firmware) [default: lazy]
+    ///
+    /// Only for guests of the built-in firmware.
     #[arg(long, value_name = "WHEN", value_parser = words::<Acceptance>(Acceptance::WORDS))]
     accept_memory: Option<Acceptance>,
-    /// Casemate's firmware: the image for development, which says on the serial port what it does
+    /// Use the development image of the built-in firmware, which logs to the serial port
     #[arg(long)]
     firmware_log: bool,
 }

@@ -67,25 +67,25 @@ pub enum FirmwareError {
     #[error("entry {guid} of the GUID table has {found} bytes of data instead of 4", guid = Guid(CONFIG_GUID))]
     EntrySize { found: usize },
     #[error(
-        "the config page is said to start {from_end:#x} bytes before the end of the image of \
-         {length:#x} bytes, which is no place for a page"
+        "the config page starts {from_end:#x} bytes before the end of the image of {length:#x} bytes, \
+         which is not a valid place for a page"
     )]
     Place { from_end: u32, length: usize },
-    #[error("Casemate's firmware starts a kernel and nothing else, and no kernel is given")]
+    #[error("Casemate's firmware needs a kernel: set kernel, or give another firmware")]
     NoKernel,
     #[error(
-        "this edition of Casemate's firmware logs what it does, and starts no guest without \
-         firmware_log: add firmware_log = true, or give the edition that does not log"
+        "this edition of Casemate's firmware logs its steps, and starts only guests with firmware_log: \
+         add firmware_log = true, or give the edition that does not log"
     )]
     Logs,
     #[error(
-        "this edition of Casemate's firmware does not log what it does, and starts no guest with \
-         firmware_log: leave that out, or give the edition that `casemate firmware --log` writes"
+        "this edition of Casemate's firmware does not log its steps, and starts only guests without \
+         firmware_log: remove it, or give the edition that `casemate firmware --log` writes"
     )]
     DoesNotLog,
     #[error(
-        "Casemate's firmware starts no trust domain that the host may read: leave out debug, or give \
-         a TDVF as firmware"
+        "Casemate's firmware does not start trust domains that the host can debug: remove debug, or \
+         give a TDVF as firmware"
     )]
     Debug,
     #[error(transparent)]

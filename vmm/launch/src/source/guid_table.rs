@@ -55,7 +55,7 @@ pub enum GuidTableError {
          but an entry has at least {TAIL} and here at most {remaining}"
     )]
     EntryLength { guid: Guid, offset: usize, length: u16, remaining: usize },
-    #[error("{remaining} bytes at offset {offset:#x} of the GUID table are no entry")]
+    #[error("{remaining} bytes at offset {offset:#x} of the GUID table are not an entry")]
     Remainder { offset: usize, remaining: usize },
     #[error("entry {guid} is in the GUID table twice, again at offset {offset:#x}")]
     Duplicate { guid: Guid, offset: usize },
@@ -181,7 +181,7 @@ mod tests {
         };
         assert!(with(50, 17).contains("shorter than its own footer"));
         assert!(with(50, 9999).contains("past the start"));
-        assert!(with(50, 20).contains("are no entry"));
+        assert!(with(50, 20).contains("are not an entry"));
         assert!(with(68, 17).contains("17 bytes long"));
         assert!(with(68, 23).contains("at most 22"));
     }

@@ -17,28 +17,26 @@ use serde::Serialize;
 use super::Format;
 use crate::commands::{OwnFirmware, number, words};
 
-/// Make an IGVM file of a firmware image
+/// Build an IGVM file from a firmware image
 ///
-/// Of an OVMF image, or of Casemate's own firmware, which is there without being named and takes a
-/// kernel with it: its hashes are measured, the kernel itself enters in shared memory.
+/// The firmware is an OVMF image or, by default, the built-in firmware with a kernel: the file then
+/// measures the hashes of the kernel and loads the kernel into shared memory.
 ///
-/// The file is for one or more platforms; what it measures to on each is printed, and checked
-/// against the plan that it was made of. IGVM has no word for the ZERO pages that a launch of OVMF
-/// has on SEV-SNP: they become measured pages of zeroes, and the digest is another than that of
-/// `casemate measure snp --firmware`.
+/// Prints the measurement on each platform, after comparing it with the launch plan. IGVM cannot
+/// represent the ZERO pages of an OVMF launch on SEV-SNP: they become measured pages of zeroes, so that
+/// the digest differs from that of `casemate measure snp --firmware`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// The firmware: an OVMF image, code and variables in one file, or an edition of Casemate's own
-    /// [default: Casemate's own]
+    /// OVMF image, or an edition of Casemate's firmware [default: the built-in firmware]
     #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
-    /// Casemate's firmware: the kernel that it starts, a bzImage
+    /// Kernel (bzImage) for the built-in firmware
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
     /// Initial RAM disk of the kernel
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
-    /// Command line of the kernel
+    /// Kernel command line
     #[arg(
         long,
         alias = "append",
@@ -49,7 +47,7 @@ pub(super) struct Args {
     cmdline: Option<String>,
     #[command(flatten)]
     own: OwnFirmware,
-    /// The platforms that the file is for
+    /// Platforms of the file
     #[arg(
         long = "platform",
         value_name = "NAME",
@@ -58,30 +56,28 @@ pub(super) struct Args {
         default_value = "snp,tdx,plain"
     )]
     platforms: Vec<PlatformKind>,
-    /// Where to write the IGVM file
+    /// File to write
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
-    /// SEV-SNP: whose register values the vCPU starts with [default: qemu for OVMF, casemate for
-    /// Casemate's own, which has no others]
+    /// SEV-SNP: launcher of the initial registers [default: qemu for OVMF, else casemate]
     #[arg(long, value_parser = ["qemu", "casemate"])]
     vmm: Option<String>,
-    /// SEV-SNP: CPU model that the guest is shown, such as EPYC-Milan
+    /// SEV-SNP: CPU model of the guest, such as EPYC-Milan
     #[arg(long, value_name = "NAME", conflicts_with = "vcpu_signature")]
     vcpu_type: Option<CpuSignature>,
-    /// SEV-SNP: the same as a number, CPUID leaf 1 EAX, such as 0x00a00f11
+    /// SEV-SNP: CPU model of the guest as a number: CPUID leaf 1 EAX, such as 0x00a00f11
     #[arg(long, value_name = "NUMBER", value_parser = number::<u32>)]
     vcpu_signature: Option<u32>,
-    /// SEV-SNP: SEV_FEATURES of the guest's vCPU
+    /// SEV-SNP: SEV_FEATURES of the vCPU
     #[arg(long, value_name = "BITS", default_value = "0x1", value_parser = number::<u64>)]
     guest_features: u64,
-    /// SEV-SNP: the guest policy
+    /// SEV-SNP: guest policy
     #[arg(long, value_name = "BITS", default_value = "0x30000", value_parser = number::<u64>)]
     policy: u64,
-    /// The guest's memory, which the TD HOB describes, and of which a guest of Casemate's firmware has
-    /// this at most; only that limit is measured
+    /// Guest memory for the TD HOB; with the built-in firmware a measured limit
     #[arg(long, value_name = "SIZE", default_value = "2G")]
     memory: ByteSize,
-    /// TDX: number of vCPUs that a guest of Casemate's firmware has at most, which is measured
+    /// TDX: measured limit of vCPUs for the built-in firmware
     #[arg(
         long,
         value_name = "N",
@@ -89,7 +85,7 @@ pub(super) struct Args {
         value_parser = clap::value_parser!(u32).range(1..=255),
     )]
     vcpus: u32,
-    /// How to print the result
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
 }

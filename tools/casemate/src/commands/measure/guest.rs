@@ -17,7 +17,7 @@ use crate::commands::words;
 /// What a configuration leaves open.
 #[derive(clap::Args)]
 pub(super) struct Open {
-    /// Only this platform of the guest
+    /// Measure this platform only
     #[arg(long, value_name = "NAME", value_parser = words::<PlatformKind>(MEASURING))]
     pub(super) platform: Option<PlatformKind>,
     #[command(flatten)]

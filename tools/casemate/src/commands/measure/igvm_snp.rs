@@ -16,15 +16,15 @@ use crate::commands::{igvm, number};
 /// Options of an IGVM file.
 #[derive(Default, clap::Args)]
 pub(super) struct IgvmArgs {
-    /// An IGVM file instead of firmware; it says itself what its vCPU starts with
+    /// IGVM file to measure instead of firmware, with the registers that it contains
     #[arg(long, value_name = "FILE", conflicts_with_all = ["firmware", "vcpus", "kernel"])]
     pub(super) igvm: Option<PathBuf>,
-    /// Which platform of the IGVM file; needed if it has SEV-SNP more than once
+    /// Compatibility mask of the platform, if the IGVM file supports SEV-SNP more than once
     #[arg(long, value_name = "MASK", requires = "igvm", value_parser = number::<u32>)]
     compatibility_mask: Option<u32>,
-    /// What the launcher makes of measured pages without data: NORMAL pages (QEMU) or ZERO pages
-    /// (Cloud Hypervisor since April 2026)
-    /// [default: the way of the launcher that --vmm names]
+    /// Type of measured pages without data [default: as the launcher of --vmm]
+    ///
+    /// QEMU imports NORMAL pages of zeroes, Cloud Hypervisor since April 2026 ZERO pages ("native").
     #[arg(long, value_enum, requires = "igvm")]
     zero_pages: Option<Zeroes>,
 }

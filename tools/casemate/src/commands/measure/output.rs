@@ -19,10 +19,10 @@ use crate::commands::{EXIT_BAD_INPUT, output};
 /// Options of every measurement.
 #[derive(Default, clap::Args)]
 pub(super) struct Output {
-    /// How to print the result; "hex" is the measurement and nothing else
+    /// Output format; "hex" prints the measurement alone
     #[arg(long, value_enum, default_value_t = Format::Table)]
     pub(super) format: Format,
-    /// Write every measured range to this file, as JSON
+    /// Write all measured ranges to FILE as JSON
     #[arg(long, value_name = "FILE")]
     manifest: Option<PathBuf>,
 }

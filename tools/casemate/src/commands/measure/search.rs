@@ -30,16 +30,16 @@ const EXIT_UNEXPLAINED: u8 = 1;
 /// What the guest is thought to have been launched with.
 #[derive(clap::Args)]
 pub(super) struct Known {
-    /// With --search: the guest's firmware
+    /// Firmware of the guest, for --search
     #[arg(long, value_name = "FILE", requires = "search")]
     firmware: Option<PathBuf>,
-    /// With --search: the guest's kernel
+    /// Kernel of the guest, for --search
     #[arg(long, value_name = "FILE", requires = "firmware")]
     kernel: Option<PathBuf>,
-    /// With --search: the kernel's initial RAM disk
+    /// Initial RAM disk of the guest, for --search
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
-    /// With --search: the kernel's command line
+    /// Kernel command line of the guest, for --search
     #[arg(
         long,
         alias = "append",
@@ -53,14 +53,15 @@ pub(super) struct Known {
 /// Says which guest explains a report. Exit status 0: one does, 1: none that was tried.
 pub(super) fn run(report: &Path, known: &Known, format: Format) -> anyhow::Result<ExitCode> {
     let firmware = known.firmware.as_deref().context(
-        "--search needs to know what was launched: add --firmware, and --kernel, --initrd and \
-         --cmdline if there was a kernel",
+        "--search needs the files of the launch: pass --firmware, and --kernel, --initrd and --cmdline \
+         for a direct kernel boot",
     )?;
     let image: Arc<[u8]> = read("firmware", firmware, MAX_FIRMWARE)?.into();
     let failed = || format!("{} cannot be measured", firmware.display());
     let bytes = read("report", report, MAX_INPUT)?;
     let (measurement, found) = if bytes.len() == REPORT_LEN {
-        let report = Report::parse(&bytes).context("this is no attestation report")?;
+        let report = Report::parse(&bytes)
+            .with_context(|| format!("{} is not an attestation report", report.display()))?;
         let measurement = Digest384(report.measurement);
         (measurement, search_snp(measurement, &image, known).with_context(failed)?)
     } else {

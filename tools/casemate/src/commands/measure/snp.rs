@@ -15,14 +15,13 @@ use super::output::Output;
 use super::snp_guest::{SnpGuest, firmware_name};
 use crate::commands::{OwnFirmware, number};
 
-/// Compute an SEV-SNP launch digest
+/// Predict an SEV-SNP launch digest
 ///
-/// The digest depends on the number of vCPUs and, with the registers of QEMU, on the CPU model
-/// that the guest is shown (which need not be the host's).
+/// The digest depends on the number of vCPUs. With QEMU's registers it also depends on the CPU model of
+/// the guest, which may differ from the host's.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The guest's firmware: an OVMF image with code and variables in one file, or OVMF_CODE; with
-    /// --vmm casemate, Casemate's own is the default
+    /// OVMF image, or OVMF_CODE [default with --vmm casemate: the built-in firmware]
     #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
     #[command(flatten)]
@@ -35,24 +34,24 @@ pub(crate) struct Args {
         required_unless_present = "igvm",
     )]
     vcpus: Option<u32>,
-    /// Memory of the guest, such as 4G, with Casemate's own firmware [default: 512M]
+    /// Guest memory for the built-in firmware, such as 4G [default: 512M]
     #[arg(long, value_name = "SIZE", conflicts_with = "igvm")]
     memory: Option<ByteSize>,
     #[command(flatten)]
     cpu: Cpu,
-    /// SEV_FEATURES of the guest's vCPUs
+    /// SEV_FEATURES of the vCPUs
     #[arg(long, value_name = "BITS", default_value = "0x1", value_parser = number::<u64>)]
     guest_features: u64,
-    /// Launcher whose register values and section rules to assume
+    /// Launcher, which determines initial registers and section rules
     #[arg(long, default_value = "qemu", value_parser = launcher())]
     vmm: Profile,
-    /// Kernel of a measured direct boot
+    /// Kernel for a measured direct boot
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
     /// Initial RAM disk of the kernel
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
-    /// Command line of the kernel, exactly as the VMM gets it
+    /// Kernel command line, exactly as the VMM receives it
     #[arg(
         long,
         alias = "append",
@@ -70,10 +69,10 @@ pub(crate) struct Args {
 /// The CPU model that the guest is shown.
 #[derive(clap::Args, Default)]
 pub(super) struct Cpu {
-    /// CPU model that the guest is shown, such as EPYC-Milan or EPYC-v4
+    /// CPU model of the guest, such as EPYC-Milan or EPYC-v4
     #[arg(long, value_name = "NAME", conflicts_with = "vcpu_signature")]
     vcpu_type: Option<CpuSignature>,
-    /// The same as a number: CPUID leaf 1 EAX, such as 0x00a00f11
+    /// CPU model of the guest as a number: CPUID leaf 1 EAX, such as 0x00a00f11
     #[arg(long, value_name = "NUMBER", value_parser = number::<u32>)]
     vcpu_signature: Option<u32>,
 }

@@ -19,46 +19,42 @@ use super::snp_guest::firmware_name;
 use super::tdx_guest::{TdxGuest, igvm_report};
 use crate::commands::{OwnFirmware, igvm, number};
 
-/// Compute the MRTD of a TDX guest, and the RTMRs that can be known
+/// Predict MRTD and RTMRs of a TDX guest
 ///
-/// With Casemate's own firmware, which is measured if no other is given, MRTD depends on the kernel,
-/// its initial RAM disk and its command line, on memory and number of vCPUs; RTMR0 to RTMR2 are known.
+/// With the built-in firmware, the default, MRTD depends on the kernel, its initial RAM disk and command
+/// line, on the memory size and on the number of vCPUs. RTMR0 to RTMR2 are predicted.
 ///
-/// With a TDVF such as OVMF:
-/// MRTD depends on the firmware and on the page order alone, not on memory size or number of vCPUs.
+/// With a TDVF such as OVMF, MRTD depends only on the firmware and the page order.
 /// RTMR1 and RTMR2 of a direct kernel boot are those of OVMF under QEMU, whose patches to the kernel
-/// depend on the sizes of initrd and memory. RTMR0 needs the guest's ACPI tables and boot variables,
-/// so that only two of its events can be known; RTMR3 is the guest's own.
+/// depend on the sizes of initrd and memory. RTMR0 also has the guest's ACPI tables and boot variables:
+/// two of its events are predicted. The guest extends RTMR3.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The guest's firmware: a TDVF such as OVMF.inteltdx.fd, code and variables in one file
-    /// [default: Casemate's own]
+    /// TDVF image such as OVMF.inteltdx.fd [default: the built-in firmware]
     #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
-    /// An IGVM file instead of firmware
+    /// IGVM file to measure instead of firmware
     #[arg(long, value_name = "FILE", conflicts_with_all = ["firmware", "memory", "kernel"])]
     igvm: Option<PathBuf>,
-    /// Which platform of the IGVM file; needed if it has TDX more than once
+    /// Compatibility mask of the platform, if the IGVM file supports TDX more than once
     #[arg(long, value_name = "MASK", requires = "igvm", value_parser = number::<u32>)]
     compatibility_mask: Option<u32>,
-    /// In which order pages are added and measured: as upstream KVM does, or as Canonical's QEMU
-    /// 8.2.2
+    /// Order of adding and measuring pages: upstream KVM, or Canonical's QEMU 8.2.2 (two-pass)
     #[arg(long, value_enum, default_value_t = Order::PerPage)]
     page_order: Order,
-    /// Launcher whose rules to assume
+    /// Launcher, which determines the measured form of the kernel
     #[arg(long, default_value = "qemu", value_parser = launcher())]
     vmm: Profile,
-    /// The guest's memory, such as 4G; needed for the TD HOB's event and for a kernel
-    /// [default: 512M with Casemate's own firmware]
+    /// Guest memory, such as 4G, for TD HOB and kernel [default with built-in firmware: 512M]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
-    /// Kernel of a direct boot
+    /// Kernel for a direct boot
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
     /// Initial RAM disk of the kernel
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
-    /// Command line of the kernel, exactly as the VMM gets it
+    /// Kernel command line, exactly as the VMM receives it
     #[arg(
         long,
         alias = "append",
@@ -67,7 +63,7 @@ pub(crate) struct Args {
         allow_hyphen_values = true
     )]
     cmdline: Option<String>,
-    /// Number of vCPUs; with Casemate's own firmware MRTD and RTMR0 depend on it
+    /// Number of vCPUs, measured with the built-in firmware
     #[arg(long, value_name = "N", default_value_t = 1)]
     vcpus: u32,
     #[command(flatten)]

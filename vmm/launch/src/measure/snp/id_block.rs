@@ -36,17 +36,17 @@ pub struct SigningKey(p384::ecdsa::SigningKey);
 pub enum KeyError {
     /// Not text, or not PEM.
     #[error(
-        "this is no private key in PEM: there is no \"BEGIN PRIVATE KEY\" or \"BEGIN EC PRIVATE KEY\""
+        "not a private key in PEM: \"BEGIN PRIVATE KEY\" or \"BEGIN EC PRIVATE KEY\" is missing"
     )]
     NoPem,
     /// The key is behind a password.
     #[error("the key is encrypted; decrypt it first, for example with openssl pkey")]
     Encrypted,
     /// PKCS #8, but not P-384.
-    #[error("the key is no ECDSA key on the curve P-384: {0}")]
+    #[error("the key is not an ECDSA key on the curve P-384: {0}")]
     Pkcs8(p384::pkcs8::Error),
     /// SEC 1, but not P-384.
-    #[error("the key is no ECDSA key on the curve P-384")]
+    #[error("the key is not an ECDSA key on the curve P-384")]
     Sec1,
 }
 

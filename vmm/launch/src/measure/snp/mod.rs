@@ -21,7 +21,7 @@ use crate::{Digest384, LaunchPlan, PlatformKind, Policy, SnpPolicy};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MeasureError {
     /// Only a plan for SEV-SNP has one.
-    #[error("this plan is for {0:?}, only a plan for SEV-SNP has a launch digest")]
+    #[error("only plans for SEV-SNP have a launch digest; this plan is for {}", .0.name())]
     NotSnp(PlatformKind),
 }
 

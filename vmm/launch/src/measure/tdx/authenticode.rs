@@ -24,7 +24,7 @@ const CERTIFICATE_DIRECTORY: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum AuthenticodeError {
-    #[error("no PE image: offset {at:#x} is not the start of a PE header")]
+    #[error("not a PE image: offset {at:#x} is not the start of a PE header")]
     Signature { at: usize },
     #[error("the PE image ends at {size:#x}, before {what} at offset {at:#x}")]
     Truncated { what: &'static str, at: usize, size: usize },

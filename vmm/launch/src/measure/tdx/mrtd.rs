@@ -40,7 +40,7 @@ impl PageOrder {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MrtdError {
     /// a plan for something else
-    #[error("MRTD is a measurement of TDX guests; this plan is for {0:?}")]
+    #[error("MRTD is a measurement of TDX guests; this plan is for {}", .0.name())]
     Platform(PlatformKind),
     /// a page that only SEV-SNP has
     #[error("\"{tag}\" at {at} is a {kind:?} page, which TDX does not have")]

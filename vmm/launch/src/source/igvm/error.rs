@@ -15,7 +15,7 @@ pub enum IgvmError {
         #[source]
         source: io::Error,
     },
-    #[error("no IGVM file: it begins with {0:02x?} instead of \"IGVM\"")]
+    #[error("not an IGVM file: it begins with {0:02x?} instead of \"IGVM\"")]
     Magic([u8; 4]),
     #[error("IGVM format version {0} at offset 0x4; versions 1 and 2 are known")]
     Version(u32),
@@ -23,7 +23,7 @@ pub enum IgvmError {
     Architecture(u32),
     #[error("the IGVM file has pages of {0} bytes (offset 0x1c); 4096 are known")]
     PageSize(u32),
-    #[error("the IGVM file should have {said} bytes (offset 0x10) but has {found}")]
+    #[error("the IGVM file has {found} bytes instead of {said} (offset 0x10)")]
     Size { said: u64, found: u64 },
     #[error(
         "the IGVM file's headers should be at {start:#x}..{end:#x}, not within its {size:#x} bytes"
@@ -36,24 +36,25 @@ pub enum IgvmError {
     #[error("the header at offset {at:#x} is cut off by the end of the headers")]
     Truncated { at: u64 },
     #[error(
-        "the header at offset {at:#x} is of type {kind:#x}, which is not known or not of its section"
+        "the header at offset {at:#x} is of type {kind:#x}, which is unknown or not allowed in its section"
     )]
     Unknown { at: u64, kind: u32 },
     #[error("{name} header at offset {at:#x}: {why}")]
     Header { at: u64, name: &'static str, why: String },
-    #[error("the IGVM file is not for {wanted:?}; it is for {found}")]
+    #[error("the IGVM file does not support {}; it supports {found}", wanted.name())]
     NoPlatform { wanted: PlatformKind, found: String },
     #[error(
         "compatibility mask {mask:#x} is not that of one platform of the file, which has {found}"
     )]
     Mask { mask: u32, found: String },
     #[error(
-        "compatibility mask {mask:#x} is {}, not {wanted:?}'s",
-        found.map_or("a platform's that KVM does not have".to_owned(), |found| format!("{found:?}'s"))
+        "compatibility mask {mask:#x} selects {}, not {}",
+        found.map_or("a platform without KVM support", PlatformKind::name), wanted.name()
     )]
     MaskPlatform { mask: u32, wanted: PlatformKind, found: Option<PlatformKind> },
     #[error(
-        "the IGVM file supports {wanted:?} {count} times; choose one by its compatibility mask: {found}"
+        "the IGVM file supports {} {count} times; select one by its compatibility mask: {found}",
+        wanted.name()
     )]
     Ambiguous { wanted: PlatformKind, count: usize, found: String },
     #[error(

@@ -26,20 +26,20 @@ const PAGE: usize = 4096;
 pub enum ExportError {
     #[error("no plan was given")]
     Nothing,
-    #[error("two plans are for {0:?}; an IGVM file has one per platform")]
+    #[error("two plans are for {name}; an IGVM file has one per platform", name = .0.name())]
     Twice(PlatformKind),
     #[error(
-        "\"{tag}\" at {at} is a ZERO page, which IGVM cannot say for SEV-SNP; a page of zeroes in \
+        "\"{tag}\" at {at} is a ZERO page, which IGVM cannot represent for SEV-SNP; a page of zeroes in \
          full measures otherwise"
     )]
     ZeroPage { at: Gpa, tag: &'static str },
-    #[error("\"{tag}\" at {at} is a {kind:?} page, which {platform:?} does not have")]
+    #[error("\"{tag}\" at {at} is a {kind:?} page, which {} does not support", platform.name())]
     Kind { at: Gpa, tag: &'static str, kind: PageKind, platform: PlatformKind },
-    #[error("vCPU {index} of the {platform:?} plan has registers that IGVM cannot say: {what}")]
+    #[error("IGVM cannot represent register state of {} vCPU {index}: {what}", platform.name())]
     Registers { platform: PlatformKind, index: usize, what: &'static str },
     #[error("the plan has {0} vCPUs, more than IGVM can number")]
     TooManyVcpus(usize),
-    #[error("the file would have 4 GiB or more, which IGVM cannot say")]
+    #[error("the file would have 4 GiB or more, which IGVM cannot represent")]
     TooLarge,
 }
 

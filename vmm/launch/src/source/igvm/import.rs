@@ -34,7 +34,7 @@ pub enum ImportError {
     Igvm(#[from] IgvmError),
     #[error("KVM cannot launch the IGVM file as it is written")]
     Kvm(#[source] KvmRefusal),
-    #[error("plans are made of IGVM files for SEV-SNP and TDX, not for {0:?}")]
+    #[error("plans are made of IGVM files for SEV-SNP and TDX, not for {}", .0.name())]
     Platform(PlatformKind),
     #[error("the IGVM file has no guest policy, without which SEV-SNP launches nothing")]
     NoPolicy,

@@ -11,7 +11,9 @@ use crate::{Digest384, Gpa, GpaRange, Import};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum KvmRefusal {
-    #[error("it has no VP context: the registers of its vCPU are the launcher's to choose")]
+    #[error(
+        "it does not have a VP context, so that the launcher chooses the registers of its vCPU"
+    )]
     NoVpContext,
     #[error("it has more than one VP context, the second at offset {at:#x}")]
     ManyVpContexts { at: u64 },

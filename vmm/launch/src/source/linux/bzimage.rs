@@ -30,7 +30,7 @@ pub enum BzImageError {
     Version(u16),
     /// It is a zImage, or a 32-bit kernel.
     #[error(
-        "loadflags {loadflags:#x} and xloadflags {xloadflags:#x} do not tell of a 64-bit kernel"
+        "loadflags {loadflags:#x} and xloadflags {xloadflags:#x} do not describe a 64-bit kernel"
     )]
     NotA64BitKernel {
         /// At 0x211.
@@ -42,7 +42,7 @@ pub enum BzImageError {
     #[error("the setup header ends at {0:#x}; it can end between 0x268 and 0x290")]
     HeaderLength(usize),
     /// There is less of the file than its header says.
-    #[error("the header tells of a file of {expected} bytes, and it has {found}")]
+    #[error("the header describes a file of {expected} bytes, but the file has {found}")]
     Truncated {
         /// Setup sectors and kernel, in bytes.
         expected: u64,

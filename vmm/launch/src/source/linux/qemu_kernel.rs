@@ -41,7 +41,7 @@ const PAGE: u64 = 4096;
 pub enum PatchError {
     #[error("the kernel has {0} bytes, too few for the setup header of a bzImage")]
     Short(usize),
-    #[error("no bzImage: offset {MAGIC:#x} has {0:02x?} instead of \"HdrS\"")]
+    #[error("not a bzImage: offset {MAGIC:#x} has {0:02x?} instead of \"HdrS\"")]
     Magic([u8; 4]),
     #[error("boot protocol {0:#06x} at offset {VERSION:#x}; {OLDEST:#06x} or later is known")]
     Protocol(u16),

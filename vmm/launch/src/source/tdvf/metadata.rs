@@ -86,7 +86,9 @@ pub struct Tdvf<'a> {
 pub enum TdvfError {
     #[error("could not read the firmware's GUID table")]
     Table(#[from] GuidTableError),
-    #[error("the firmware's GUID table has no TDX metadata entry ({TDX_METADATA}): no TDVF")]
+    #[error(
+        "not a TDVF: the firmware's GUID table does not have a TDX metadata entry ({TDX_METADATA})"
+    )]
     NoMetadata,
     #[error("the TDX metadata entry has {0} bytes instead of 4")]
     EntryLength(usize),
@@ -147,7 +149,7 @@ pub enum TdvfError {
     Overlap { index: usize, at: usize, tag: &'static str, other: usize },
     #[error("the TDX metadata has {0} TD_HOB sections; exactly one is needed")]
     HobCount(usize),
-    #[error("the TDX metadata has no BFV section, and so no code")]
+    #[error("the TDX metadata does not have a BFV section, which has the code")]
     NoBfv,
 }
 
