@@ -321,7 +321,7 @@ fn a_report_is_explained() {
     let other = write(folder.path(), "other.bin", &genuine);
     let words = stdout(1, &[&["measure", "--search", &other], &known[..]].concat());
     assert!(words.contains("is not explained"), "{words}");
-    refused(&["measure", "--search", &report], "add --firmware");
+    refused(&["measure", "--search", &report], "pass --firmware");
     refused(
         &["measure", "--search", &firmware, "--firmware", &firmware],
         "neither an SEV-SNP report",

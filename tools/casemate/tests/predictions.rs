@@ -348,7 +348,7 @@ fn guests_that_cannot_be_launched() {
         ),
         (PlatformKind::Snp, format!("igvm = \"{igvm}\"\nvcpus = 2\n"), "the registers of one vCPU"),
         (PlatformKind::Tdx, format!("igvm = \"{igvm}\"\n"), "does not support TDX"),
-        (PlatformKind::Tdx, format!("firmware = \"{tiny}\"\n"), "no TDX metadata"),
+        (PlatformKind::Tdx, format!("firmware = \"{tiny}\"\n"), "not a TDVF"),
         (
             PlatformKind::Snp,
             format!(
