@@ -6,7 +6,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use crate::cache::{Cache, CacheError};
-use crate::packages::{PackageError, Packages};
+use crate::packages::{PackageError, Packages, Spec};
 
 /// Where Debian's packages have a directory per release.
 const MODULES: &str = "usr/lib/modules";
@@ -33,11 +33,16 @@ pub enum Flavour {
     Generic,
 }
 
+/// The oldest kernel that everything works with, as a host and as a guest.
+pub const OLDEST: &str = "oldest";
+/// The newest that Debian has.
+pub const NEWEST: &str = "newest";
+
 /// Why a kernel or its modules could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// Only these are known by package names.
-    #[error("no Debian kernel {series} is known: 6.12 and 7.2 are")]
+    /// Neither a role nor a series.
+    #[error("{series:?} names no kernel: write oldest, newest, or a series such as 6.12")]
     Series {
         /// What was asked for.
         series: String,
@@ -83,43 +88,43 @@ pub enum KernelError {
 }
 
 impl Kernel {
-    /// The newest kernel of a series (`6.12` or `7.2`) that Debian has.
+    /// A kernel of Debian's: [`OLDEST`] or [`NEWEST`], or the newest of a series (`6.12`).
+    ///
+    /// Roles prefer a series that is known to work (6.12, 7.2), and are filled by what the release has
+    /// today where it has moved on.
     ///
     /// # Errors
     ///
-    /// Another series, or the packages cannot be had.
+    /// No role and no series, or the packages cannot be had; what was tried is named.
     pub fn debian(
         packages: &Packages,
         series: &str,
         flavour: Flavour,
     ) -> Result<Self, KernelError> {
         let kind = if flavour == Flavour::Cloud { "cloud-amd64" } else { "amd64" };
-        match series {
-            "6.12" => {
-                let tree = tree(packages, &format!("linux-image-6.12.*+deb13-{kind}/trixie"))?;
-                let release = release(&tree)?;
-                let modules = tree.join(MODULES).join(&release);
-                Ok(Self {
-                    image: tree.join(format!("boot/vmlinuz-{release}")),
-                    builtin: modules.join("modules.builtin"),
-                    modules,
-                    release,
-                })
-            }
-            // Debian 14 cuts a kernel into packages.
-            "7.2" => {
-                let binary = tree(packages, &format!("linux-binary-7.2.*+deb14-{kind}/sid"))?;
-                let release = release(&binary)?;
-                let part = |name| tree(packages, &format!("linux-{name}-{release}/sid"));
-                Ok(Self {
-                    image: binary.join(MODULES).join(&release).join("vmlinuz"),
-                    builtin: part("base")?.join(MODULES).join(&release).join("modules.builtin"),
-                    modules: part("modules")?.join(MODULES).join(&release),
-                    release,
-                })
-            }
-            _ => Err(KernelError::Series { series: series.into() }),
+        let specs =
+            candidates(series).ok_or_else(|| KernelError::Series { series: series.into() })?;
+        let specs: Result<Vec<Spec>, _> =
+            specs.iter().map(|spec| spec.replace("KIND", kind).parse()).collect();
+        let tree = packages.tree_of(&specs?)?;
+        let release = release(&tree)?;
+        let modules = tree.join(MODULES).join(&release);
+        let image = tree.join(format!("boot/vmlinuz-{release}"));
+        if image.is_file() {
+            let builtin = modules.join("modules.builtin");
+            return Ok(Self { image, builtin, modules, release });
         }
+        // Since Debian 14 a kernel is cut into packages.
+        let part = |name| {
+            let whole = packages.tree(&format!("linux-{name}-{release}/sid").parse()?)?;
+            Ok::<_, PackageError>(whole.join(MODULES).join(&release))
+        };
+        Ok(Self {
+            image: modules.join("vmlinuz"),
+            builtin: part("base")?.join("modules.builtin"),
+            modules: part("modules")?,
+            release,
+        })
     }
 
     /// The ELF file inside the image, unpacked once.
@@ -282,8 +287,28 @@ pub fn payload(image: &[u8]) -> Result<&[u8], &'static str> {
     payload().ok_or("its payload is outside the file")
 }
 
-fn tree(packages: &Packages, spec: &str) -> Result<PathBuf, PackageError> {
-    packages.tree(&spec.parse()?)
+/// The packages that may have a kernel, best first; KIND stands for the flavour. `None` for what is neither
+/// a role nor a series.
+pub(crate) fn candidates(series: &str) -> Option<Vec<String>> {
+    let released = |series: &str| {
+        vec![
+            format!("linux-image-{series}.*+deb13-KIND/trixie"),
+            format!("linux-image-{series}.*+deb13-KIND/trixie-security"),
+            format!("linux-image-{series}.*+deb12-KIND/bookworm-backports"),
+        ]
+    };
+    let unreleased = |series: &str| vec![format!("linux-binary-{series}.*+deb*-KIND/sid")];
+    Some(match series {
+        OLDEST => [released("6.12"), released("*")].concat(),
+        NEWEST => [unreleased("7.2"), unreleased("*"), released("*")].concat(),
+        series if is_series(series) => [released(series), unreleased(series)].concat(),
+        _ => return None,
+    })
+}
+
+fn is_series(text: &str) -> bool {
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    text.split_once('.').is_some_and(|(major, minor)| number(major) && number(minor))
 }
 
 /// The release whose files a package has.
@@ -299,6 +324,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn kernels_are_named_by_role_or_series() {
+        for name in [OLDEST, NEWEST, "6.12", "7.3"] {
+            for spec in candidates(name).unwrap() {
+                assert!(spec.replace("KIND", "cloud-amd64").parse::<Spec>().is_ok(), "{spec}");
+            }
+        }
+        for name in ["", "7", "7.", "latest", "6.12/sid", "6.1*"] {
+            assert!(candidates(name).is_none(), "{name}");
+        }
+    }
 
     #[test]
     fn dependencies_are_those_of_modinfo() {

@@ -7,7 +7,7 @@ use crate::cache::CacheError;
 use crate::emulator::{self, Building, Emulator, EmulatorError, short_hash};
 use crate::guest::{self, GuestError};
 use crate::host::Host;
-use crate::kernel::{Flavour, Kernel, KernelError};
+use crate::kernel::{Flavour, Kernel, KernelError, NEWEST, OLDEST};
 use crate::machine::{self, Machine};
 use crate::packages::{PackageError, Packages};
 use crate::process::ProcessError;
@@ -55,7 +55,7 @@ pub(crate) enum Terminal {
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     /// The TDX host has a kernel of its own.
-    #[error("the TDX host's kernel is 7.2, built for it; {kernel} was asked for")]
+    #[error("the TDX host has a kernel of its own, the newest; {kernel} was asked for")]
     Kernel {
         /// What was asked for.
         kernel: String,
@@ -131,7 +131,7 @@ impl Lab {
             memory_mib: host.default_memory_mib(),
             timeout: Duration::from_secs(600),
             share: None,
-            kernel: if host == Host::Tdx { "7.2" } else { "6.12" }.into(),
+            kernel: if host == Host::Tdx { NEWEST } else { OLDEST }.into(),
             qemu: None,
             cold: false,
             log: None,
@@ -269,7 +269,7 @@ impl Lab {
     }
 
     fn machine(&self, building: Building) -> Result<Machine, LabError> {
-        if self.host == Host::Tdx && self.kernel != "7.2" {
+        if self.host == Host::Tdx && self.kernel != NEWEST {
             return Err(LabError::Kernel { kernel: self.kernel.clone() });
         }
         let least_mib = if self.host == Host::Snp { 5120 } else { 1024 };

@@ -11,11 +11,12 @@ pub mod kernel;
 mod lab;
 mod machine;
 pub mod packages;
+mod patience;
 mod process;
 mod progress;
-mod repository;
 mod require;
 mod script;
+mod seal;
 mod state;
 mod status;
 

@@ -26,9 +26,24 @@ pub(crate) fn watch(mut child: Child, log: &Path, what: &str) -> io::Result<Exit
         if said.elapsed() >= EVERY {
             said = Instant::now();
             let line = last_line(log).unwrap_or_default();
-            say(format_args!("{what}: {} s: {line}", start.elapsed().as_secs()));
+            let left = left(&line, start.elapsed());
+            say(format_args!("{what}: {} s{left}: {line}", start.elapsed().as_secs()));
         }
         std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// How long a step still takes whose line says `[done/all]`, as ninja's do.
+fn left(line: &str, spent: Duration) -> String {
+    let count = || {
+        let (done, all) = line.strip_prefix('[')?.split_once(']')?.0.split_once('/')?;
+        Some((done.parse::<u32>().ok()?, all.parse::<u32>().ok()?))
+    };
+    match count() {
+        Some((done, all)) if 0 < done && done <= all => {
+            format!(", about {} s left", (spent * (all - done) / done).as_secs())
+        }
+        _ => String::new(),
     }
 }
 
@@ -41,4 +56,19 @@ fn last_line(log: &Path) -> io::Result<String> {
     let end = String::from_utf8_lossy(&end);
     let line = end.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
     Ok(line.chars().take(100).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_left_is_told_where_a_line_counts() {
+        let left = |line| left(line, Duration::from_secs(30));
+        assert_eq!(left("[300/900] Compiling"), ", about 60 s left");
+        assert_eq!(left("[900/900] Linking"), ", about 0 s left");
+        for line in ["[0/9] x", "[9/3] x", "[x/3]", "CC  mm/slub.o", ""] {
+            assert_eq!(left(line), "", "{line}");
+        }
+    }
 }

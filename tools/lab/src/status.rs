@@ -129,6 +129,10 @@ fn built(name: &'static str, available: Availability, hosts: &[&'static str], ho
             let (packages, next) = (Vec::new(), None);
             return Part { name, hosts, state: State::Ready, detail, packages, next };
         }
+        Availability::NoRecipe(detail) => {
+            let next = Some("set CASEMATE_SHARE, or run `make install`".into());
+            return Part { name, hosts, state: State::Missing, detail, packages: Vec::new(), next };
+        }
         Availability::ToBuild { packages, instead } => (packages, instead),
     };
     let (state, mut detail, next) = if missing.is_empty() {

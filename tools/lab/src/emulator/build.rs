@@ -4,38 +4,51 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{EmulatorError, PATCH, TDX_KERNEL_CONFIG, make_executable};
+use super::recipe::{KERNEL_CONFIG, Recipe};
+use super::{EmulatorError, make_executable};
 use crate::cache::CacheError;
-use crate::packages::Packages;
+use crate::packages::{PackageError, Packages, Spec};
 use crate::process::{self, ProcessError};
 use crate::progress::{self, say};
 
 const EMULATOR: &str = "the emulator";
-pub(super) const EMULATOR_NEEDS: &[&str] = &[
-    "build-essential",
-    "pkg-config",
-    "libglib2.0-dev",
-    "libpixman-1-dev",
-    "libssl-dev",
-    "libfdt-dev",
-    "libattr1-dev",
-    "zlib1g-dev",
-    "flex",
-    "bison",
-    "ninja-build",
-    "python3-venv",
-    "python3-pip",
-    "python3-distlib",
-    "xz-utils",
+/// Debian packages, one a line; the set-up script reads the same files.
+pub(super) const EMULATOR_NEEDS: &str = include_str!("../../qemu/emulator.packages");
+/// How QEMU is configured: one machine type, its own devices, and of its features what the lab uses.
+pub(super) const CONFIGURE: &[&str] = &[
+    "--target-list=x86_64-softmmu",
+    "--without-default-features",
+    "--without-default-devices",
+    "--with-devices-x86_64=casemate",
+    "--enable-tcg",
+    "--enable-attr",
+    "--enable-virtfs",
+    "--enable-trace-backends=nop",
+    "--disable-debug-info",
+    "--disable-docs",
+    "--disable-werror",
+    "--disable-download",
+    "--enable-fdt=system",
+    "--disable-guest-agent",
+    "--disable-tools",
+    // Debian's tarball has no binary firmware; its packages have.
+    "--disable-install-blobs",
 ];
+/// The series that the patches are for, at any of its versions.
+const QEMU: &[&str] = &["qemu/trixie", "qemu=1:10.0.*"];
 const KERNEL: &str = "the TDX host's kernel";
-pub(super) const KERNEL_NEEDS: &[&str] =
-    &["build-essential", "flex", "bison", "bc", "libelf-dev", "libssl-dev", "xz-utils"];
+/// The version that is known to work as a TDX host, then whatever Debian has instead.
+const LINUX: &[&str] = &["linux-source-7.2/sid", "linux-source-*/sid"];
+pub(super) const KERNEL_NEEDS: &str = include_str!("../../qemu/tdx-host-kernel.packages");
 
 /// Debian's QEMU source, patched, built for x86-64 machines only, to `part`.
-pub(super) fn emulator(packages: &Packages, part: &Path) -> Result<(), EmulatorError> {
+pub(super) fn emulator(
+    packages: &Packages,
+    recipe: &Recipe,
+    part: &Path,
+) -> Result<(), EmulatorError> {
     let mut build = Build::start(EMULATOR, EMULATOR_NEEDS, part)?;
-    let sources = packages.source(&"qemu/trixie".parse()?)?;
+    let sources = packages.source_of(&specs(QEMU)?)?;
     let tarball = only(&sources, |name| name.contains(".orig.tar."), "tarball")?;
     build.say("unpacking its source");
     build.step(
@@ -45,9 +58,13 @@ pub(super) fn emulator(packages: &Packages, part: &Path) -> Result<(), EmulatorE
             .args(["--strip-components=1", "--one-top-level=source"]),
     )?;
     let source = build.directory.join("source");
-    let patch = build.directory.join("patch");
-    fs::write(&patch, PATCH).map_err(CacheError::io("writing", &patch))?;
-    build.step(Command::new("patch").args(["-p1", "-s", "-i"]).arg(patch).current_dir(&source))?;
+    for (name, _) in &recipe.patches {
+        let patch = recipe.directory.join(name);
+        let mut apply = Command::new("patch");
+        build.step(apply.args(["-p1", "-s", "-i"]).arg(patch).current_dir(&source))?;
+    }
+    let devices = source.join("configs/devices/x86_64-softmmu/casemate.mak");
+    fs::write(&devices, &recipe.devices).map_err(CacheError::io("writing", &devices))?;
     // QEMU wants a newer meson than some suites have, and before Python 3.11 tomli; the packages are
     // plain Python.
     let mut python_path = Vec::new();
@@ -62,23 +79,10 @@ pub(super) fn emulator(packages: &Packages, part: &Path) -> Result<(), EmulatorE
     build.step(
         Command::new(source.join("configure"))
             .current_dir(&output)
-            .args([
-                "--target-list=x86_64-softmmu",
-                "--without-default-features",
-                "--enable-tcg",
-                "--enable-attr",
-                "--enable-virtfs",
-                "--enable-pixman",
-                "--enable-fdt=system",
-                "--disable-docs",
-                "--disable-werror",
-                "--disable-download",
-                // Debian's tarball has no binary firmware; its packages have.
-                "--disable-install-blobs",
-            ])
+            .args(CONFIGURE)
             .env("PYTHONPATH", &python_path),
     )?;
-    build.say("compiling, 2 to 15 minutes on two cores");
+    build.say("compiling, some two minutes on two cores");
     build.step(
         Command::new("ninja")
             .arg("qemu-system-x86_64")
@@ -90,9 +94,13 @@ pub(super) fn emulator(packages: &Packages, part: &Path) -> Result<(), EmulatorE
 }
 
 /// Debian's Linux source, configured as a TDX host, to `part`.
-pub(super) fn tdx_kernel(packages: &Packages, part: &Path) -> Result<(), EmulatorError> {
+pub(super) fn tdx_kernel(
+    packages: &Packages,
+    recipe: &Recipe,
+    part: &Path,
+) -> Result<(), EmulatorError> {
     let mut build = Build::start(KERNEL, KERNEL_NEEDS, part)?;
-    let tree = packages.tree(&"linux-source-7.2/sid".parse()?)?.join("usr/src");
+    let tree = packages.tree_of(&specs(LINUX)?)?.join("usr/src");
     let tarball = only(&tree, |name| name.ends_with(".tar.xz"), "tarball")?;
     build.say("unpacking its source");
     build.step(
@@ -102,8 +110,6 @@ pub(super) fn tdx_kernel(packages: &Packages, part: &Path) -> Result<(), Emulato
             .args(["--strip-components=1", "--one-top-level=source"]),
     )?;
     let source = build.directory.join("source");
-    let fragment = build.directory.join("fragment");
-    fs::write(&fragment, TDX_KERNEL_CONFIG).map_err(CacheError::io("writing", &fragment))?;
     build.say("configuring");
     let make = || {
         let mut make = Command::new("make");
@@ -114,14 +120,18 @@ pub(super) fn tdx_kernel(packages: &Packages, part: &Path) -> Result<(), Emulato
     build.step(
         Command::new("scripts/kconfig/merge_config.sh")
             .args(["-m", ".config"])
-            .arg(fragment)
+            .arg(recipe.directory.join(KERNEL_CONFIG))
             .current_dir(&source),
     )?;
     build.step(make().arg("olddefconfig"))?;
-    build.say("compiling, 5 to 25 minutes on two cores");
+    build.say("compiling, some six minutes on two cores");
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     build.step(make().arg(format!("-j{jobs}")).arg("bzImage"))?;
     build.finish(Path::new("source/arch/x86/boot/bzImage"), part)
+}
+
+fn specs(texts: &[&str]) -> Result<Vec<Spec>, PackageError> {
+    texts.iter().map(|text| text.parse()).collect()
 }
 
 /// A build in a directory of its own, with a log.
@@ -132,7 +142,7 @@ struct Build {
 }
 
 impl Build {
-    fn start(what: &'static str, needs: &[&str], part: &Path) -> Result<Self, EmulatorError> {
+    fn start(what: &'static str, needs: &str, part: &Path) -> Result<Self, EmulatorError> {
         let packages = missing(needs);
         if !packages.is_empty() {
             return Err(EmulatorError::BuildPackages { what, packages });
@@ -193,12 +203,12 @@ impl Build {
 }
 
 /// Which of these Debian packages are not installed.
-pub(super) fn missing(packages: &[&str]) -> Vec<String> {
+pub(super) fn missing(packages: &str) -> Vec<String> {
     let installed = |package: &str| {
         let status = process::run("dpkg-query", ["-W", "-f=${Status}", package]);
         status.is_ok_and(|status| status.ends_with("ok installed"))
     };
-    packages.iter().filter(|package| !installed(package)).map(ToString::to_string).collect()
+    packages.lines().filter(|package| !installed(package)).map(str::to_owned).collect()
 }
 
 fn only(

@@ -2,6 +2,7 @@
 
 mod build;
 mod prebuilt;
+mod recipe;
 
 use std::ffi::OsString;
 use std::fs;
@@ -16,11 +17,7 @@ use crate::kernel::KernelError;
 use crate::packages::{PackageError, Packages};
 use crate::process::{self, ProcessError};
 use prebuilt::Prebuilt;
-
-/// The patch to Debian's QEMU source.
-pub(crate) const PATCH: &[u8] = include_bytes!("../../qemu/qemu-10.0.13-snp-tdx-host.patch");
-/// What the TDX host's kernel is configured with, on top of `tinyconfig`.
-pub(crate) const TDX_KERNEL_CONFIG: &[u8] = include_bytes!("../../qemu/tdx-host-kernel.config");
+use recipe::Recipe;
 
 /// The names of what was built before, beside its record.
 const PREBUILT_EMULATOR: &str = "qemu-system-x86_64.xz";
@@ -88,6 +85,15 @@ pub enum EmulatorError {
         /// Why.
         source: ProcessError,
     },
+    /// The files that the emulator is made of are not here.
+    #[error(
+        "the files that emulated hosts are made of are not in {tried}: install them with the program \
+         (`make install`), or name their directory by CASEMATE_SHARE"
+    )]
+    NoRecipe {
+        /// Where they were looked for.
+        tried: String,
+    },
     /// The prebuilt files are not where the variable says.
     #[error(
         "CASEMATE_LAB_PREBUILT names {}, which cannot be used: {reason}; correct it, or unset it to \
@@ -149,7 +155,7 @@ impl Emulator {
         building: Building,
     ) -> Result<Self, EmulatorError> {
         match Self::patched(host, packages, Building::Refused) {
-            Err(EmulatorError::NotBuilt { .. }) => {}
+            Err(EmulatorError::NotBuilt { .. } | EmulatorError::NoRecipe { .. }) => {}
             result => return result,
         }
         if host == Host::Kvm
@@ -174,18 +180,21 @@ impl Emulator {
 
     fn patched(host: Host, packages: &Packages, building: Building) -> Result<Self, EmulatorError> {
         let cache = packages.cache();
-        let (place, built) = emulator_places(cache);
-        if built.is_file() {
+        let recipe = Recipe::open()?;
+        let places = Places::emulator(&recipe);
+        if let Some(built) = cache.kept(&places.built) {
             return Self::with_firmware(vec![built.into()], "built here".into(), packages);
         }
-        if let Some(program) = prebuilt::get(cache, &place, PREBUILT_EMULATOR, PATCH, building)? {
+        let prebuilt =
+            prebuilt::get(cache, &places.prebuilt, PREBUILT_EMULATOR, &recipe.patch(), building)?;
+        if let Some(program) = prebuilt {
             let command = prebuilt::with_libraries(&program, packages)?;
             return Self::with_firmware(command, "prebuilt".into(), packages);
         }
         if building == Building::Refused {
-            return Err(EmulatorError::NotBuilt { what: "the emulator", host, minutes: 15 });
+            return Err(EmulatorError::NotBuilt { what: "the emulator", host, minutes: 3 });
         }
-        let built = cache.get(built, |part| build::emulator(packages, part))?;
+        let built = cache.get(&places.built, |part| build::emulator(packages, &recipe, part))?;
         Self::with_firmware(vec![built.into()], "built here".into(), packages)
     }
 
@@ -236,6 +245,8 @@ pub fn qemu(packages: &Packages) -> Result<Command, EmulatorError> {
 pub(crate) enum Availability {
     /// It is, and comes from there.
     Here(String),
+    /// The files that it is made of are not, in words.
+    NoRecipe(String),
     /// It can be built, once these Debian packages are installed.
     ToBuild {
         /// Their names.
@@ -247,31 +258,33 @@ pub(crate) enum Availability {
 
 /// Whether the patched emulator is here; nothing is fetched or unpacked to find out.
 pub(crate) fn available(cache: &Cache) -> Availability {
-    let (place, built) = emulator_places(cache);
-    availability(cache, &built, &place, PREBUILT_EMULATOR, PATCH, build::EMULATOR_NEEDS)
+    let needs = build::EMULATOR_NEEDS;
+    availability(cache, Places::emulator, PREBUILT_EMULATOR, Recipe::patch, needs)
 }
 
 /// Whether the TDX host's kernel is here.
 pub(crate) fn tdx_kernel_available(cache: &Cache) -> Availability {
-    let (place, built) = tdx_kernel_places(cache);
-    let needs = build::KERNEL_NEEDS;
-    availability(cache, &built, &place, PREBUILT_TDX_KERNEL, TDX_KERNEL_CONFIG, needs)
+    let source = |recipe: &Recipe| recipe.kernel_config.clone();
+    availability(cache, Places::tdx_kernel, PREBUILT_TDX_KERNEL, source, build::KERNEL_NEEDS)
 }
 
 fn availability(
     cache: &Cache,
-    built: &Path,
-    place: &str,
+    places: impl Fn(&Recipe) -> Places,
     prebuilt: &str,
-    source: &[u8],
-    needs: &[&str],
+    source: impl Fn(&Recipe) -> Vec<u8>,
+    needs: &str,
 ) -> Availability {
-    let kept = cache.path(place);
-    let here = [built, &kept].into_iter().find(|path| path.is_file()).map(Path::to_owned);
-    if let Some(path) = here {
+    let recipe = match Recipe::open() {
+        Ok(recipe) => recipe,
+        Err(error) => return Availability::NoRecipe(error.to_string()),
+    };
+    let places = places(&recipe);
+    let kept = [&places.built, &places.prebuilt].into_iter().find_map(|place| cache.kept(place));
+    if let Some(path) = kept {
         return Availability::Here(path.display().to_string());
     }
-    let instead = match Prebuilt::find(prebuilt, source) {
+    let instead = match Prebuilt::find(prebuilt, &source(&recipe)) {
         Prebuilt::Fits(path) => return Availability::Here(path.display().to_string()),
         Prebuilt::Other { reason } | Prebuilt::Nothing { named: Some((_, reason)) } => Some(reason),
         Prebuilt::Nothing { named: None } => None,
@@ -279,15 +292,24 @@ fn availability(
     Availability::ToBuild { packages: build::missing(needs), instead }
 }
 
-/// Where a prebuilt emulator is kept, and one that was built here.
-fn emulator_places(cache: &Cache) -> (String, PathBuf) {
-    let id = short_hash(PATCH);
-    (format!("emulator/{id}/prebuilt"), cache.path(format!("emulator/{id}/built")))
+/// Where in the cache something is that was built here, and something prebuilt.
+struct Places {
+    built: String,
+    prebuilt: String,
 }
 
-fn tdx_kernel_places(cache: &Cache) -> (String, PathBuf) {
-    let id = short_hash(TDX_KERNEL_CONFIG);
-    (format!("tdx-host-kernel/{id}/prebuilt"), cache.path(format!("tdx-host-kernel/{id}/built")))
+impl Places {
+    fn emulator(recipe: &Recipe) -> Self {
+        Self::below(&format!("emulator/{}", recipe.emulator_id()))
+    }
+
+    fn tdx_kernel(recipe: &Recipe) -> Self {
+        Self::below(&format!("tdx-host-kernel/{}", recipe.kernel_id()))
+    }
+
+    fn below(directory: &str) -> Self {
+        Self { built: format!("{directory}/built"), prebuilt: format!("{directory}/prebuilt") }
+    }
 }
 
 /// The TDX host's kernel: no Debian kernel is one.
@@ -296,20 +318,26 @@ pub(crate) fn tdx_kernel(
     building: Building,
 ) -> Result<PathBuf, EmulatorError> {
     let cache = packages.cache();
-    let (place, built) = tdx_kernel_places(cache);
-    if built.is_file() {
+    let recipe = Recipe::open()?;
+    let places = Places::tdx_kernel(&recipe);
+    if let Some(built) = cache.kept(&places.built) {
         return Ok(built);
     }
-    if let Some(kernel) =
-        prebuilt::get(cache, &place, PREBUILT_TDX_KERNEL, TDX_KERNEL_CONFIG, building)?
-    {
+    let prebuilt = prebuilt::get(
+        cache,
+        &places.prebuilt,
+        PREBUILT_TDX_KERNEL,
+        &recipe.kernel_config,
+        building,
+    )?;
+    if let Some(kernel) = prebuilt {
         return Ok(kernel);
     }
     if building == Building::Refused {
         let what = "the TDX host's kernel";
-        return Err(EmulatorError::NotBuilt { what, host: Host::Tdx, minutes: 25 });
+        return Err(EmulatorError::NotBuilt { what, host: Host::Tdx, minutes: 7 });
     }
-    cache.get(built, |part| build::tdx_kernel(packages, part))
+    cache.get(&places.built, |part| build::tdx_kernel(packages, &recipe, part))
 }
 
 /// Enough of a hash for a name.

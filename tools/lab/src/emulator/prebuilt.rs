@@ -9,7 +9,6 @@ use crate::cache::{Cache, CacheError};
 use crate::kernel::{KernelError, unpack_xz};
 use crate::packages::{Packages, sha256};
 use crate::progress::say;
-use crate::repository;
 
 /// Lines of `SHA-256  path`: what was built, and of what.
 const BUILD_INFO: &str = "BUILD-INFO";
@@ -27,8 +26,8 @@ const LIBRARIES: &[&str] = &[
 ];
 
 /// A prebuilt file whose record says that it was made of `source`, unpacked to `place` in the cache.
-/// It is looked for in `CASEMATE_LAB_PREBUILT`, else in `../shared/lab/prebuilt` beside the
-/// repository. One that was made of something else is left, which is said where one is built instead.
+/// It is looked for in the directory `CASEMATE_LAB_PREBUILT`, and nowhere else. One that was made of
+/// something else is left, which is said where one is built instead.
 pub(super) fn get(
     cache: &Cache,
     place: &str,
@@ -36,8 +35,7 @@ pub(super) fn get(
     source: &[u8],
     building: Building,
 ) -> Result<Option<PathBuf>, EmulatorError> {
-    let kept = cache.path(place);
-    if kept.is_file() {
+    if let Some(kept) = cache.kept(place) {
         return Ok(Some(kept));
     }
     let file = match Prebuilt::find(name, source) {
@@ -80,14 +78,12 @@ pub(super) enum Prebuilt {
 
 impl Prebuilt {
     pub(super) fn find(name: &str, source: &[u8]) -> Self {
-        if let Some(given) = std::env::var_os("CASEMATE_LAB_PREBUILT") {
-            let directory = PathBuf::from(given);
-            return Self::within(&directory, name, source)
-                .unwrap_or_else(|reason| Self::Nothing { named: Some((directory, reason)) });
-        }
-        let directory = repository::beside("shared").map(|shared| shared.join("lab/prebuilt"));
-        let found = directory.and_then(|directory| Self::within(&directory, name, source).ok());
-        found.unwrap_or(Self::Nothing { named: None })
+        let Some(given) = std::env::var_os("CASEMATE_LAB_PREBUILT") else {
+            return Self::Nothing { named: None };
+        };
+        let directory = PathBuf::from(given);
+        Self::within(&directory, name, source)
+            .unwrap_or_else(|reason| Self::Nothing { named: Some((directory, reason)) })
     }
 
     /// An error is why nothing is there, in words.

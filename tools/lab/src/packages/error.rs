@@ -40,13 +40,13 @@ pub enum PackageError {
     },
     /// The archive has no such package (any more).
     #[error(
-        "{spec} is in none of the suites {suites}: Debian keeps only the newest of each; give the \
-         files in a directory by CASEMATE_BLOBS, or a mirror that still has it by \
+        "none of the suites {suites} has {tried}: Debian keeps only the newest version of each suite; \
+         give the files in a directory by CASEMATE_BLOBS, or a mirror that still has one of these by \
          CASEMATE_DEBIAN_MIRROR"
     )]
     NotInArchive {
-        /// What was asked for.
-        spec: String,
+        /// The package, and what was tried instead.
+        tried: String,
         /// Where it was looked for.
         suites: String,
     },

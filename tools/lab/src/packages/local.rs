@@ -9,8 +9,6 @@ use std::sync::OnceLock;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::repository;
-
 /// The SHA-256 of a file, 64 lowercase hexadecimal digits.
 pub(crate) fn sha256(path: &Path) -> io::Result<String> {
     let mut hasher = Sha256::new();
@@ -37,21 +35,14 @@ impl io::Write for Write<'_> {
     }
 }
 
-/// A file of this hash in `CASEMATE_BLOBS`, else in `../shared` beside the repository.
+/// A file of this hash in the directory `CASEMATE_BLOBS`.
 pub(super) fn find(sha256: &str) -> Option<PathBuf> {
     static FILES: OnceLock<HashMap<String, PathBuf>> = OnceLock::new();
-    FILES
-        .get_or_init(|| directories().iter().flat_map(|path| list(path)).collect())
-        .get(sha256)
-        .cloned()
-}
-
-fn directories() -> Vec<PathBuf> {
-    if let Some(given) = std::env::var_os("CASEMATE_BLOBS") {
-        return vec![given.into()];
-    }
-    let shared = repository::beside("shared");
-    shared.map(|shared| vec![shared.join("blobs"), shared.join("lab/prebuilt")]).unwrap_or_default()
+    let files = FILES.get_or_init(|| {
+        let directory = std::env::var_os("CASEMATE_BLOBS");
+        directory.map(|given| list(Path::new(&given)).into_iter().collect()).unwrap_or_default()
+    });
+    files.get(sha256).cloned()
 }
 
 fn list(directory: &Path) -> Vec<(String, PathBuf)> {

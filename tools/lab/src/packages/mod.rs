@@ -14,18 +14,23 @@ mod template;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub use error::{Failures, PackageError};
 pub(crate) use local::sha256;
 pub use spec::Spec;
 
 use crate::cache::{Cache, CacheError};
+use crate::emulator::short_hash;
 use crate::process;
 use crate::progress::say;
 use apt::{Apt, Kind};
 
 pub(crate) use apt::KEYRING;
 pub(crate) use mirrors::candidates;
+
+/// How long the newest version of a package stays the newest without another look.
+const NEWEST_FOR: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Gets packages, and files out of them, into a [`Cache`].
 #[derive(Clone, Debug)]
@@ -55,8 +60,7 @@ impl Packages {
     /// One file out of a package; `path` as in the package, with or without the leading slash.
     ///
     /// With `sha256` (64 lowercase hexadecimal digits) the file is checked each time it is handed
-    /// out, and a file of that hash in `CASEMATE_BLOBS`, or in `../shared` beside the repository,
-    /// is taken without a download.
+    /// out, and a file of that hash in the directory `CASEMATE_BLOBS` is taken without a download.
     ///
     /// # Errors
     ///
@@ -89,7 +93,16 @@ impl Packages {
     ///
     /// As for [`Packages::file`].
     pub fn tree(&self, spec: &Spec) -> Result<PathBuf, PackageError> {
-        let deb = self.deb(spec)?;
+        self.tree_of(std::slice::from_ref(spec))
+    }
+
+    /// As [`Packages::tree`], of the first of `specs` that the archive has.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Packages::file`]; what was tried is named.
+    pub fn tree_of(&self, specs: &[Spec]) -> Result<PathBuf, PackageError> {
+        let deb = self.deb_of(specs)?;
         let name = deb.file_stem().unwrap_or_default();
         self.cache.get(Path::new("trees").join(name), |part| {
             process::run("dpkg-deb", [Path::new("-x"), &deb, part])?;
@@ -99,35 +112,93 @@ impl Packages {
 
     /// The package itself, a `.deb` file.
     ///
-    /// A name with a `*`, or a suite, means the newest at the time of the first call on this
-    /// machine; later calls give the same one, until the cache is removed.
+    /// A name with a `*`, or a suite, means the newest version; which one that is, is looked up once a
+    /// week. Without a mirror it stays the last one.
     ///
     /// # Errors
     ///
     /// No such package, no mirror, or a signature that does not match.
     pub fn deb(&self, spec: &Spec) -> Result<PathBuf, PackageError> {
-        let found = self.cache.get(Path::new("debs").join(spec.file_name()), |part| {
-            say(format_args!("fetching the Debian package {spec}"));
-            fs::create_dir_all(part).map_err(CacheError::io("creating", part))?;
-            Apt::open(&self.cache, Kind::Binary)?.download(spec, part)
-        })?;
+        self.deb_of(std::slice::from_ref(spec))
+    }
+
+    fn deb_of(&self, specs: &[Spec]) -> Result<PathBuf, PackageError> {
+        let found = self.fetched("debs", Kind::Binary, specs)?;
         only_deb(&found).ok_or_else(|| PackageError::NoFile {
             path: "*.deb".into(),
             package: found.display().to_string(),
         })
     }
 
-    /// The directory with a source package's files (`.dsc` and tarballs), not unpacked.
+    /// The directory with the files of a source package (`.dsc` and tarballs), not unpacked: of the
+    /// first of `specs` that the archive has.
     ///
     /// # Errors
     ///
     /// As for [`Packages::deb`].
-    pub fn source(&self, spec: &Spec) -> Result<PathBuf, PackageError> {
-        self.cache.get(Path::new("sources").join(spec.file_name()), |part| {
-            say(format_args!("fetching the source of the Debian package {spec}"));
+    pub fn source_of(&self, specs: &[Spec]) -> Result<PathBuf, PackageError> {
+        self.fetched("sources", Kind::Source, specs)
+    }
+
+    fn fetched(&self, kept: &str, kind: Kind, specs: &[Spec]) -> Result<PathBuf, PackageError> {
+        let exact = self.exact(kept, kind, specs)?;
+        match self.fetched_exactly(kept, kind, &exact) {
+            // The archive has a newer one since it was looked up.
+            Err(PackageError::NotInArchive { .. }) if *specs != [exact] => {
+                let note = self.note(kept, specs);
+                fs::remove_file(&note).map_err(CacheError::io("removing", note))?;
+                self.fetched_exactly(kept, kind, &self.exact(kept, kind, specs)?)
+            }
+            result => result,
+        }
+    }
+
+    fn fetched_exactly(
+        &self,
+        kept: &str,
+        kind: Kind,
+        exact: &Spec,
+    ) -> Result<PathBuf, PackageError> {
+        self.cache.get(Path::new(kept).join(exact.file_name()), |part| {
+            say(format_args!("fetching the Debian package {exact}"));
             fs::create_dir_all(part).map_err(CacheError::io("creating", part))?;
-            Apt::open(&self.cache, Kind::Source)?.download(spec, part)
+            Apt::open(&self.cache, kind)?.download(exact, part)
         })
+    }
+
+    /// Where the version is noted that is meant by `specs`.
+    fn note(&self, kept: &str, specs: &[Spec]) -> PathBuf {
+        let names: Vec<_> = specs.iter().map(Spec::file_name).collect();
+        let name = short_hash(names.join(" ").as_bytes());
+        self.cache.path("newest").join(kept).join(name)
+    }
+
+    /// The version that is meant by `specs`, noted for the next calls.
+    fn exact(&self, kept: &str, kind: Kind, specs: &[Spec]) -> Result<Spec, PackageError> {
+        if let [spec] = specs
+            && spec.is_exact()
+        {
+            return Ok(spec.clone());
+        }
+        let note = self.note(kept, specs);
+        let _lock = self.cache.lock(&note)?;
+        let noted = fs::read_to_string(&note).ok().and_then(|text| text.trim().parse().ok());
+        let age = fs::metadata(&note).and_then(|note| note.modified());
+        let recent = age.is_ok_and(|time| time.elapsed().is_ok_and(|age| age < NEWEST_FOR));
+        match (noted, recent) {
+            (Some(spec), true) => Ok(spec),
+            (noted, _) => match (Apt::open(&self.cache, kind)?.find(specs), noted) {
+                (Ok(spec), _) => {
+                    fs::write(&note, spec.to_string()).map_err(CacheError::io("writing", note))?;
+                    Ok(spec)
+                }
+                (Err(error), Some(spec)) => {
+                    say(format_args!("staying with {spec}: {error}"));
+                    Ok(spec)
+                }
+                (Err(error), None) => Err(error),
+            },
+        }
     }
 
     /// The static busybox: tools for images and for unpacking, wherever this runs.
@@ -176,12 +247,16 @@ mod tests {
         let packages = Packages::within(Cache::at(directory.path()).unwrap());
         let spec: Spec = "busybox-static=1".parse().unwrap();
         // A package that is here already, with a file that is not what was asked for.
-        let tree = directory.path().join("trees/busybox-static_1_amd64/bin");
-        let deb = directory.path().join("debs").join(spec.file_name());
-        fs::create_dir_all(&tree).unwrap();
-        fs::create_dir_all(&deb).unwrap();
-        fs::write(tree.join("busybox"), "not busybox").unwrap();
-        fs::write(deb.join("busybox-static_1_amd64.deb"), "").unwrap();
+        let deb = Path::new("debs").join(spec.file_name());
+        let put = |path: &Path, name: &str, text: &str| {
+            packages.cache.get(path, |part| {
+                let file = part.join(name);
+                fs::create_dir_all(file.parent().unwrap()).unwrap();
+                fs::write(&file, text).map_err(CacheError::io("writing", file))
+            })
+        };
+        put(&deb, "busybox-static_1_amd64.deb", "").unwrap();
+        put(Path::new("trees/busybox-static_1_amd64"), "bin/busybox", "not busybox").unwrap();
 
         assert!(packages.file(&spec, "/bin/busybox", None).is_ok());
         let wrong = "00".repeat(32);
