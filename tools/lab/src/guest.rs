@@ -76,22 +76,34 @@ pub const MODULES: &[&str] = &[
     "tdx-guest",
 ];
 
-/// Writes a small guest to a directory: `vmlinuz`, `vmlinux` and `initrd`, whose paths are returned.
-/// It starts a shell, or with `casemate.hello` on its command line says what it is and powers off.
+/// Its description for `casemate run`, beside its files.
+const DESCRIPTION: &str = r#"# A small guest to try things with: a kernel of Debian's and busybox.
+kernel = "vmlinuz"
+initrd = "initrd"
+cmdline = "console=ttyS0 quiet panic=-1 efi=noruntime"
+memory = "256M"
+"#;
+
+/// Writes a small guest to a directory: `guest.toml`, `vmlinuz`, `vmlinux` and `initrd`, whose paths are
+/// returned. It starts a shell; with `casemate.hello` on its command line it says what it is and powers
+/// off; with `casemate.report` it also prints evidence over the SHA-512 of its first disk.
 ///
 /// # Errors
 ///
 /// The kernel or busybox cannot be had, or the directory cannot be written.
-pub fn write(directory: &Path, series: &str) -> Result<[PathBuf; 3], GuestError> {
+pub fn write(directory: &Path, series: &str) -> Result<[PathBuf; 4], GuestError> {
     let packages = Packages::open()?;
     let kernel = Kernel::debian(&packages, series, Flavour::Cloud)?;
     let modules = kernel.modules(MODULES)?;
-    let image = initramfs(&packages, &modules, include_str!("guest-init.sh"))?.build();
+    let mut image = initramfs(&packages, &modules, include_str!("guest-init.sh"))?;
+    image.file("bin/report", 0o755, include_str!("guest-report.sh"));
     fs::create_dir_all(directory).map_err(CacheError::io("creating", directory))?;
-    let files = ["vmlinuz", "vmlinux", "initrd"].map(|name| directory.join(name));
-    for (file, from) in files.iter().zip([&kernel.image, &kernel.vmlinux(packages.cache())?]) {
+    let files = ["guest.toml", "vmlinuz", "vmlinux", "initrd"].map(|name| directory.join(name));
+    let [description, vmlinuz, vmlinux, initrd] = &files;
+    for (file, from) in [(vmlinuz, &kernel.image), (vmlinux, &kernel.vmlinux(packages.cache())?)] {
         fs::copy(from, file).map_err(CacheError::io("writing", file))?;
     }
-    fs::write(&files[2], image).map_err(CacheError::io("writing", &files[2]))?;
+    fs::write(initrd, image.build()).map_err(CacheError::io("writing", initrd))?;
+    fs::write(description, DESCRIPTION).map_err(CacheError::io("writing", description))?;
     Ok(files)
 }

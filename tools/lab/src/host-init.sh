@@ -24,32 +24,52 @@ p9() {
 		echo "lab: the file system $1 cannot be mounted"
 }
 p9 host /mnt ro,cache=loose
+mkdir /control /machine
+p9 control /control cache=none
 for directory in dev proc sys; do
 	mount -o rbind /$directory /mnt/$directory
 done
-mount -t tmpfs tmp /mnt/tmp
-mount -t tmpfs run /mnt/run
-control=/mnt/run/lab
-mkdir $control
-p9 control $control cache=none
+# Fresh, but for what the command needs of that machine's own.
+for directory in tmp run; do
+	mkdir /machine/$directory
+	mount -o bind /mnt/$directory /machine/$directory
+	mount -t tmpfs $directory /mnt/$directory
+done
+while IFS= read -r path; do
+	if [ -d "/machine$path" ]; then
+		mkdir -p "/mnt$path"
+	else
+		: >"/mnt$path"
+	fi
+	mount -o bind "/machine$path" "/mnt$path"
+done </control/visible
+chmod 1777 /mnt/tmp
+mkdir /mnt/run/lab
+mount -o bind /control /mnt/run/lab
 # A resumed machine's clock stands where it was saved.
-read -r clock <$control/clock
+read -r clock </control/clock
 date -s "@$clock" >/dev/null
-read -r share <$control/share
+read -r share </control/share
 if [ -n "$share" ]; then
 	mkdir -p "/mnt$share"
 	p9 share "/mnt$share" cache=mmap
 fi
-read -r terminal <$control/terminal
+# The command's root is the namespace's: a process in a chroot may make no user namespace.
+enter() {
+	cd /mnt
+	mount -o move . /
+	exec setsid "$@" chroot . /bin/sh /run/lab/command
+}
+read -r terminal </control/terminal
 if [ -n "$terminal" ]; then
 	stty -F /dev/ttyS1 sane $terminal
-	setsid -c chroot /mnt /bin/sh /run/lab/command <>/dev/ttyS1 >&0 2>&1
+	(enter -c <>/dev/ttyS1 >&0 2>&1)
 else
 	# Byte for byte, not line by line.
 	stty -F /dev/ttyS1 raw -echo
-	setsid chroot /mnt /bin/sh /run/lab/command </dev/null >/dev/ttyS1 2>&1
+	(enter </dev/null >/dev/ttyS1 2>&1)
 fi
 status=$?
-dmesg >$control/dmesg
-echo $status >$control/status
+dmesg >/control/dmesg
+echo $status >/control/status
 sync

@@ -12,6 +12,7 @@ use crate::cache::{Cache, CacheError};
 use crate::emulator::{Emulator, short_hash};
 use crate::host::Host;
 use crate::lab::{LabError, Output, Terminal};
+use crate::patience::Patience;
 use crate::process::{ProcessError, last_lines};
 use crate::progress::say;
 use crate::script;
@@ -93,6 +94,7 @@ impl Machine {
             "share",
             &job.share.as_ref().map_or(String::new(), |path| path.display().to_string()),
         )?;
+        run.write("visible", &script::visible(job.command))?;
         run.write("terminal", &if interactive { script::terminal_size() } else { String::new() })?;
         let start = state.map_or(Start::Boot, Start::Resume);
         let mut command = self.command(&run, job.share.as_deref(), start);
@@ -108,11 +110,13 @@ impl Machine {
             let terminal = job.terminal;
             thread::spawn(move || collect(&mut out, terminal))
         });
-        let deadline = Instant::now() + job.timeout;
+        let mut patience = Patience::new(child.0.id(), job.timeout);
         if state.is_some() {
-            go_on(&run, &mut child.0, deadline);
+            go_on(&run, &mut child.0, &mut patience);
         }
-        let ended = child.wait(deadline).map_err(CacheError::io("waiting for", "the emulator"))?;
+        let ended = child
+            .wait(|| patience.is_over())
+            .map_err(CacheError::io("waiting for", "the emulator"))?;
         drop(child);
         let console = reader.and_then(|reader| reader.join().ok()).unwrap_or_default();
         if let Some(directory) = job.log {
@@ -200,10 +204,10 @@ impl Machine {
 
 /// Tells a resumed machine to go on, until it says that it does: what comes before its state is
 /// loaded is lost. A machine that has died meanwhile is found by who waits for it.
-fn go_on(run: &RunDirectory, child: &mut Child, deadline: Instant) {
+fn go_on(run: &RunDirectory, child: &mut Child, patience: &mut Patience) {
     let socket = run.path("console.socket");
     let mut stream = None;
-    while Instant::now() < deadline && matches!(child.try_wait(), Ok(None)) {
+    while !patience.is_over() && matches!(child.try_wait(), Ok(None)) {
         if run.read("console").contains(RESUMED) {
             return;
         }
@@ -221,12 +225,12 @@ struct Running(Child);
 
 impl Running {
     /// `None` when the time is over.
-    fn wait(&mut self, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+    fn wait(&mut self, mut is_over: impl FnMut() -> bool) -> io::Result<Option<ExitStatus>> {
         loop {
             if let Some(status) = self.0.try_wait()? {
                 return Ok(Some(status));
             }
-            if Instant::now() >= deadline {
+            if is_over() {
                 return Ok(None);
             }
             thread::sleep(Duration::from_millis(5));
@@ -240,7 +244,9 @@ impl Drop for Running {
         if let (Ok(None), Some(pid)) = (self.0.try_wait(), pid) {
             // The gentle way lets the emulator restore the terminal.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-            if !matches!(self.wait(Instant::now() + Duration::from_secs(3)), Ok(Some(_))) {
+            let start = Instant::now();
+            let is_over = || start.elapsed() > Duration::from_secs(3);
+            if !matches!(self.wait(is_over), Ok(Some(_))) {
                 let _ = self.0.kill();
                 let _ = self.0.wait();
             }

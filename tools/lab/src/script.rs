@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 use crate::host::Host;
 use crate::process;
@@ -11,8 +11,10 @@ use crate::process;
 const PASSED: &[&str] = &["HOME", "LANG", "TERM"];
 
 /// What is said where the current directory is not on the other side.
-const ABSENT: &str =
-    "is not in the emulated host, whose /tmp and /run are its own: start from another directory";
+const ABSENT: &str = "is not in the emulated host: start from another directory";
+
+/// Directories that the other side has of its own.
+const FRESH: &[&str] = &["/tmp", "/run"];
 
 /// A script that runs `command` in the current directory, with the part of the environment that
 /// makes sense in another machine.
@@ -42,6 +44,30 @@ pub(crate) fn command(command: &[&str], host: Host) -> String {
     let words: Vec<_> = command.iter().map(|word| quote(word)).collect();
     let _ = writeln!(script, "exec {}", words.join(" "));
     script
+}
+
+/// What of this machine's `/tmp` and `/run` the command needs there: one line for each entry of those with
+/// the current directory, this program, or a path that the command names.
+pub(crate) fn visible(command: &[&str]) -> String {
+    let own = [env::current_dir().ok(), env::current_exe().ok()].into_iter().flatten();
+    let named = command.iter().map(PathBuf::from);
+    let mut entries: Vec<_> = own.chain(named).filter_map(|path| fresh_entry(&path)).collect();
+    entries.sort();
+    entries.dedup();
+    entries.retain(|entry| Path::new(entry).exists());
+    entries.iter().map(|entry| format!("{entry}\n")).collect()
+}
+
+/// `/tmp/a` of `/tmp/a/b`.
+fn fresh_entry(path: &Path) -> Option<String> {
+    let place = FRESH.iter().find(|place| path.starts_with(place))?;
+    match path.strip_prefix(place).ok()?.components().next()? {
+        Component::Normal(name) => {
+            let name = name.to_str().filter(|name| !name.contains('\n'))?;
+            Some(format!("{place}/{name}"))
+        }
+        _ => None,
+    }
 }
 
 /// This program's own directory first, so that `casemate lab run -- casemate` runs this one.
@@ -77,6 +103,22 @@ fn quote(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn entries_of_tmp_and_run_are_those_above_what_is_named() {
+        let entry = |path: &str| fresh_entry(Path::new(path));
+        assert_eq!(entry("/tmp/a b/c/d").as_deref(), Some("/tmp/a b"));
+        assert_eq!(entry("/run/a").as_deref(), Some("/run/a"));
+        for path in ["/tmp", "/tmp/", "/tmp/../etc", "/tmpfs/a", "/etc/tmp", "tmp/a"] {
+            assert_eq!(entry(path), None, "{path}");
+        }
+        let directory = tempfile::tempdir_in("/tmp").unwrap();
+        let inside = directory.path().join("file").display().to_string();
+        let listed = visible(&["cat", &inside, &inside, "/tmp/not-there-for-certain"]);
+        let expected = format!("{}\n", directory.path().display());
+        assert_eq!(listed.matches(&expected).count(), 1, "{listed}");
+        assert!(!listed.contains("not-there"), "{listed}");
+    }
 
     #[test]
     fn a_shell_reads_the_words_that_were_given() {

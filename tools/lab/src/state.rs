@@ -4,11 +4,12 @@ use std::io::{BufRead as _, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::machine::spawn;
+use crate::patience::Patience;
 use crate::process::last_lines;
 use crate::script;
 
@@ -32,7 +33,7 @@ fn save_running(child: &mut Child, console: &Path, file: &Path) -> Result<(), St
     let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
         return Err("no standard streams".into());
     };
-    let deadline = Instant::now() + LIMIT;
+    let mut patience = Patience::new(child.id(), LIMIT);
     let read = || {
         std::fs::read(console)
             .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(&bytes).into_owned())
@@ -41,7 +42,7 @@ fn save_running(child: &mut Child, console: &Path, file: &Path) -> Result<(), St
         if let Ok(Some(status)) = child.try_wait() {
             return Err(format!("the emulator ended with {status}:\n{}", last_lines(&read(), 20)));
         }
-        if Instant::now() > deadline {
+        if patience.is_over() {
             return Err(format!("the host was not ready in time:\n{}", last_lines(&read(), 20)));
         }
         thread::sleep(Duration::from_millis(50));
@@ -58,7 +59,7 @@ fn save_running(child: &mut Child, console: &Path, file: &Path) -> Result<(), St
         match answer.get("status").and_then(Value::as_str) {
             Some("completed") => return Ok(()),
             Some("failed" | "cancelled") => return Err(answer.to_string()),
-            _ if Instant::now() > deadline => return Err("it takes too long".into()),
+            _ if patience.is_over() => return Err("it takes too long".into()),
             _ => thread::sleep(Duration::from_millis(20)),
         }
     }

@@ -82,6 +82,23 @@ fn status_output_and_files_come_back() {
     assert!(output.kernel_log.contains("crng reseeded"), "{}", output.kernel_log);
 }
 
+/// Of `/tmp` it sees what is named. Its root is no chroot, in which a kernel makes no user namespaces.
+#[test]
+fn commands_see_what_they_name_and_may_make_namespaces() {
+    let Some(lab) = require(Host::Kvm) else { return };
+    let directory = tempfile::tempdir_in("/tmp").unwrap();
+    let file = directory.path().join("a file").display().to_string();
+    fs::write(&file, "seen").unwrap();
+    let other = tempfile::tempdir_in("/tmp").unwrap();
+    let other = other.path().file_name().unwrap().to_str().unwrap();
+    let script = r#"cat "$1" && touch "$1" 2>/dev/null && exit 1
+        ls /tmp | grep -q "$2" && exit 2; touch /tmp/new || exit 3
+        unshare --user --map-root-user --mount sh -c 'mount -t tmpfs none /mnt && id -u'"#;
+    let output = lab.run(&["sh", "-c", script, "sh", &file, other]).unwrap();
+    assert_eq!(output.status, 0, "{}", output.console);
+    assert!(output.console.ends_with("seen0\n"), "{:?}", output.console);
+}
+
 #[test]
 fn commands_that_do_not_end_are_ended() {
     let Some(lab) = require(Host::Kvm) else { return };
