@@ -1,11 +1,12 @@
 # Everything a newcomer, a maintainer and the gate need, by name.
 #
 #   make release  the program as it is released: one file without libraries
+#   make install  that, and the files of the emulated hosts, to PREFIX (default /usr/local)
 #   make demo     the main job, on the best platform that this machine has
 #   make test     all tests
 #   make bench    figures, as JSON and as a table
 
-.PHONY: setup release demo test bench
+.PHONY: setup release install demo test bench
 setup:
 	@tests/scripts/setup
 
@@ -14,6 +15,12 @@ setup:
 relr := $(shell printf 'glibc 2.36\n%s\n' "$$(getconf GNU_LIBC_VERSION)" | sort -CV && echo -C link-arg=-Wl,-z,pack-relative-relocs)
 release:
 	cargo rustc --release --locked -p casemate --bin casemate -- -C target-feature=+crt-static $(relr)
+
+PREFIX ?= /usr/local
+share := $(DESTDIR)$(PREFIX)/share/casemate/lab
+install: release
+	install -D -t $(DESTDIR)$(PREFIX)/bin target/release/casemate
+	install -D -m 644 -t $(share) tools/lab/qemu/*
 
 demo: setup
 	@tests/scripts/demo

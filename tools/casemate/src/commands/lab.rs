@@ -36,8 +36,9 @@ enum Command {
 /// Run a command in an emulated host
 ///
 /// The command runs as root, in the current directory, with this machine's files. They are
-/// read-only, but for the directory given by --share; /tmp and /run are fresh. Its output comes as
-/// it is written, and on a terminal it has the terminal.
+/// read-only, but for the directory given by --share; /tmp and /run are fresh, with those entries of
+/// this machine's that the current directory or a path in the command is in. Its output comes as it is
+/// written, and on a terminal it has the terminal.
 ///
 /// Exit status: the command's own; 124 it took too long, 127 there is no such command, 2 there is no
 /// such host.
@@ -57,13 +58,15 @@ struct Run {
     /// Memory of the host [default: 3G for kvm, 6G for snp, 4G for tdx]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
-    /// Seconds after which the command is ended
+    /// Seconds after which the command is ended, without those in which the emulator waits for a
+    /// processor of this machine
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     timeout: u64,
     /// A directory that the command can write, at the same path
     #[arg(long, value_name = "DIR")]
     share: Option<PathBuf>,
-    /// Debian's kernel for the host: 6.12 or 7.2 [default: 6.12; tdx has a 7.2 of its own]
+    /// Debian's kernel for the host: oldest, newest, or a series such as 6.12 [default: oldest; tdx has
+    /// one of its own]
     #[arg(long, value_name = "SERIES")]
     kernel: Option<String>,
     /// A QEMU as distributions have it, such as qemu-system-x86_64, instead of the patched one; for
@@ -100,20 +103,24 @@ struct Status {
     /// Print only the names of Debian packages that must be installed first
     #[arg(long, conflicts_with = "json")]
     packages: bool,
+    /// Only what this kind of host needs, may be repeated [default: all]
+    #[arg(long)]
+    host: Vec<Host>,
 }
 
 /// Make a small guest to try things with: a kernel of Debian's, and a shell
 ///
-/// Writes vmlinuz (bzImage), vmlinux (the same as ELF) and initrd: busybox, and the modules for
-/// virtio devices and attestation. With casemate.hello on its command line the guest says what it is
-/// and powers off; otherwise it starts a shell.
+/// Writes guest.toml for casemate run, vmlinuz (bzImage), vmlinux (the same as ELF) and initrd: busybox,
+/// and the modules for virtio devices and attestation. The guest starts a shell. With casemate.hello on
+/// its command line it says what it is and powers off; with casemate.report it also prints evidence over
+/// the SHA-512 of its first disk.
 #[derive(clap::Args)]
 struct Guest {
     /// Where to write the files
     #[arg(value_name = "DIR")]
     directory: PathBuf,
-    /// Debian's cloud kernel: 6.12 or 7.2
-    #[arg(long, value_name = "SERIES", default_value = "6.12")]
+    /// Debian's cloud kernel: oldest, newest, or a series such as 6.12
+    #[arg(long, value_name = "SERIES", default_value = casemate_lab::kernel::OLDEST)]
     kernel: String,
 }
 
@@ -168,7 +175,11 @@ fn prepare(args: &Prepare) -> anyhow::Result<ExitCode> {
 }
 
 fn status(args: &Status) -> anyhow::Result<ExitCode> {
-    let parts = casemate_lab::status()?;
+    let mut parts = casemate_lab::status()?;
+    if !args.host.is_empty() {
+        let asked = |part: &Part| args.host.iter().any(|host| part.hosts.contains(&host.name()));
+        parts.retain(asked);
+    }
     let mut out = super::output();
     if args.packages {
         for name in parts.iter().flat_map(|part| &part.packages) {
