@@ -17,6 +17,9 @@ const SUITES: &[&str] = &["bookworm", "bookworm-backports", "trixie", "sid"];
 const SECURITY_SUITES: &[&str] = &["bookworm-security", "trixie-security"];
 /// Debian's package of the same name has it; the keys of all suites are in it.
 pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// Half a year in seconds, in which signed lists are valid. Debian gives unstable's a week, which leaves out
+/// mirrors that are seldom updated.
+const VALID_FOR: u32 = 180 * 24 * 3600;
 /// Lists older than this are fetched anew before they are believed.
 const FRESH: Duration = Duration::from_secs(12 * 3600);
 
@@ -220,7 +223,7 @@ Acquire::AllowInsecureRepositories "false";
 Acquire::AllowWeakRepositories "false";
 Acquire::AllowDowngradeToInsecureRepositories "false";
 Acquire::Check-Valid-Until "true";
-Acquire::Check-Date "true";
+Acquire::Min-ValidTime "{VALID_FOR}";
 APT::Get::AllowUnauthenticated "false";
 "#
         )
@@ -277,7 +280,7 @@ mod tests {
         fs::write(
             &machine,
             "Acquire::http::Proxy \"http://proxy.example:3128\";\n\
-             Acquire::Check-Valid-Until \"false\";\n\
+             Acquire::Check-Valid-Until \"false\"; Acquire::Min-ValidTime \"999999999\";\n\
              APT::Update::Post-Invoke-Stats { \"touch hooked\"; };\n",
         )
         .unwrap();
@@ -286,6 +289,7 @@ mod tests {
         let dump = process::output(command.arg("dump").env("APT_CONFIG", &machine)).unwrap();
         assert!(dump.contains("Acquire::http::Proxy \"http://proxy.example:3128\";"), "{dump}");
         assert!(dump.contains("Acquire::Check-Valid-Until \"true\";"), "{dump}");
+        assert!(dump.contains("Acquire::Min-ValidTime \"15552000\";"), "{dump}");
         assert!(!dump.contains("touch hooked"), "{dump}");
         assert!(dump.contains(&format!("Dir::Etc::sourcelist \"{}/", directory.path().display())));
     }
