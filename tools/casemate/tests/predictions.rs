@@ -276,8 +276,15 @@ fn guests_of_igvm_files_with_headers_in_any_order() {
     assert!(reason.contains("a page that the guest owns already"), "{reason}");
     let igvm = folder.write("guest.igvm", &twice);
     let report = casemate(&["measure", "snp", "--igvm", &igvm, "--format", "json"]);
+    assert_eq!(report.status.code(), Some(2));
     let report: Value = serde_json::from_slice(&report.stdout).unwrap();
-    assert_eq!(report["digests"]["kvm"], Value::Null);
+    assert_eq!((&report["measurement"], &report["digests"]["kvm"]), (&Value::Null, &Value::Null));
+    let list = casemate(&["igvm", "measure", &igvm, "--format", "json"]);
+    assert_eq!(list.status.code(), Some(2));
+    let list: Value = serde_json::from_slice(&list.stdout).unwrap();
+    assert_eq!(list[0]["measurement"], Value::Null);
+    let hex = casemate(&["measure", "snp", "--igvm", &igvm, "--format", "hex"]);
+    assert_eq!((hex.status.code(), hex.stdout.len()), (Some(2), 0));
     let refusal = report["digests"]["kvm_refuses"].as_str().unwrap();
     assert!(refusal.contains("a page that the guest owns already"), "{refusal}");
 }

@@ -22,7 +22,8 @@ pub use plan::{
 };
 pub use rules as profile;
 pub use source::{
-    Guid, firmware, guid_table, igvm, kernel_hashes, linux, loader_window, ovmf, sev_metadata, tdvf,
+    Guid, firmware, guid_table, igvm, kernel_hashes, linux, loader_window, ovmf, sev_metadata,
+    svsm, tdvf,
 };
 
 /// Runs the examples of the README.

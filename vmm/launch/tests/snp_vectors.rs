@@ -8,8 +8,8 @@ use casemate_launch::kernel_hashes::KernelHashes;
 use casemate_launch::ovmf::{self, OvmfError, SnpOptions};
 use casemate_launch::profile::{Profile, RESET_VECTOR};
 use casemate_launch::sev_metadata::SevMetadata;
-use casemate_launch::snp::{self, CpuSignature, LaunchDigest, VmsaPage};
-use casemate_launch::{Digest384, SnpIdentity, SnpPolicy};
+use casemate_launch::snp::{self, CpuSignature, FirmwareDigest, LaunchDigest, VmsaPage};
+use casemate_launch::{Digest384, SnpIdentity, SnpPolicy, svsm};
 use casemate_test_support::vectors::{Inputs, all, json};
 use serde_json::Value;
 
@@ -93,6 +93,88 @@ fn firmware_seeds() {
         resumed.add_vcpus(&plan.vcpus, 1);
         assert_eq!(resumed.value(), measurement.launch_digest(), "{firmware}");
     }
+}
+
+/// The published digest of a firmware, through its JSON, gives the digests of its guests.
+#[test]
+fn launch_digests_from_published_firmware_digests() {
+    let inputs = Inputs::open().unwrap();
+    let mut count = 0;
+    for vector in all("snp-launch-digest").unwrap() {
+        let (id, params) = (vector["id"].as_str().unwrap(), &vector["params"]);
+        let Some(image) = inputs.get(params["firmware"].as_str().unwrap()).unwrap() else {
+            continue;
+        };
+        let Some(kernel) = kernel(&inputs, params) else { continue };
+        let mut seed = LaunchDigest::new();
+        seed.add_import(&ovmf::snp_plan(&image, &options(params, None)).unwrap().imports[0]);
+        let published = FirmwareDigest::new(seed.value(), &SevMetadata::parse(&image).unwrap());
+        let published = serde_json::to_string(&published).unwrap();
+        let read: FirmwareDigest = serde_json::from_str(&published).unwrap();
+        let expected = digest(&vector["expected"]["launch_digest"]);
+        assert_eq!(read.launch_digest(&options(params, kernel)), Ok(expected), "{id}");
+        count += 1;
+    }
+    assert!(count >= 30, "{count}");
+}
+
+#[test]
+fn firmware_digests_that_no_firmware_has_are_refused() {
+    let read = |sections: &str| {
+        let text =
+            format!("{{\"firmware_seed\": \"{:096}\", \"firmware_sections\": {sections}}}", 0);
+        let read: FirmwareDigest =
+            serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let params = serde_json::json!({ "vcpus": 1 });
+        read.launch_digest(&options(&params, None)).map_err(|error| error.to_string())
+    };
+    let section =
+        |gpa, size| format!("{{\"gpa\": \"{gpa}\", \"size\": {size}, \"section_type\": 1}}");
+    read(&format!("[{}]", section("0x1000", 4096))).unwrap();
+    for (sections, words) in [
+        ("[]".to_owned(), "names no sections"),
+        (format!("[{}]", section("0x1001", 4096)), "not page aligned"),
+        (format!("[{}]", section("4097", 4096)), "not a number like"),
+        (format!("[{}]", section("0x1000", 1 << 30)), "more than 65536 pages"),
+        (format!("[{}, {}]", section("0x1000", 8192), section("0x2000", 4096)), "overlapping"),
+    ] {
+        let error = read(&sections).unwrap_err();
+        assert!(error.contains(words), "{sections}: {error}");
+    }
+}
+
+#[test]
+fn launch_digests_under_an_svsm() {
+    let inputs = Inputs::open().unwrap();
+    let vectors = all("snp-svsm").unwrap();
+    assert!(vectors.len() >= 3);
+    let plan = |params: &Value, variables, options: &SnpOptions| {
+        let image = |name: &str| inputs.get(params[name].as_str().unwrap()).unwrap().unwrap();
+        svsm::snp_plan(&image("firmware"), &image("svsm"), variables, options)
+    };
+    for vector in &vectors {
+        let (id, params) = (vector["id"].as_str().unwrap(), &vector["params"]);
+        let options = options(params, None);
+        let variables = number(&params["variables_size"]);
+        let measured = snp::measure(&plan(params, variables, &options).unwrap()).unwrap();
+        let expected = digest(&vector["expected"]["launch_digest"]);
+        assert_eq!(measured.launch_digest(), expected, "{id}");
+        assert_ne!(digest(&vector["disagree"]["sev-snp-measure 0.0.13"]), expected, "{id}");
+
+        let refused = |variables, options: &SnpOptions| {
+            plan(params, variables, options).err().unwrap().to_string()
+        };
+        assert!(
+            refused(u64::MAX << 12, &options).starts_with("no room for an SVSM of 0x3000 bytes")
+        );
+        assert!(refused(0x800, &options).contains("not a number of pages"));
+        let kernel = KernelHashes::new(b"kernel", b"", b"");
+        let with_kernel = SnpOptions { kernel: Some(kernel), ..options };
+        assert!(refused(variables, &with_kernel).contains("would not be measured"));
+    }
+    let firmware = inputs.get("tiny-std").unwrap().unwrap();
+    let error = svsm::snp_plan(&firmware, &firmware, 0, &options(&vectors[0]["params"], None));
+    assert!(error.err().unwrap().to_string().contains("not an SVSM image"));
 }
 
 #[test]
@@ -181,6 +263,13 @@ fn what_a_real_chip_signed() {
     let vcpus = entries.map(|entry| Profile::Qemu.vcpu(entry, signature));
     digest_now.add_vcpus(&vcpus, number(&anchor["guest_features"]));
     assert_eq!(digest_now.value(), digest(&anchor["expected"]["launch_digest"]));
+
+    // As dstack publishes the firmware.
+    let published: FirmwareDigest = serde_json::from_value(anchor.clone()).unwrap();
+    let cpu_signature = signature;
+    let guest = serde_json::json!({ "vcpus": 2, "guest_features": anchor["guest_features"] });
+    let guest = SnpOptions { cpu_signature, ..options(&guest, Some(hashes)) };
+    assert_eq!(published.launch_digest(&guest), Ok(digest_now.value()));
 
     let report = casemate_test_support::evidence::file("snp/dstack-milan/report.bin").unwrap();
     assert_eq!(report[0x90..0xc0], digest_now.value().0, "MEASUREMENT of the report");

@@ -7,6 +7,8 @@ use casemate_config::{ByteSize, GuestConfig};
 use casemate_launch::firmware::FirmwareError;
 use casemate_launch::linux::{DirectBootError, KernelError};
 use casemate_launch::ovmf::OvmfError;
+use casemate_launch::snp::FirmwareDigestError;
+use casemate_launch::svsm::SvsmError;
 use casemate_launch::tdvf::SourceError;
 use casemate_launch::{GpaError, GpaRange, Import};
 
@@ -63,6 +65,19 @@ pub enum PlanError {
         "Cloud Hypervisor launches confidential guests from IGVM files: pass the file with --igvm"
     )]
     NeedsIgvm,
+    #[error(
+        "only QEMU launches an SVSM as an image of its own: choose --vmm qemu, or pass an IGVM file"
+    )]
+    SvsmLauncher,
+    #[error("could not put the SVSM {} below the firmware", file.display())]
+    Svsm { file: PathBuf, source: SvsmError },
+    #[error("could not compute the launch digest from the firmware digest")]
+    FirmwareDigest(#[source] FirmwareDigestError),
+    #[error(
+        "the image of Casemate's firmware has the hashes of its guest's kernel, so that no digest of \
+         it serves other guests: pass the kernel, and leave the firmware digest out"
+    )]
+    OwnFirmwareDigest,
     #[error("this machine's processor is not an x86 one: set snp.vcpu_type to a CPU model")]
     NoHostModel,
 }

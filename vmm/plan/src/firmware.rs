@@ -7,10 +7,11 @@ use casemate_config::{Acceptance, GuestConfig, VcpuType};
 use casemate_launch::firmware::{self, FirmwareError, Flags};
 use casemate_launch::ovmf::{self, SnpOptions};
 use casemate_launch::rules::{CpuSignature, Profile};
-use casemate_launch::{GpaRange, PlatformKind, tdvf};
+use casemate_launch::snp::FirmwareDigest;
+use casemate_launch::{Digest384, GpaRange, LaunchPlan, PlatformKind, svsm, tdvf};
 
 use crate::files::{MAX_FIRMWARE, boot_files, payloads, read};
-use crate::{Board, Boot, BootFiles, GuestPlan, PlanError, Rules, policy};
+use crate::{Board, Boot, BootFiles, GuestPlan, PlanError, Rules, Svsm, policy};
 
 /// The firmware of a guest.
 struct Image {
@@ -100,8 +101,11 @@ fn ovmf(
         }
         PlatformKind::Snp => {
             let options = snp_options(config, rules, boot.as_ref())?;
-            ovmf::snp_plan(&image.bytes, &options)
-                .map_err(|source| PlanError::Ovmf { file, source })?
+            match &rules.svsm {
+                Some(below) => with_svsm(&image.bytes, below, &options)?,
+                None => ovmf::snp_plan(&image.bytes, &options)
+                    .map_err(|source| PlanError::Ovmf { file, source })?,
+            }
         }
         PlatformKind::Tdx => {
             let ram: Vec<GpaRange> = board.ram().collect();
@@ -115,6 +119,39 @@ fn ovmf(
         boot: Boot::FirmwareConfig(boot),
         launcher: rules.launcher.unwrap_or_default(),
     })
+}
+
+fn with_svsm(
+    firmware: &Arc<[u8]>,
+    below: &Svsm,
+    options: &SnpOptions,
+) -> Result<LaunchPlan, PlanError> {
+    if !matches!(options.profile, Profile::Qemu | Profile::QemuBefore10_2) {
+        return Err(PlanError::SvsmLauncher);
+    }
+    let image: Arc<[u8]> = read("SVSM", &below.file, MAX_FIRMWARE)?.into();
+    svsm::snp_plan(firmware, &image, below.variables, options)
+        .map_err(|source| PlanError::Svsm { file: below.file.clone(), source })
+}
+
+/// Computes the launch digest of the SEV-SNP guest that `config` describes, started in a firmware of
+/// which only the published digest is known. The guest itself has no plan without its firmware.
+///
+/// # Errors
+/// As for [`plan`](crate::plan), of OVMF.
+pub fn launch_digest(
+    firmware: &FirmwareDigest,
+    config: &GuestConfig,
+    rules: &Rules,
+) -> Result<Digest384, PlanError> {
+    match rules.launcher {
+        Some(Profile::CloudHypervisor) => return Err(PlanError::NeedsIgvm),
+        Some(Profile::Casemate) => return Err(PlanError::OwnFirmwareDigest),
+        _ => {}
+    }
+    let boot = boot_files(config, rules)?;
+    let options = snp_options(config, rules, boot.as_ref())?;
+    firmware.launch_digest(&options).map_err(PlanError::FirmwareDigest)
 }
 
 fn snp_options(

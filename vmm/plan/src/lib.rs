@@ -28,8 +28,9 @@ use casemate_launch::{LaunchPlan, PlatformKind};
 pub use board::Board;
 pub use error::PlanError;
 pub use files::{BootFiles, MAX_FIRMWARE, MAX_PAYLOAD, read};
+pub use firmware::launch_digest;
 pub use igvm::IgvmLaunchError;
-pub use rules::Rules;
+pub use rules::{Rules, Svsm};
 
 /// A guest that can be launched: its plan, and the machine around it.
 #[derive(Clone)]

@@ -1,5 +1,7 @@
 //! Choices of a launcher that a configuration does not make.
 
+use std::path::PathBuf;
+
 use casemate_launch::igvm::ZeroPages;
 use casemate_launch::rules::Profile;
 
@@ -16,11 +18,22 @@ pub struct Rules {
     pub guest_policy: Option<u64>,
     /// Platform of an IGVM file that has several of one kind.
     pub compatibility_mask: Option<u32>,
+    /// SVSM below the firmware of an SEV-SNP guest.
+    pub svsm: Option<Svsm>,
     /// Meaning of an IGVM file's measured pages without data.
     pub zero_pages: ZeroPages,
     /// Whether a plain guest starts in firmware though its configuration names none: an IGVM file
     /// has the same memory on each platform.
     pub plain_firmware: bool,
+}
+
+/// An SVSM image that QEMU launches below OVMF.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Svsm {
+    /// The image.
+    pub file: PathBuf,
+    /// Bytes of OVMF's variables, which lie between the two images.
+    pub variables: u64,
 }
 
 impl Rules {

@@ -136,7 +136,8 @@ fn run_inspect(args: &InspectArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A platform's measurement; null for a platform that measures nothing.
+/// A platform's measurement; null for a platform that measures nothing, and for a file that KVM cannot
+/// launch.
 #[derive(Serialize)]
 struct Measured {
     measurement: Option<casemate_launch::Digest384>,
@@ -152,10 +153,13 @@ fn run_measure(args: &MeasureArgs) -> anyhow::Result<ExitCode> {
             .with_context(|| format!("could not measure {}", args.file.display()))?;
         platforms.push(Of::new(platform, measured));
     }
+    let refused = |of: &Of<Measured>| of.what.digests.as_ref().is_some_and(Digests::are_refused);
+    let refused = platforms.iter().any(refused);
+    let status = ExitCode::from(if refused { super::EXIT_BAD_INPUT } else { 0 });
     let mut out = super::output();
     if args.format == Format::Json {
         writeln!(out, "{}", serde_json::to_string_pretty(&platforms)?)?;
-        return Ok(ExitCode::SUCCESS);
+        return Ok(status);
     }
     for platform in &platforms {
         writeln!(out, "{}", platform.headline())?;
@@ -166,17 +170,14 @@ fn run_measure(args: &MeasureArgs) -> anyhow::Result<ExitCode> {
             writeln!(out, "  {name:16}  {value}")?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(status)
 }
 
 fn measure(file: &mut IgvmFile<Source>, platform: Platform) -> anyhow::Result<Measured> {
     Ok(match platform.kind {
         Some(PlatformKind::Snp) => {
             let found = measure_snp(file, Some(platform.mask), ZeroPages::Normal)?;
-            Measured {
-                measurement: Some(found.launch_digest()),
-                digests: Some(Digests::from(&found)),
-            }
+            Measured { measurement: found.kvm.clone().ok(), digests: Some(Digests::from(&found)) }
         }
         Some(PlatformKind::Tdx) => {
             Measured { measurement: Some(measure_tdx(file, Some(platform.mask))?), digests: None }

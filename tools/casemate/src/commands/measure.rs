@@ -11,6 +11,7 @@ pub(crate) mod guest;
 mod igvm_snp;
 mod output;
 mod search;
+mod search_igvm;
 mod snp;
 mod snp_guest;
 mod tdx;

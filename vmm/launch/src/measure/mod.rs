@@ -4,5 +4,6 @@
 pub mod diff;
 pub mod igvm;
 pub mod manifest;
+pub mod own;
 pub mod snp;
 pub mod tdx;

@@ -193,6 +193,26 @@ impl Profile {
     }
 }
 
+/// Flat segments of 4 GiB.
+const FLAT_DATA: Segment = segment(16, 0xc93, 0xffff_ffff, 0);
+
+/// A vCPU of a guest under an SVSM, which starts at `entry` in protected mode (COCONUT-SVSM's QEMU,
+/// `target/i386/sev.c`).
+#[must_use]
+pub fn svsm_vcpu(entry: u64, signature: CpuSignature) -> InitialVcpu {
+    InitialVcpu {
+        es: FLAT_DATA,
+        cs: segment(8, 0xc9b, 0xffff_ffff, 0),
+        ss: FLAT_DATA,
+        ds: FLAT_DATA,
+        fs: FLAT_DATA,
+        cr0: 0x11,
+        rip: entry,
+        rdx: signature.0.into(),
+        ..QEMU
+    }
+}
+
 /// A name that is no profile.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown launcher {0:?}; known are {known}", known = Profile::NAMES.join(", "))]

@@ -135,7 +135,8 @@ pub fn is_ours(image: &[u8]) -> bool {
 }
 
 /// Whether an image is the edition for development: only that one has the first line of its log.
-fn logs(image: &[u8]) -> bool {
+#[must_use]
+pub fn logs(image: &[u8]) -> bool {
     const WORD: &[u8] = b"an image for development";
     image.windows(WORD.len()).any(|bytes| bytes == WORD)
 }

@@ -10,6 +10,7 @@ pub mod linux;
 pub mod loader_window;
 pub mod ovmf;
 pub mod sev_metadata;
+pub mod svsm;
 pub mod tdvf;
 
 pub use guid::Guid;

@@ -93,14 +93,26 @@ pub fn snp_plan(image: &Arc<[u8]>, options: &SnpOptions) -> Result<LaunchPlan, O
             return Err(OvmfError::OverFirmware { section, offset, firmware: firmware.range });
         }
     }
-    let mut imports = vec![firmware];
-    imports.extend(section_imports(&metadata, options.profile, options.kernel.as_ref())?);
+    let (sections, vcpus) = after_firmware(&metadata, options)?;
     Ok(LaunchPlan {
-        imports,
-        vcpus: vcpus(metadata.ap_reset, options)?,
+        imports: [vec![firmware], sections].concat(),
+        vcpus,
         policy: Policy::Snp(options.policy.clone()),
         identity: options.identity.clone(),
     })
+}
+
+/// Everything that follows the firmware's own pages: the pages of its sections, and the vCPUs. With the
+/// digest after the firmware's pages it is all that the launch digest depends on.
+///
+/// # Errors
+/// The metadata does not fit the options.
+pub fn after_firmware(
+    metadata: &SevMetadata,
+    options: &SnpOptions,
+) -> Result<(Vec<Import>, Vec<InitialVcpu>), OvmfError> {
+    let sections = section_imports(metadata, options.profile, options.kernel.as_ref())?;
+    Ok((sections, vcpus(metadata.ap_reset, options)?))
 }
 
 /// The plan of a firmware image for a guest whose memory is not encrypted: the image, and a vCPU at
@@ -119,19 +131,29 @@ pub fn plain_plan(image: &Arc<[u8]>) -> Result<LaunchPlan, OvmfError> {
 
 /// The image, so that it ends at 4 GiB.
 pub(crate) fn firmware_import(image: &Arc<[u8]>) -> Result<Import, OvmfError> {
+    image_import(image, FIRMWARE_END, FIRMWARE_TAG)?.ok_or(OvmfError::Size(image.len()))
+}
+
+/// The image, so that it ends at `end`; `None` if it does not fit below.
+pub(crate) fn image_import(
+    image: &Arc<[u8]>,
+    end: u64,
+    tag: &'static str,
+) -> Result<Option<Import>, OvmfError> {
     let size = image.len() as u64;
     if size == 0 {
         return Err(OvmfError::Empty);
     }
-    if !size.is_multiple_of(PAGE_SIZE) || size >= FIRMWARE_END {
+    if !size.is_multiple_of(PAGE_SIZE) {
         return Err(OvmfError::Size(image.len()));
     }
-    Ok(Import {
-        range: GpaRange::from_bytes(Gpa(FIRMWARE_END - size), size)?,
+    let Some(start) = end.checked_sub(size).filter(|start| *start > 0) else { return Ok(None) };
+    Ok(Some(Import {
+        range: GpaRange::from_bytes(Gpa(start), size)?,
         kind: PageKind::Normal,
         contents: Contents::Bytes(Arc::clone(image).into()),
-        tag: FIRMWARE_TAG,
-    })
+        tag,
+    }))
 }
 
 /// What the sections become, in the order in which this VMM gives them to the firmware.

@@ -72,6 +72,18 @@ impl SectionType {
             _ => None,
         }
     }
+
+    /// The number of the type in an entry.
+    #[must_use]
+    pub const fn code(self) -> u32 {
+        match self {
+            Self::SecMem => 1,
+            Self::Secrets => 2,
+            Self::Cpuid => 3,
+            Self::SvsmCallingArea => 4,
+            Self::KernelHashes => 0x10,
+        }
+    }
 }
 
 /// One section.
@@ -170,8 +182,19 @@ impl SevMetadata {
     }
 }
 
+impl SevMetadata {
+    /// Makes the metadata of sections, each as address, size and type, in the order of the table.
+    /// The offsets of errors count these sections from 0.
+    ///
+    /// # Errors
+    /// As for [`Self::parse`].
+    pub fn of_sections(sections: impl Iterator<Item = [u32; 3]>) -> Result<Self, SevMetadataError> {
+        Ok(Self { sections: checked(sections.zip(0..))?, ap_reset: None, hash_table: None })
+    }
+}
+
 /// The data of an entry, which has exactly this type's size.
-fn entry<'a, T: FromBytes + KnownLayout + Immutable + Unaligned>(
+pub(super) fn entry<'a, T: FromBytes + KnownLayout + Immutable + Unaligned>(
     table: &GuidTable<'a>,
     guid: Guid,
 ) -> Result<Option<&'a T>, SevMetadataError> {
@@ -209,12 +232,20 @@ fn sections(image: &[u8], from_end: u32) -> Result<Vec<SevSection>, SevMetadataE
         let available = available.len();
         return Err(SevMetadataError::Length { offset, length, sections: count, available });
     };
-    let mut pages = 0;
     let first = offset + size_of::<Header>();
     let offsets = (first..).step_by(size_of::<Section>());
-    let sections = entries.iter().zip(offsets);
-    let sections: Vec<_> = sections
-        .map(|(entry, offset)| section(entry, offset, &mut pages))
+    let values =
+        entries.iter().map(|entry| [entry.gpa.get(), entry.size.get(), entry.section_type.get()]);
+    checked(values.zip(offsets))
+}
+
+/// Checks sections, each as address, size and type with the place of its entry.
+fn checked(
+    entries: impl Iterator<Item = ([u32; 3], usize)>,
+) -> Result<Vec<SevSection>, SevMetadataError> {
+    let mut pages = 0;
+    let sections: Vec<_> = entries
+        .map(|(values, offset)| section(values, offset, &mut pages))
         .collect::<Result<_, _>>()?;
     disjoint(&sections).map(|()| sections)
 }
@@ -238,14 +269,13 @@ fn disjoint(sections: &[SevSection]) -> Result<(), SevMetadataError> {
 
 /// Checks one section; `pages` counts those of all sections so far.
 fn section(
-    entry: &Section,
+    [gpa, size, section_type]: [u32; 3],
     offset: usize,
     pages: &mut u64,
 ) -> Result<SevSection, SevMetadataError> {
-    let section_type = SectionType::new(entry.section_type.get()).ok_or_else(|| {
-        SevMetadataError::SectionType { offset, section_type: entry.section_type.get() }
-    })?;
-    let range = GpaRange::from_bytes(Gpa(entry.gpa.get().into()), entry.size.get().into())
+    let section_type = SectionType::new(section_type)
+        .ok_or(SevMetadataError::SectionType { offset, section_type })?;
+    let range = GpaRange::from_bytes(Gpa(gpa.into()), size.into())
         .map_err(|source| SevMetadataError::Unaligned { offset, source })?;
     // What QEMU does with more than one, and what calculators do, differs.
     let single = matches!(section_type, SectionType::Secrets | SectionType::Cpuid);

@@ -79,6 +79,11 @@ impl From<&SnpMeasurement> for Digests {
 }
 
 impl Digests {
+    /// Whether KVM cannot launch the file.
+    pub(crate) const fn are_refused(&self) -> bool {
+        self.kvm_refuses.is_some()
+    }
+
     /// The lines of the table.
     pub(crate) fn rows(&self) -> Vec<Row> {
         let mut rows = Vec::new();
@@ -143,5 +148,9 @@ pub(super) fn measured(
     rows.push(("mask", report.assumptions.compatibility_mask.clone()));
     rows.push(("zero pages", report.assumptions.zero_pages.to_owned()));
     rows.extend([ORDER_RULE, KVM_RULE].map(|rule| ("assuming that", rule.to_owned())));
-    report.measured(rows, move || Ok(manifest(&mut file, platform, zero_pages)?))
+    let measured = report.measured(rows, move || Ok(manifest(&mut file, platform, zero_pages)?))?;
+    Ok(match found.kvm {
+        Ok(_) => measured,
+        Err(why) => measured.refused(format!("{}: KVM cannot launch it: {why}", path.display())),
+    })
 }

@@ -53,6 +53,8 @@ pub(super) type Row = (&'static str, String);
 /// A result in all the ways in which it may be printed.
 pub(super) struct Measured {
     pub(super) measurement: Digest384,
+    /// Reason why no host launches the guest, so that its measurement is nobody's.
+    refusal: Option<String>,
     json: Value,
     rows: Vec<Row>,
     /// Hazards of the measured command line.
@@ -70,6 +72,7 @@ impl<Details: Serialize, Assumptions: Serialize> Report<Details, Assumptions> {
     ) -> anyhow::Result<Measured> {
         Ok(Measured {
             measurement: self.measurement,
+            refusal: None,
             json: serde_json::to_value(self)?,
             rows,
             cautions: Vec::new(),
@@ -84,6 +87,13 @@ impl Measured {
         let value: String = value.iter().map(|byte| format!("{byte:02x}")).collect();
         self.json[name] = json!(value);
         self.rows.insert(0, (name, value));
+        self
+    }
+
+    /// Without a measurement: no host launches the guest, for this reason.
+    pub(super) fn refused(mut self, reason: String) -> Self {
+        self.json["measurement"] = Value::Null;
+        self.refusal = Some(reason);
         self
     }
 
@@ -107,10 +117,16 @@ impl Output {
     pub(super) fn print(&self, measured: Measured) -> anyhow::Result<ExitCode> {
         warn(&measured.cautions);
         let mut out = output();
-        match self.format {
-            Format::Hex => writeln!(out, "{}", measured.measurement)?,
-            Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&measured.json)?)?,
-            Format::Table => write!(out, "{}", table(&measured))?,
+        match (self.format, &measured.refusal) {
+            (Format::Hex, Some(reason)) => bail!("{reason}"),
+            (Format::Hex, None) => writeln!(out, "{}", measured.measurement)?,
+            (Format::Json, _) => {
+                writeln!(out, "{}", serde_json::to_string_pretty(&measured.json)?)?;
+            }
+            (Format::Table, _) => write!(out, "{}", table(&measured))?,
+        }
+        if measured.refusal.is_some() {
+            return Ok(ExitCode::from(EXIT_BAD_INPUT));
         }
         self.write_manifest(measured)?;
         Ok(ExitCode::SUCCESS)
@@ -176,7 +192,9 @@ fn warn(cautions: &[Caution]) {
 }
 
 fn table(measured: &Measured) -> String {
-    let measurement = [("measurement", measured.measurement.to_string())];
+    let digest = measured.measurement.to_string();
+    let none = measured.refusal.as_ref().map(|_| "none".to_owned());
+    let measurement = [("measurement", none.unwrap_or(digest))];
     let rows = measurement.iter().chain(&measured.rows);
     rows.map(|(name, value)| format!("{name:16}  {value}\n")).collect()
 }

@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use casemate_config::{ByteSize, GuestConfig};
+use casemate_launch::firmware;
 use casemate_launch::kernel_hashes::KernelHashes;
+use casemate_launch::measure::own;
+use casemate_launch::rules::Profile;
 use casemate_launch::snp::search::{Explanation, Inputs, search};
 use casemate_launch::tdx::{self, PageOrder};
 use casemate_launch::{Digest384, PlatformKind};
@@ -20,21 +23,30 @@ use casemate_verify::{Claims, MAX_INPUT, TdxPolicy, Timestamp};
 use serde_json::{Value, json};
 
 use super::output::Format;
+use super::search_igvm;
 use crate::commands::{MAX_FIRMWARE, MAX_PAYLOAD, output, read, read_optional};
 
 /// The most vCPUs that are tried: more than guests have, and less than a second's work.
 const MOST_VCPUS: u32 = 512;
+/// The most vCPUs of a guest of Casemate's.
+const MOST_OWN_VCPUS: u32 = 255;
 
 const EXIT_UNEXPLAINED: u8 = 1;
 
 /// What the guest is thought to have been launched with.
 #[derive(clap::Args)]
 pub(super) struct Known {
-    /// Firmware of the guest, for --search
+    /// Firmware of the guest, for --search [default: Casemate's own]
     #[arg(long, value_name = "FILE", requires = "search")]
     firmware: Option<PathBuf>,
+    /// IGVM file of the guest, for --search
+    #[arg(long, value_name = "FILE", requires = "search", conflicts_with_all = ["firmware", "kernel"])]
+    igvm: Option<PathBuf>,
+    /// Memory of a guest of Casemate's firmware, for --search [default: usual sizes]
+    #[arg(long, value_name = "SIZE", requires = "search")]
+    memory: Option<ByteSize>,
     /// Kernel of the guest, for --search
-    #[arg(long, value_name = "FILE", requires = "firmware")]
+    #[arg(long, value_name = "FILE", requires = "search")]
     kernel: Option<PathBuf>,
     /// Initial RAM disk of the guest, for --search
     #[arg(long, value_name = "FILE", requires = "kernel")]
@@ -52,30 +64,120 @@ pub(super) struct Known {
 
 /// Says which guest explains a report. Exit status 0: one does, 1: none that was tried.
 pub(super) fn run(report: &Path, known: &Known, format: Format) -> anyhow::Result<ExitCode> {
-    let firmware = known.firmware.as_deref().context(
-        "--search needs the files of the launch: pass --firmware, and --kernel, --initrd and --cmdline \
-         for a direct kernel boot",
-    )?;
-    let image: Arc<[u8]> = read("firmware", firmware, MAX_FIRMWARE)?.into();
-    let failed = || format!("{} cannot be measured", firmware.display());
-    let bytes = read("report", report, MAX_INPUT)?;
-    let (measurement, found) = if bytes.len() == REPORT_LEN {
-        let report = Report::parse(&bytes)
-            .with_context(|| format!("{} is not an attestation report", report.display()))?;
-        let measurement = Digest384(report.measurement);
-        (measurement, search_snp(measurement, &image, known).with_context(failed)?)
-    } else {
-        let measurement = mrtd_of(&bytes).with_context(|| {
-            format!("{} is neither an SEV-SNP report nor a TDX quote", report.display())
-        })?;
-        (measurement, search_tdx(measurement, firmware).with_context(failed)?)
+    let (platform, measurement) = measurement_of(report)?;
+    let found = match (&known.igvm, &known.firmware, &known.kernel) {
+        (Some(file), ..) => search_igvm::search(platform, measurement, file)
+            .with_context(|| format!("{} cannot be measured", file.display()))?,
+        (_, Some(file), _) => search_firmware(platform, measurement, file, known)
+            .with_context(|| format!("{} cannot be measured", file.display()))?,
+        (_, None, Some(_)) => search_own(platform, measurement, known)?,
+        (_, None, None) => bail!(
+            "--search needs the files of the launch: pass --igvm, or pass --firmware, and --kernel, \
+             --initrd and --cmdline for a direct kernel boot"
+        ),
     };
     print(measurement, found.as_ref(), format)?;
     Ok(if found.is_some() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNEXPLAINED) })
 }
 
 /// The explanation as words and as JSON.
-type Found = (Vec<String>, Value);
+pub(super) type Found = (Vec<String>, Value);
+
+/// The measurement of a report or a quote. Nothing of it is verified here.
+fn measurement_of(report: &Path) -> anyhow::Result<(PlatformKind, Digest384)> {
+    let bytes = read("report", report, MAX_INPUT)?;
+    if bytes.len() == REPORT_LEN {
+        let report = Report::parse(&bytes)
+            .with_context(|| format!("{} is not an attestation report", report.display()))?;
+        return Ok((PlatformKind::Snp, Digest384(report.measurement)));
+    }
+    let measurement = mrtd_of(&bytes).with_context(|| {
+        format!("{} is neither an SEV-SNP report nor a TDX quote", report.display())
+    })?;
+    Ok((PlatformKind::Tdx, measurement))
+}
+
+/// Guests of a firmware image.
+fn search_firmware(
+    platform: PlatformKind,
+    measurement: Digest384,
+    file: &Path,
+    known: &Known,
+) -> anyhow::Result<Option<Found>> {
+    let image: Arc<[u8]> = read("firmware", file, MAX_FIRMWARE)?.into();
+    if firmware::is_ours(&image) {
+        return search_own_image(platform, measurement, &image, known);
+    }
+    match platform {
+        PlatformKind::Tdx => search_tdx(measurement, file),
+        PlatformKind::Snp | PlatformKind::Plain => search_snp(measurement, &image, known),
+    }
+}
+
+/// Guests of the firmware in this program, of both editions.
+fn search_own(
+    platform: PlatformKind,
+    measurement: Digest384,
+    known: &Known,
+) -> anyhow::Result<Option<Found>> {
+    for logs in [false, true] {
+        let image = casemate_firmware_image::image(logs);
+        let found = search_own_image(platform, measurement, image, known)?;
+        if found.is_some() {
+            return Ok(found);
+        }
+    }
+    Ok(None)
+}
+
+/// Guests of an image of Casemate's firmware.
+fn search_own_image(
+    platform: PlatformKind,
+    measurement: Digest384,
+    image: &[u8],
+    known: &Known,
+) -> anyhow::Result<Option<Found>> {
+    let kernels = kernels(known)?;
+    let memory = known.memory.map_or_else(usual_memory, |ByteSize(bytes)| vec![bytes]);
+    let inputs = own::Inputs {
+        image,
+        logs: firmware::logs(image),
+        kernels: &kernels,
+        memory: &memory,
+        most_vcpus: MOST_OWN_VCPUS,
+    };
+    let found = own::search(measurement, platform, &inputs)?;
+    Ok(found.map(|found| own_words(&found)))
+}
+
+/// 512 MiB, and each power of two up to 256 GiB.
+fn usual_memory() -> Vec<u64> {
+    (29..=38).map(|shift| 1 << shift).collect()
+}
+
+fn own_words(found: &own::Explanation) -> Found {
+    let accept = if found.accept_all { "eager" } else { "lazy" };
+    let memory = ByteSize(found.memory).to_string().replace('"', "");
+    let mut words = vec![
+        "Casemate's own firmware".to_owned(),
+        format!("{} vCPUs", found.vcpus),
+        format!("memory of {memory}"),
+        format!("accept_memory = {accept:?}"),
+        format!("a kernel {}", found.kernel),
+    ];
+    if found.log {
+        words.push("the edition that logs (firmware_log = true)".to_owned());
+    }
+    let json = json!({
+        "vmm": Profile::Casemate.name(),
+        "vcpus": found.vcpus,
+        "memory": found.memory,
+        "accept_memory": accept,
+        "firmware_log": found.log,
+        "kernel": found.kernel,
+    });
+    (words, json)
+}
 
 fn search_snp(
     measurement: Digest384,

@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use casemate_config::{ByteSize, GuestConfig, Snp, VcpuType};
 use casemate_launch::profile::Profile;
 use casemate_launch::snp::CpuSignature;
-use casemate_plan::Rules;
+use casemate_plan::{Rules, Svsm};
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 
 use super::igvm_snp;
@@ -24,6 +24,20 @@ pub(crate) struct Args {
     /// OVMF image, or OVMF_CODE [default with --vmm casemate: the built-in firmware]
     #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
+    /// Published digest of the firmware instead of its image: the JSON report of another guest
+    ///
+    /// With it the guest is measured without the firmware file. The report is that of `casemate measure
+    /// snp --firmware FILE --format json`, of any number of vCPUs and any kernel; dstack's names of the
+    /// same values are read, too.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["firmware", "igvm", "memory"])]
+    firmware_digest: Option<PathBuf>,
+    /// SVSM image that QEMU launches below the firmware
+    #[arg(long, value_name = "FILE", requires_all = ["firmware", "variables_size"],
+          conflicts_with_all = ["igvm", "kernel"])]
+    svsm: Option<PathBuf>,
+    /// Size of the firmware's variables, which lie between it and the SVSM
+    #[arg(long, alias = "vars-size", value_name = "SIZE", requires = "svsm")]
+    variables_size: Option<ByteSize>,
     #[command(flatten)]
     igvm: igvm_snp::IgvmArgs,
     /// Number of vCPUs
@@ -101,7 +115,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return args.output.print(igvm_snp::measured(&args.igvm, path, args.vmm)?);
     }
     let Some(vcpus) = args.vcpus else { bail!("either --vcpus or --igvm is needed") };
-    if args.firmware.is_none() && args.vmm != Profile::Casemate {
+    let digest = args.firmware_digest.as_deref();
+    if args.firmware.is_none() && digest.is_none() && args.vmm != Profile::Casemate {
         bail!("--firmware is needed; only --vmm casemate has a firmware of its own");
     }
     args.own.is_for(args.vmm == Profile::Casemate)?;
@@ -116,10 +131,16 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         ..args.own.config()
     };
     let (launcher, vmsa_features) = (Some(args.vmm), Some(args.guest_features));
-    let rules = Rules { launcher, vmsa_features, ..Rules::default() };
-    let name = firmware_name(&config);
+    let svsm = args.svsm.clone().zip(args.variables_size);
+    let svsm = svsm.map(|(file, ByteSize(variables))| Svsm { file, variables });
+    let rules = Rules { launcher, vmsa_features, svsm, ..Rules::default() };
+    let name = digest.map_or_else(|| firmware_name(&config), |file| file.display().to_string());
     let guest = SnpGuest { config, rules };
-    let measured = guest.measured().with_context(|| format!("{name} cannot be measured"))?;
+    let measured = match digest {
+        Some(file) => guest.resumed(file),
+        None => guest.measured(),
+    };
+    let measured = measured.with_context(|| format!("{name} cannot be measured"))?;
     args.output.print(match &args.cmdline {
         Some(line) => measured.with_line(line, false),
         None => measured,

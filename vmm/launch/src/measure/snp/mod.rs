@@ -5,6 +5,7 @@
 //! After the pages, each vCPU's VMSA page is folded in the same way.
 
 mod digest;
+mod firmware_digest;
 pub mod id_block;
 mod manifest;
 mod pages;
@@ -13,6 +14,7 @@ pub mod search;
 pub use crate::plan::{VMSA_GPA, VmsaPage, registers};
 pub use crate::rules::{CpuSignature, CpuSignatureError};
 pub use digest::{LaunchDigest, PageType};
+pub use firmware_digest::{FirmwareDigest, FirmwareDigestError};
 pub use manifest::manifest;
 
 use crate::{Digest384, LaunchPlan, PlatformKind, Policy, SnpPolicy};
