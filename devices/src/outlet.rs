@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
@@ -27,7 +27,10 @@ const PIECE: usize = 4096;
 pub struct Outlet(Arc<Handle>);
 
 /// Ends the thread with the last clone of the outlet.
-struct Handle(Arc<Shared>);
+struct Handle {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
 
 struct Shared {
     state: Mutex<State>,
@@ -60,8 +63,9 @@ impl Outlet {
     pub fn new(name: &str, file: File) -> io::Result<Self> {
         let shared = Shared::new(State::default())?;
         let writer = Arc::clone(&shared);
-        thread::Builder::new().name(name.to_owned()).spawn(move || writer.write_out(&file))?;
-        Ok(Self(Arc::new(Handle(shared))))
+        let thread =
+            thread::Builder::new().name(name.to_owned()).spawn(move || writer.write_out(&file))?;
+        Ok(Self(Arc::new(Handle { shared, thread: Some(thread) })))
     }
 
     /// Bytes go nowhere.
@@ -70,11 +74,11 @@ impl Outlet {
     /// If the process has no more file descriptors.
     pub fn sink() -> io::Result<Self> {
         let shared = Shared::new(State { broken: true, ..State::default() })?;
-        Ok(Self(Arc::new(Handle(shared))))
+        Ok(Self(Arc::new(Handle { shared, thread: None })))
     }
 
     fn shared(&self) -> &Shared {
-        &self.0.0
+        &self.0.shared
     }
 
     /// Takes as many of `bytes` as there is room for. Who is refused some can wait for
@@ -155,8 +159,17 @@ impl Outlet {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.0.lock().closed = true;
-        self.0.changed.notify_all();
+        let mut state = self.shared.lock();
+        state.closed = true;
+        self.shared.changed.notify_all();
+        // A thread that still has something to write may be held by its file: it is not waited for,
+        // and ends when it has written that.
+        let is_idle = state.pending.is_empty() && state.in_flight == 0;
+        drop(state);
+        if let Some(thread) = self.thread.take().filter(|_| is_idle) {
+            // A panic of the thread has been reported by its own hook.
+            drop(thread.join());
+        }
     }
 }
 
@@ -346,6 +359,28 @@ mod tests {
             assert_eq!(outlet.flush(LONG, LONG), 0);
         }
         assert_eq!(outlet.lost(), (0, None));
+    }
+
+    #[test]
+    fn idle_outlet_leaves_no_thread_and_a_busy_one_is_not_waited_for() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let idle = outlet(writer);
+        idle.say(b"text");
+        assert_eq!(idle.flush(LONG, LONG), 0);
+        // The thread has a share of it.
+        let shared = Arc::downgrade(&idle.0.shared);
+        drop(idle);
+        assert!(shared.upgrade().is_none());
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "text");
+        // A pipe that nobody reads.
+        let (_reader, writer) = io::pipe().unwrap();
+        let busy = outlet(writer);
+        assert_eq!(busy.offer(&vec![0; CAPACITY]), CAPACITY);
+        let shared = Arc::downgrade(&busy.0.shared);
+        drop(busy);
+        assert!(shared.upgrade().is_some());
     }
 
     #[test]

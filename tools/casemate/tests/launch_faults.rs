@@ -7,8 +7,6 @@
 mod golden;
 
 use std::fs;
-use std::thread;
-use std::time::Duration;
 
 use casemate_kvm::error::{SeamcallStatus, SevStatus};
 use casemate_kvm::trace::{Event, Interposer, Reply};
@@ -76,53 +74,23 @@ fn statuses(command: &str) -> Vec<u64> {
     }
 }
 
-/// Bytes of a thread's stack (`std::thread`).
-const STACK: u64 = 2 << 20;
-
 /// What a process holds: its open files, and the bytes of its address space without the heap.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Held {
     files: usize,
     bytes: u64,
 }
 
 impl Held {
-    /// The resources once the threads of the last guest have ended: devices' threads are not waited for.
-    fn settled() -> Self {
-        let threads = || fs::read_dir("/proc/self/task").unwrap().count();
-        // The harness has one thread, this test the other.
-        let left = (0..1000).find(|_| {
-            let alone = threads() <= 2;
-            if !alone {
-                thread::sleep(Duration::from_millis(10));
-            }
-            alone
-        });
-        assert!(left.is_some(), "{} threads are left", threads() - 2);
-        Self::now()
-    }
-
     fn now() -> Self {
         let maps = fs::read_to_string("/proc/self/maps").unwrap();
         let size = |line: &str| {
             let (from, to) = line.split_whitespace().next()?.split_once('-')?;
             Some(u64::from_str_radix(to, 16).ok()? - u64::from_str_radix(from, 16).ok()?)
         };
-        // Address space without memory, and stacks that the C library keeps for the next thread: their
-        // number is that of the threads that there were at a time.
-        let is_memory = |line: &&str| {
-            !line.contains(" ---p ") && !line.ends_with("[heap]") && size(line) != Some(STACK)
-        };
+        let others = maps.lines().filter(|line| !line.ends_with("[heap]"));
         let files = fs::read_dir("/proc/self/fd").unwrap().count();
-        Self { files, bytes: maps.lines().filter(is_memory).filter_map(size).sum() }
-    }
-
-    /// Fails if these resources are more than those of before some hundred failures.
-    fn check(&self, before: &Self, name: &str) {
-        // Less than a page for each failure; the allocator's arenas of threads vary by that.
-        const SLACK: u64 = 1 << 20;
-        let is_no_more = self.files <= before.files && self.bytes <= before.bytes + SLACK;
-        assert!(is_no_more, "{name}: {self:?} after {before:?}");
+        Self { files, bytes: others.filter_map(size).sum() }
     }
 }
 
@@ -172,7 +140,7 @@ fn each_failure_of_each_command_is_named_and_leaves_nothing() {
     for (name, guest, recorded) in &guests {
         launch(guest, Interposer::replaying(recorded.clone())).0.expect(name);
     }
-    let before = Held::settled();
+    let before = Held::now();
     let mut failures = 0;
     for (name, guest, recorded) in &guests {
         for at in 0..recorded.len() {
@@ -193,11 +161,11 @@ fn each_failure_of_each_command_is_named_and_leaves_nothing() {
                 failures += 1;
             }
         }
-        Held::settled().check(&before, name);
+        assert_eq!(Held::now(), before, "{name}");
     }
     assert!(failures > 1_000, "{failures}");
     others(&guests[0].1, &guests[0].2);
-    Held::settled().check(&before, "others");
+    assert_eq!(Held::now(), before);
 }
 
 /// Failures that do not end a launch: what passes is asked again, and what the host need not know is not

@@ -63,7 +63,6 @@ done
 if grep -q again /proc/cmdline && ! grep -q written /dev/vda; then
 	echo written by the guest | dd of=/dev/vda bs=512 conv=sync,notrunc 2>/dev/null
 	sync
-	sleep 1
 	reboot -f
 fi
 if [ -b /dev/vda ]; then
@@ -84,8 +83,6 @@ if [ -e /echo ]; then
 	echo TO-HOST $(/echo connect vsock 6000 from-the-guest-END)
 	/echo listen vsock 5000
 fi
-# What the terminal still has to send is lost with the power.
-sleep 1
 ";
 
 const MODULES: &[&str] = &["configfs", "virtio_pci", "virtio_blk", "pvpanic-mmio"];
