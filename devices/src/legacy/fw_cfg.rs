@@ -229,7 +229,7 @@ mod tests {
     /// A device with a kernel and a file; of its four pages of memory the second is shared.
     fn device() -> (FwCfg, Arc<DeviceMemory>) {
         let backend = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x4000)]).unwrap();
-        let memory = IommuMemory::new(backend, SharedPages::default(), true, ());
+        let memory = IommuMemory::new(backend, SharedPages::new(GuestAddress(0x4000)), true, ());
         memory.iommu().share(GuestAddress(SHARED), 0x1000).unwrap();
         let memory = Arc::new(memory);
         let mut items = Items::default();

@@ -1,12 +1,14 @@
 //! Descriptor chains, checked before a device sees them.
 
+use std::ops::Deref;
+
 use vm_memory::{
     Bytes, GuestAddress, GuestMemory, Permissions, VolatileMemory, VolatileMemoryError,
     VolatileSlice,
 };
 
 use super::fault::{FaultReason, QueueFault};
-use crate::memory::{DeviceMemory, Quick as _};
+use crate::memory::{DeviceMemory, Loan, Quick as _};
 
 /// Flags of a descriptor (VIRTIO 1.2, section 2.7.5).
 const NEXT: u16 = 1;
@@ -126,6 +128,24 @@ impl Chain {
             done += len;
         }
         if done == data.len() { Ok(()) } else { Err(self.short()) }
+    }
+
+    /// Lends the kernel the buffers that the device may read, or write: for calls on
+    /// [`Chain::for_each_readable`]'s pieces once that has returned.
+    ///
+    /// # Errors
+    /// If the guest took the pages back.
+    pub fn lend<M>(&self, memory: M, writable: bool) -> Result<Loan<M>, QueueFault>
+    where
+        M: Deref<Target = DeviceMemory>,
+    {
+        let buffers = if writable { self.writable() } else { self.readable() };
+        let pieces = buffers.iter().map(|buffer| (buffer.address, buffer.len as usize));
+        let taken_back = || match buffers.first() {
+            Some(buffer) => self.fault(*buffer),
+            None => self.short(),
+        };
+        Loan::of(memory, pieces).ok_or_else(taken_back)
     }
 
     /// Calls `each` with the host's view of every readable piece, from byte `offset` on, `len` bytes

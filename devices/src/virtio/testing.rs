@@ -17,7 +17,8 @@ pub(crate) const RING_FEATURES: u64 = 1 << 28 | 1 << 29 | 1 << 32;
 /// Guest memory of a test: 16 MiB from 0 on, all shared.
 pub(crate) fn memory() -> Arc<DeviceMemory> {
     let backend = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 16 << 20)]).unwrap();
-    let memory: DeviceMemory = IommuMemory::new(backend, SharedPages::default(), true, ());
+    let memory: DeviceMemory =
+        IommuMemory::new(backend, SharedPages::new(GuestAddress(16 << 20)), true, ());
     memory.iommu().share(GuestAddress(0), 16 << 20).unwrap();
     Arc::new(memory)
 }

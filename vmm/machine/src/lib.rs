@@ -17,10 +17,11 @@ mod prefault;
 mod quiet;
 pub mod quote_service;
 mod ram;
-mod shared;
 mod teardown;
+mod turns;
 mod vcpu;
 
+pub use casemate_devices::memory::SharedMemory;
 pub use casemate_devices::outlet::Outlet;
 pub use devices::ConsolePorts;
 pub use guest::Guest;
@@ -29,5 +30,4 @@ pub use limits::LimitError;
 pub use machine::{Control, Ended, Machine, Watcher};
 pub use outcome::Outcome;
 pub use ram::{GuestRam, RamError};
-pub use shared::SharedMemory;
 pub use vcpu::Exit;

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use casemate_devices::bus::{Bus, BusDevice};
 use casemate_devices::interrupt::Line;
@@ -10,6 +10,7 @@ use casemate_devices::legacy::fw_cfg::FwCfg;
 use casemate_devices::legacy::{
     AcpiPower, Clock, ExitPort, KeyboardReset, PanicPort, PmRegisters, Serial, SerialInput,
 };
+use casemate_devices::memory::{SharedMemory, SharedPages};
 use casemate_devices::outlet::Outlet;
 use casemate_devices::pci::{ConfigPorts, Ecam, MmioWindow, PciRoot};
 use casemate_devices::virtio::balloon::BalloonHandle;
@@ -30,7 +31,6 @@ use crate::outcome::{End, Outcome};
 use crate::platform::Platform;
 use crate::quiet::Quiet;
 use crate::ram::GuestRam;
-use crate::shared::{Ledger, SharedMemory};
 use crate::teardown::{self, Tasks};
 use crate::vcpu::{Surroundings, Threads};
 use casemate_plan::board::{ECAM, IO_APIC, IO_APIC_SIZE, PCI_WINDOW, gsi, port, power};
@@ -80,7 +80,7 @@ pub struct Control {
     console: Option<ConsoleHandle>,
     exits: Arc<AtomicU64>,
     /// Of a confidential guest.
-    ledger: Option<Arc<Mutex<Ledger>>>,
+    shared: Option<Arc<SharedPages>>,
 }
 
 impl Control {
@@ -124,8 +124,7 @@ impl Control {
     /// How much memory a confidential guest shares with the host.
     #[must_use]
     pub fn shared(&self) -> Option<SharedMemory> {
-        let ledger = self.ledger.as_ref()?;
-        Some(ledger.lock().unwrap_or_else(PoisonError::into_inner).memory())
+        self.shared.as_ref().map(|shared| shared.memory())
     }
 }
 
@@ -177,8 +176,8 @@ impl Machine {
         }
         let power_button = Arc::new(buses.pin(gsi::EVENTS));
         let exits = Arc::default();
-        let ledger = launched.platform.confidential().then(|| launched.ram.ledger().clone());
-        let control = Control { end, power_button, serial, balloon, console, exits, ledger };
+        let shared = launched.platform.confidential().then(|| launched.ram.shared().clone());
+        let control = Control { end, power_button, serial, balloon, console, exits, shared };
         let mut prefault = launched.ram.lowest_private(guest.config.prefaulted());
         if launched.platform.confidential() {
             // What the firmware reads of the host.

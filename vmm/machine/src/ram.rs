@@ -3,18 +3,21 @@
 #![allow(unsafe_code, reason = "a memory slot is an address of ours that the guest writes to")]
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use casemate_devices::memory::{DeviceMemory, SharedPages};
+use casemate_devices::memory::{self, DeviceMemory, Excess, Halves, SharedPages};
 use casemate_devices::virtio::balloon::Discard;
 use casemate_kvm::KernelError;
 use casemate_kvm::memory::{GuestMemfd, MemorySlot, PAGE_SIZE, set_memory_slot, set_private};
 use casemate_launch::{Contents, Gpa, GpaError, GpaRange, Import, LaunchPlan, PageKind};
 use kvm_ioctls::VmFd;
 use vm_memory::guest_memory::GuestMemoryBackend as _;
-use vm_memory::{Bytes as _, GuestAddress, GuestMemoryError, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{
+    Address as _, Bytes as _, GuestAddress, GuestMemoryError, GuestMemoryMmap, GuestRegionMmap,
+};
 
-use crate::shared::Ledger;
+use crate::turns::Turns;
 use casemate_plan::Board;
 
 /// Why guest memory could not be made or filled.
@@ -61,9 +64,6 @@ pub enum RamError {
         /// Which page.
         gpa: u64,
     },
-    /// The map of shared pages refused.
-    #[error("could not tell devices of a conversion")]
-    Devices(#[source] vm_memory::iommu::Error),
     /// The shared half stays.
     #[error("could not give the shared pages of {range} back")]
     Discard {
@@ -88,16 +88,15 @@ pub enum RamError {
 /// needed, so that the host gives pages only then. Clones are handles to the same memory.
 ///
 /// A page of a confidential guest has two halves: a private one, which only the guest can use, and a
-/// shared one. Exactly one of them is in use; one function, `convert`, changes which.
+/// shared one. Exactly one of them is in use; one function, `convert`, changes which. Conversions of
+/// different pages run beside each other: see [`casemate_devices::memory`].
 #[derive(Clone)]
 pub struct GuestRam {
     memory: Arc<DeviceMemory>,
     regions: Arc<[Region]>,
     /// The private halves of the regions that have one, once the VM is there.
     private: Arc<OnceLock<Vec<(GpaRange, GuestMemfd)>>>,
-    /// Held while a range changes its half, so that attribute, storage, map and account change
-    /// together.
-    ledger: Arc<Mutex<Ledger>>,
+    turns: Arc<Mutex<Turns>>,
 }
 
 /// A part of guest memory with a slot of its own.
@@ -125,25 +124,26 @@ impl GuestRam {
         if !confidential {
             backend.iter().for_each(want_huge_pages);
         }
-        let memory = DeviceMemory::new(backend, SharedPages::default(), confidential, ());
+        let end = if confidential { backend.last_addr().unchecked_add(1) } else { GuestAddress(0) };
+        let memory = DeviceMemory::new(backend, SharedPages::new(end), confidential, ());
         Ok(Self {
             memory: Arc::new(memory),
             regions: regions.into(),
             private: Arc::default(),
-            ledger: Arc::default(),
+            turns: Arc::default(),
         })
     }
 
     /// Lets the guest share no more than `limit` bytes with the host.
     #[must_use]
-    pub(crate) fn sharing_at_most(mut self, limit: Option<u64>) -> Self {
-        self.ledger = Arc::new(Mutex::new(Ledger::new(limit)));
+    pub(crate) fn sharing_at_most(self, limit: Option<u64>) -> Self {
+        self.memory.iommu().set_limit(limit);
         self
     }
 
-    /// The account of what the guest shares with the host; keeps no memory.
-    pub(crate) const fn ledger(&self) -> &Arc<Mutex<Ledger>> {
-        &self.ledger
+    /// The map and the account of what the guest shares with the host; keeps no memory.
+    pub(crate) fn shared(&self) -> &Arc<SharedPages> {
+        self.memory.iommu()
     }
 
     /// Guest memory as devices see it.
@@ -203,7 +203,6 @@ impl GuestRam {
     ) -> Result<(), RamError> {
         let range = GpaRange::from_bytes(Gpa(gpa), size).map_err(RamError::Range)?;
         let halves = self.private.get().map(Vec::as_slice).unwrap_or_default();
-        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let parts: Vec<_> = halves
             .iter()
             .filter_map(|(all, half)| Some((common(*all, range)?, all.start(), half)))
@@ -212,31 +211,17 @@ impl GuestRam {
         if private && covered != range.len() {
             return Err(RamError::NoPrivateHalf { range });
         }
-        let excess = ledger.excess(parts.iter().map(|(part, ..)| *part));
-        if let (false, 1.., Some(limit)) = (private, excess, ledger.memory().limit) {
-            return Err(RamError::Budget { range, excess, limit });
+        let mut conversion = self.shared().convert(addresses(range));
+        if !private {
+            let budget =
+                |Excess { bytes: excess, limit }| RamError::Budget { range, excess, limit };
+            conversion.reserve(parts.iter().map(|(part, ..)| addresses(*part))).map_err(budget)?;
         }
         for (part, start, half) in parts {
-            let (gpa, size) = (part.start().0, part.len());
-            // Kernels of SEV-SNP guests ask for each page that they accept, though it is private.
-            if private && ledger.within(part) == 0 {
-                continue;
-            }
-            let address = GuestAddress(gpa);
-            let length = usize::try_from(size).unwrap_or(usize::MAX);
-            let pages = self.memory.iommu();
-            if private {
-                // Devices lose it first; what they still do then meets zeroes, as the guest asked.
-                pages.withdraw(address, length).map_err(RamError::Devices)?;
-                set_private(vm, gpa, size, true)?;
-                self.discard(address, size)
-                    .map_err(|source| RamError::Discard { range, source })?;
-                ledger.withdraw(part);
-            } else {
-                set_private(vm, gpa, size, false)?;
-                ledger.share(part);
-                half.discard(gpa - start.0, size)?;
-                pages.share(address, length).map_err(RamError::Devices)?;
+            let halves = PartHalves { vm, ram: self, start, half };
+            match private {
+                true => conversion.to_private(addresses(part), &halves)?,
+                false => conversion.to_shared(addresses(part), &halves)?,
             }
         }
         Ok(())
@@ -254,7 +239,7 @@ impl GuestRam {
         size: u64,
         private: bool,
     ) -> Result<(), RamError> {
-        if !self.ledger.lock().unwrap_or_else(PoisonError::into_inner).may_turn(gpa) {
+        if !self.turns.lock().unwrap_or_else(PoisonError::into_inner).may_turn(gpa) {
             return Err(RamError::PingPong { gpa });
         }
         self.convert(vm, gpa, size, private)
@@ -303,7 +288,6 @@ fn regions(board: &Board, plan: &LaunchPlan, confidential: bool) -> Vec<Region> 
     regions
 }
 
-/// The pages that are in both.
 /// Lets the kernel back a region by huge pages also where it does so only on request, as Debian and
 /// Ubuntu have it (/sys/kernel/mm/transparent_hugepage/enabled). The memory of confidential guests
 /// is not here, and what they share comes and goes in small pages.
@@ -318,6 +302,40 @@ fn want_huge_pages(region: &GuestRegionMmap) {
     }
 }
 
+/// The halves of pages that one guest_memfd backs, which begins at `start`.
+struct PartHalves<'a> {
+    vm: &'a VmFd,
+    ram: &'a GuestRam,
+    start: Gpa,
+    half: &'a GuestMemfd,
+}
+
+impl Halves for PartHalves<'_> {
+    type Error = RamError;
+
+    fn switch(&self, range: Range<GuestAddress>, private: bool) -> Result<(), RamError> {
+        Ok(set_private(self.vm, range.start.0, range.end.0 - range.start.0, private)?)
+    }
+
+    fn discard_other(&self, range: Range<GuestAddress>, private: bool) -> Result<(), RamError> {
+        let size = range.end.0 - range.start.0;
+        if !private {
+            return Ok(self.half.discard(range.start.0 - self.start.0, size)?);
+        }
+        memory::discard(&self.ram.memory, range.start, size).map_err(|source| {
+            match GpaRange::from_bytes(Gpa(range.start.0), size) {
+                Ok(range) => RamError::Discard { range, source },
+                Err(error) => RamError::Range(error),
+            }
+        })
+    }
+}
+
+fn addresses(range: GpaRange) -> Range<GuestAddress> {
+    GuestAddress(range.start().0)..GuestAddress(range.end().0)
+}
+
+/// The pages that are in both.
 fn common(a: GpaRange, b: GpaRange) -> Option<GpaRange> {
     let start = a.start().max(b.start());
     let bytes = a.end().min(b.end()).0.checked_sub(start.0).filter(|bytes| *bytes > 0)?;
@@ -326,19 +344,7 @@ fn common(a: GpaRange, b: GpaRange) -> Option<GpaRange> {
 
 impl Discard for GuestRam {
     fn discard(&self, start: GuestAddress, len: u64) -> io::Result<()> {
-        let len = usize::try_from(len).map_err(io::Error::other)?;
-        for slice in self.memory.get_backend().get_slices(start, len) {
-            let slice = slice.map_err(io::Error::other)?;
-            let memory = slice.ptr_guard_mut();
-            // SAFETY: the slice lies in a mapping of ours that lives as long as `self`. Its pages
-            // turn to zeroes, which is as if the guest, who may write them at any time, had.
-            let done =
-                unsafe { libc::madvise(memory.as_ptr().cast(), slice.len(), libc::MADV_DONTNEED) };
-            if done != 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        Ok(())
+        memory::discard(&self.memory, start, len)
     }
 }
 

@@ -2,6 +2,8 @@
 
 #![expect(clippy::cast_possible_truncation, reason = "sizes are of a few MiB")]
 
+mod storm;
+
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::num::NonZeroU64;

@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::ptr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use smallvec::SmallVec;
 use vm_memory::VolatileSlice;
 
 use super::packet::{HEADER_LEN, Header};
@@ -219,7 +220,10 @@ pub(super) fn receive<'a>(
     let mut spill = [0u8; 1];
     let mut room = 0;
     let mut iovecs = Vec::with_capacity(64);
+    // Until the call has returned.
+    let mut loans: SmallVec<[_; 1]> = SmallVec::new();
     for chain in chains {
+        loans.push(chain.lend(memory, true)?);
         chain.for_each_writable(memory, 0, usize::MAX, |slice| {
             room += slice.len();
             iovecs.push(iovec(&slice));
@@ -248,6 +252,7 @@ pub(super) fn send(
 ) -> Result<io::Result<()>, QueueFault> {
     let mut iovecs = Vec::with_capacity(chain.readable().len() + 1);
     iovecs.push(libc::iovec { iov_base: header.as_mut_ptr().cast(), iov_len: header.len() });
+    let _loan = chain.lend(memory, false)?;
     chain.for_each_readable(memory, HEADER_LEN, usize::MAX, |slice| {
         iovecs.push(iovec(&slice));
         Ok(())

@@ -8,7 +8,7 @@ use io_uring::{opcode, squeue, types};
 use smallvec::SmallVec;
 
 use super::{Finished, Image};
-use crate::memory::DeviceMemory;
+use crate::memory::{DeviceMemory, Loan};
 use crate::virtio::blk::request::{Extent, HEADER_LEN, Request};
 use crate::virtio::{Chain, QueueFault};
 
@@ -80,13 +80,13 @@ pub(in super::super) struct Job {
     done: usize,
     /// Whether it goes past the page cache.
     direct: bool,
-    /// Keeps what `iovecs` points to mapped.
-    _memory: Arc<DeviceMemory>,
+    /// Keeps what `iovecs` points to mapped, and in the account of shared memory.
+    _loan: Option<Loan<Arc<DeviceMemory>>>,
 }
 
 // SAFETY: of the fields only the pointers in `iovecs` are not Send by themselves. They point into
 // guest memory, which any thread may access (as the guest itself does all the time), and which
-// `_memory` keeps mapped wherever the job goes.
+// `_loan` keeps mapped wherever the job goes.
 unsafe impl Send for Job {}
 
 impl Job {
@@ -119,8 +119,13 @@ impl Job {
         let attempt = Attempt { name, extent: left };
         let iovecs = iovecs(&chain, operation, left, memory)?;
         let direct = image.is_direct(left.offset, left.len, &iovecs);
-        let _memory = Arc::clone(memory);
-        Ok(Self { chain, operation, attempt, left, iovecs, done: 0, direct, _memory })
+        let _loan = match operation {
+            Operation::Read => Some(chain.lend(Arc::clone(memory), true)?),
+            Operation::Write { .. } => Some(chain.lend(Arc::clone(memory), false)?),
+            // They use no guest memory.
+            _ => None,
+        };
+        Ok(Self { chain, operation, attempt, left, iovecs, done: 0, direct, _loan })
     }
 
     /// Whether there is no way to do it but a call that blocks.
@@ -271,7 +276,7 @@ impl Job {
         let (iovec, count) = (iovecs.as_ptr(), i32::try_from(iovecs.len()).unwrap_or(0));
         let result = match (self.operation, iovecs) {
             // SAFETY: `iovecs` are `count` buffers in guest memory (`iovecs()` made them of slices
-            // of it, `advance()` only shortens them), which `_memory` keeps mapped; this is the only
+            // of it, `advance()` only shortens them), which `_loan` keeps mapped; this is the only
             // one. The kernel writes to it; nothing in this process holds references into guest
             // memory.
             (Operation::Read, [one]) if flags == 0 => unsafe {

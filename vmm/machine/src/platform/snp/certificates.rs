@@ -142,7 +142,7 @@ mod tests {
     /// 64 KiB of which the second page and the two after it are shared.
     fn memory() -> DeviceMemory {
         let backend = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1_0000)]).unwrap();
-        let memory = DeviceMemory::new(backend, SharedPages::default(), true, ());
+        let memory = DeviceMemory::new(backend, SharedPages::new(GuestAddress(0x1_0000)), true, ());
         memory.iommu().share(GuestAddress(0x1000), 0x3000).unwrap();
         memory
     }

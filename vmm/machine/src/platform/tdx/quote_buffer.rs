@@ -119,7 +119,7 @@ mod tests {
     /// Memory of which two pages are shared, with a request for a report of `length` bytes in them.
     fn memory(length: u32) -> Arc<DeviceMemory> {
         let backend = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x10000)]).unwrap();
-        let memory = DeviceMemory::new(backend, SharedPages::default(), true, ());
+        let memory = DeviceMemory::new(backend, SharedPages::new(GuestAddress(0x1_0000)), true, ());
         memory.iommu().share(GuestAddress(GPA), 0x2000).unwrap();
         let header = [&1_u64.to_le_bytes()[..], &[0; 8], &length.to_le_bytes(), &[0; 4]].concat();
         memory.write_slice(&header, GuestAddress(GPA)).unwrap();
