@@ -45,7 +45,9 @@ impl PciDevice for Bridge {
         &self.0
     }
 
-    fn place(&mut self, _: u32) {}
+    fn config_mut(&mut self) -> &mut ConfigSpace {
+        &mut self.0
+    }
 
     fn write_config(&mut self, offset: usize, data: &[u8]) {
         self.0.write(offset, data);

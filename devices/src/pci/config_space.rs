@@ -5,11 +5,14 @@ const SIZE: usize = 256;
 
 const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
+const HEADER_TYPE: usize = 0x0e;
 const BAR: usize = 0x10;
 const CAPABILITIES: usize = 0x34;
 const INTERRUPT_LINE: usize = 0x3c;
 /// Where capabilities may start.
 const HEADER_END: usize = 0x40;
+/// Header type: the device has more functions than the first.
+const MULTIPLE_FUNCTIONS: u8 = 1 << 7;
 /// Status: there is a list of capabilities.
 const HAS_CAPABILITIES: u8 = 1 << 4;
 
@@ -40,6 +43,8 @@ pub struct ConfigSpace {
     bytes: [u8; SIZE],
     /// The bits that the guest may change.
     writable: [u8; SIZE],
+    /// Their values after a reset.
+    initial: [u8; SIZE],
     /// Where the next capability goes, and where the offset of it is to be written.
     next: usize,
     link: usize,
@@ -53,6 +58,7 @@ impl ConfigSpace {
         let mut space = Self {
             bytes: [0; SIZE],
             writable: [0; SIZE],
+            initial: [0; SIZE],
             next: HEADER_END,
             link: CAPABILITIES,
             bar_size,
@@ -105,6 +111,18 @@ impl ConfigSpace {
         (self.bar_size > 0 && self.command() & MEMORY != 0).then(|| u32::from_le_bytes(bytes))
     }
 
+    /// Says that there are functions besides this one, which is the first.
+    pub(super) fn has_more_functions(&mut self) {
+        self.set(HEADER_TYPE, &[MULTIPLE_FUNCTIONS]);
+    }
+
+    /// Undoes what the guest wrote.
+    pub fn reset(&mut self) {
+        for ((byte, mask), initial) in self.bytes.iter_mut().zip(self.writable).zip(self.initial) {
+            *byte = *byte & !mask | initial & mask;
+        }
+    }
+
     fn command(&self) -> u16 {
         u16::from_le_bytes([self.bytes[COMMAND], self.bytes[COMMAND + 1]])
     }
@@ -128,6 +146,7 @@ impl ConfigSpace {
     /// Sets bytes, whether the guest may change them or not.
     pub(super) fn set(&mut self, offset: usize, bytes: &[u8]) {
         self.bytes[offset..offset + bytes.len()].copy_from_slice(bytes);
+        self.initial[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 
     fn allow(&mut self, offset: usize, mask: &[u8]) {
@@ -181,6 +200,9 @@ mod tests {
         assert_eq!(dword(&space, BAR), 0xffff_c000);
         space.write(BAR, &0xd123_4567_u32.to_le_bytes());
         assert_eq!(space.bar(), Some(0xd123_4000));
+        space.reset();
+        assert_eq!((dword(&space, COMMAND), dword(&space, BAR)), (0, 0xc000_0000));
+        assert_eq!(dword(&space, 0), 0x1042_1af4);
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! PCI: one bus of up to 31 devices behind a host bridge (PCI Local Bus 3.0; the memory-mapped
-//! configuration of PCI Express Base 5.0, section 7.2.2).
+//! PCI: one bus of up to 31 slots behind a host bridge, with eight functions each (PCI Local Bus 3.0; the
+//! memory-mapped configuration of PCI Express Base 5.0, section 7.2.2).
 //!
-//! Devices have a single function, one 32-bit memory BAR with all their registers, and MSI-X; there
+//! A device of ours is a function, with one 32-bit memory BAR with all its registers, and MSI-X; there
 //! are no I/O BARs and no INTx. BARs come assigned, and a guest may move them: whoever accesses the
 //! window is led to the device whose BAR now lies there.
 
@@ -12,7 +12,7 @@ mod root;
 
 pub use config_space::{ConfigSpace, Identity};
 pub use msix::{MSIX_CAPABILITY, Msix};
-pub use root::{AddError, ConfigPorts, Ecam, MmioWindow, PciRoot};
+pub use root::{AddError, ConfigPorts, Ecam, MmioWindow, PciRoot, Place};
 
 /// A device on the bus. Configuration space offsets are below 256; BAR offsets below the size of the
 /// BAR. Lengths are 1, 2, 4 or 8 bytes, and nothing is aligned unless the guest is kind.
@@ -20,8 +20,9 @@ pub trait PciDevice: Send {
     /// Its configuration space. The bus reads the BAR there.
     fn config(&self) -> &ConfigSpace;
 
-    /// The bus says where the BAR is when the guest starts.
-    fn place(&mut self, address: u32);
+    /// The same, for the bus to say where the BAR is, and what else is in the slot, when the guest
+    /// starts.
+    fn config_mut(&mut self) -> &mut ConfigSpace;
 
     /// The guest reads the configuration space.
     fn read_config(&mut self, offset: usize, data: &mut [u8]) {

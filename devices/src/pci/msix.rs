@@ -22,6 +22,9 @@ const ENTRY_SIZE: u32 = 16;
 /// Vector control: the vector is masked.
 const VECTOR_MASK: u32 = 1;
 
+/// An entry that the guest has not written.
+const EMPTY: [u32; 4] = [0, 0, 0, VECTOR_MASK];
+
 /// The vectors of one device. Devices raise them from any thread, the guest programs them; each
 /// vector has its own lock, which nobody else takes on the way of an interrupt.
 pub struct Msix {
@@ -91,6 +94,14 @@ impl Msix {
             state.enabled = enabled;
             state.function_masked = control & FUNCTION_MASK != 0;
             vector.update(&mut state);
+        }
+    }
+
+    /// Back to how it began: disabled, and all vectors empty and masked.
+    pub fn reset(&self) {
+        self.set_control(0);
+        for vector in &self.vectors {
+            vector.lock().entry = EMPTY;
         }
     }
 
@@ -165,7 +176,7 @@ fn words(offset: u32, len: usize) -> impl Iterator<Item = u32> {
 impl Vector {
     fn new(interrupt: Arc<dyn MessageInterrupt>) -> Self {
         let state = State {
-            entry: [0, 0, 0, VECTOR_MASK],
+            entry: EMPTY,
             enabled: false,
             function_masked: false,
             pending: false,

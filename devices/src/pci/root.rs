@@ -13,8 +13,8 @@ use crate::legacy::{GuestEnd, OnEnd};
 const SLOTS: usize = 32;
 /// Configuration space of one function, memory-mapped.
 const FUNCTION_SIZE: u64 = 4096;
-/// Functions of a device: ours have one, at the first of these places.
-const FUNCTIONS: u64 = 8;
+/// Functions of a slot.
+const FUNCTIONS: usize = 8;
 /// No BAR: no access has this offset.
 const NOWHERE: u64 = u64::MAX;
 
@@ -25,9 +25,9 @@ const LPC_SLOT: usize = 31;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddError {
     /// A bus has 32 slots, of which bridges have one or two.
-    #[error("the PCI bus is full: it takes {} devices", .most - 1)]
+    #[error("the PCI bus is full: it takes {most} devices")]
     Slots {
-        /// Slots before the first that is not free.
+        /// Devices that it takes.
         most: usize,
     },
     /// The board's window is too small.
@@ -45,18 +45,31 @@ fn window_start(window: &Range<u32>) -> String {
 }
 
 /// Bus 0. Its devices are there from the start, in the order in which they were added, each at the
-/// next slot and the next aligned address of the window: the same devices are the same machine.
+/// next place and the next aligned address of the window: the same devices are the same machine.
 pub struct PciRoot {
     window: Range<u32>,
     /// First address that no BAR has.
     free: u64,
-    /// The host bridge first.
-    slots: Vec<Slot>,
+    bridge: Function,
+    /// Of the slots from 1 on.
+    devices: Vec<Function>,
+    /// Devices in a slot, as functions of it: one, or as many as it takes for all to have a place. So
+    /// a guest that counts them finds them in their order.
+    in_a_slot: usize,
     /// In slot 31, if there is one.
-    lpc: Option<Slot>,
+    lpc: Option<Function>,
 }
 
-struct Slot {
+/// Where a device is on the bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its slot.
+    pub slot: u8,
+    /// Its function.
+    pub function: u8,
+}
+
+struct Function {
     device: Mutex<Box<dyn PciDevice>>,
     bar_size: u32,
     /// Where the BAR is, or [`NOWHERE`]. Follows the device's configuration space.
@@ -68,7 +81,8 @@ impl PciRoot {
     /// also describes that window to the guest (ACPI `_CRS`).
     pub fn new(window: Range<u32>) -> Self {
         let free = u64::from(window.start);
-        Self { window, free, slots: vec![Slot::bridge(Bridge::host())], lpc: None }
+        let bridge = Function::bridge(Bridge::host());
+        Self { window, free, bridge, devices: Vec::new(), in_a_slot: 1, lpc: None }
     }
 
     /// With the bridges of QEMU's q35 machine, for OVMF. `pmbase` is the first port of the power
@@ -76,20 +90,38 @@ impl PciRoot {
     /// effect: things are where it wants them.
     #[must_use]
     pub fn like_q35(mut self, pmbase: u16) -> Self {
-        self.lpc = Some(Slot::bridge(Bridge::ich9_lpc(pmbase)));
-        self.slots[0] = Slot::bridge(Bridge::q35_host());
+        self.lpc = Some(Function::bridge(Bridge::ich9_lpc(pmbase)));
+        self.bridge = Function::bridge(Bridge::q35_host());
         self
     }
 
-    /// Gives `device` the next slot, and its BAR the next address. Returns the slot.
+    /// With places for `count` devices, which are added then. Where they are not more than slots, each
+    /// has one.
+    #[must_use]
+    pub fn for_devices(mut self, count: usize) -> Self {
+        self.in_a_slot = count.div_ceil(self.slots()).clamp(1, FUNCTIONS);
+        self
+    }
+
+    /// Slots for devices.
+    const fn slots(&self) -> usize {
+        if self.lpc.is_some() { LPC_SLOT - 1 } else { SLOTS - 1 }
+    }
+
+    /// Gives `device` the next place, and its BAR the next address. Returns the place.
     ///
     /// # Errors
-    /// If there is no slot or no address left.
-    pub fn add(&mut self, mut device: Box<dyn PciDevice>) -> Result<u8, AddError> {
-        let slot = self.slots.len();
-        let most = if self.lpc.is_some() { LPC_SLOT } else { SLOTS };
-        if slot >= most {
+    /// If there is no place or no address left.
+    pub fn add(&mut self, mut device: Box<dyn PciDevice>) -> Result<Place, AddError> {
+        let (index, most) = (self.devices.len(), self.slots() * self.in_a_slot);
+        if index >= most {
             return Err(AddError::Slots { most });
+        }
+        let place = |number: usize| u8::try_from(number).unwrap_or(u8::MAX);
+        let function = place(index % self.in_a_slot);
+        let place = Place { slot: place(1 + index / self.in_a_slot), function };
+        if self.in_a_slot > 1 && function == 0 {
+            device.config_mut().has_more_functions();
         }
         let bar_size = device.config().bar_size();
         if bar_size > 0 {
@@ -99,60 +131,62 @@ impl PciRoot {
                 .ok()
                 .filter(|_| end <= u64::from(self.window.end))
                 .ok_or_else(|| AddError::Window { size: bar_size, window: self.window.clone() })?;
-            device.place(address);
+            device.config_mut().set_bar(address);
             self.free = end;
         }
         let bar = AtomicU64::new(device.config().bar().map_or(NOWHERE, u64::from));
-        self.slots.push(Slot { device: Mutex::new(device), bar_size, bar });
-        Ok(u8::try_from(slot).unwrap_or(u8::MAX))
+        self.devices.push(Function { device: Mutex::new(device), bar_size, bar });
+        Ok(place)
     }
 
     /// Size in bytes of the memory-mapped configuration space of the bus (for ACPI MCFG: segment 0,
     /// bus 0 to 0).
     pub const fn ecam_size() -> u64 {
-        SLOTS as u64 * FUNCTIONS * FUNCTION_SIZE
+        (SLOTS * FUNCTIONS) as u64 * FUNCTION_SIZE
     }
 
-    /// The slot and register behind an offset in the memory-mapped configuration space.
-    fn function(&self, offset: u64) -> Option<(&Slot, usize)> {
+    /// The function and register behind an offset in the memory-mapped configuration space.
+    fn function(&self, offset: u64) -> Option<(&Function, usize)> {
         let (function, register) = (offset / FUNCTION_SIZE, offset % FUNCTION_SIZE);
-        if function % FUNCTIONS != 0 {
-            return None;
-        }
-        let slot = match (usize::try_from(function / FUNCTIONS).ok()?, &self.lpc) {
-            (LPC_SLOT, Some(lpc)) => lpc,
-            (slot, _) => self.slots.get(slot)?,
+        let function = usize::try_from(function).ok()?;
+        let function = match (function / FUNCTIONS, function % FUNCTIONS, &self.lpc) {
+            (0, 0, _) => &self.bridge,
+            (LPC_SLOT, 0, Some(lpc)) => lpc,
+            (slot, function, _) if function < self.in_a_slot => {
+                self.devices.get(slot.checked_sub(1)? * self.in_a_slot + function)?
+            }
+            _ => return None,
         };
-        Some((slot, usize::try_from(register).ok()?))
+        Some((function, usize::try_from(register).ok()?))
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        if let Some((slot, register)) = self.function(offset) {
-            slot.lock().read_config(register, data);
+        if let Some((function, register)) = self.function(offset) {
+            function.lock().read_config(register, data);
         }
     }
 
     fn write_config(&self, offset: u64, data: &[u8]) {
-        if let Some((slot, register)) = self.function(offset) {
-            let mut device = slot.lock();
+        if let Some((function, register)) = self.function(offset) {
+            let mut device = function.lock();
             device.write_config(register, data);
             let bar = device.config().bar().map_or(NOWHERE, u64::from);
-            slot.bar.store(bar, Ordering::Release);
+            function.bar.store(bar, Ordering::Release);
         }
     }
 
-    /// The slot whose BAR holds all `len` bytes at `address`, and the offset in it.
-    fn decode(&self, address: u64, len: usize) -> Option<(&Slot, u32)> {
-        self.slots.iter().find_map(|slot| {
-            let offset = address.checked_sub(slot.bar.load(Ordering::Acquire))?;
+    /// The function whose BAR holds all `len` bytes at `address`, and the offset in it.
+    fn decode(&self, address: u64, len: usize) -> Option<(&Function, u32)> {
+        self.devices.iter().find_map(|function| {
+            let offset = address.checked_sub(function.bar.load(Ordering::Acquire))?;
             let end = offset.checked_add(len as u64)?;
             let offset = u32::try_from(offset).ok()?;
-            (end <= u64::from(slot.bar_size)).then_some((slot, offset))
+            (end <= u64::from(function.bar_size)).then_some((function, offset))
         })
     }
 }
 
-impl Slot {
+impl Function {
     fn bridge(bridge: Bridge) -> Self {
         Self { device: Mutex::new(Box::new(bridge)), bar_size: 0, bar: AtomicU64::new(NOWHERE) }
     }
@@ -187,16 +221,16 @@ pub struct MmioWindow {
 impl BusDevice for MmioWindow {
     fn read(&mut self, offset: u64, data: &mut [u8]) {
         let address = u64::from(self.start).saturating_add(offset);
-        if let Some((slot, offset)) = self.root.decode(address, data.len()) {
+        if let Some((function, offset)) = self.root.decode(address, data.len()) {
             data.fill(0);
-            slot.lock().read_bar(offset, data);
+            function.lock().read_bar(offset, data);
         }
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
         let address = u64::from(self.start).saturating_add(offset);
-        if let Some((slot, offset)) = self.root.decode(address, data.len()) {
-            slot.lock().write_bar(offset, data);
+        if let Some((function, offset)) = self.root.decode(address, data.len()) {
+            function.lock().write_bar(offset, data);
         }
     }
 }
@@ -277,8 +311,8 @@ mod tests {
             &self.0
         }
 
-        fn place(&mut self, address: u32) {
-            self.0.set_bar(address);
+        fn config_mut(&mut self) -> &mut ConfigSpace {
+            &mut self.0
         }
 
         fn write_config(&mut self, offset: usize, data: &[u8]) {
@@ -296,6 +330,12 @@ mod tests {
         }
     }
 
+    const HEADER_TYPE: u64 = 0x0e;
+
+    const fn slot(slot: u8) -> Place {
+        Place { slot, function: 0 }
+    }
+
     fn read<const N: usize>(device: &mut dyn BusDevice, offset: u64) -> [u8; N] {
         let mut data = [0xff; N];
         device.read(offset, &mut data);
@@ -305,9 +345,9 @@ mod tests {
     #[test]
     fn addresses_follow_the_order() {
         let mut root = PciRoot::new(0xc000_1000..0xc002_0000);
-        assert_eq!(root.add(scratch(0x1000)), Ok(1));
-        assert_eq!(root.add(scratch(0x4000)), Ok(2));
-        assert_eq!(root.add(scratch(0x1000)), Ok(3));
+        assert_eq!(root.add(scratch(0x1000)), Ok(slot(1)));
+        assert_eq!(root.add(scratch(0x4000)), Ok(slot(2)));
+        assert_eq!(root.add(scratch(0x1000)), Ok(slot(3)));
         let error = root.add(scratch(0x2_0000)).unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -324,20 +364,47 @@ mod tests {
     #[test]
     fn the_bus_takes_31_devices() {
         let mut root = PciRoot::new(0xc000_0000..0xd000_0000);
-        for slot in 1..32 {
-            assert_eq!(root.add(scratch(16)), Ok(slot));
+        for number in 1..32 {
+            assert_eq!(root.add(scratch(16)), Ok(slot(number)));
         }
         let error = root.add(scratch(16)).unwrap_err();
         assert_eq!(error.to_string(), "the PCI bus is full: it takes 31 devices");
     }
 
     #[test]
+    fn more_devices_than_slots_are_functions_in_their_order() {
+        let window = 0xc000_0000..0xd000_0000;
+        // Three in each of 31 slots, or of 30.
+        for root in [PciRoot::new(window.clone()), PciRoot::new(window.clone()).like_q35(0x600)] {
+            let slots = if root.lpc.is_some() { 30 } else { 31 };
+            let mut root = root.for_devices(63);
+            for number in 0..slots * 3 {
+                let place = Place { slot: 1 + number / 3, function: number % 3 };
+                assert_eq!(root.add(scratch(16)), Ok(place));
+            }
+            let most = usize::from(slots) * 3;
+            assert_eq!(root.add(scratch(16)), Err(AddError::Slots { most }));
+            let mut ecam = Ecam(Arc::new(root));
+            let mut header = |slot: u64, function: u64| {
+                read(&mut ecam, (slot * 8 + function) * 4096 + HEADER_TYPE)
+            };
+            assert_eq!([header(0, 0), header(31, 0)], [[0], [if slots == 31 { 0x80 } else { 0 }]]);
+            for slot in 1..=u64::from(slots) {
+                let functions = [0, 1, 2, 3, 7].map(|function| header(slot, function)[0]);
+                assert_eq!(functions, [0x80, 0, 0, 0xff, 0xff]);
+            }
+        }
+        let all = PciRoot::new(0xc000_0000..0xd000_0000).for_devices(usize::MAX);
+        assert_eq!((all.in_a_slot, all.slots()), (8, 31));
+    }
+
+    #[test]
     fn a_q35_has_an_lpc_bridge_in_the_last_slot() {
         let mut root = PciRoot::new(0xc000_0000..0xd000_0000).like_q35(0x600);
-        for slot in 1..31 {
-            assert_eq!(root.add(scratch(16)), Ok(slot));
+        for number in 1..31 {
+            assert_eq!(root.add(scratch(16)), Ok(slot(number)));
         }
-        assert_eq!(root.add(scratch(16)), Err(AddError::Slots { most: 31 }));
+        assert_eq!(root.add(scratch(16)), Err(AddError::Slots { most: 30 }));
         let mut ecam = Ecam(Arc::new(root));
         assert_eq!(read(&mut ecam, 0), 0x29c0_8086_u32.to_le_bytes());
         assert_eq!(read(&mut ecam, 31 * 0x8000), 0x2918_8086_u32.to_le_bytes());

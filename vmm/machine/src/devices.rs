@@ -151,8 +151,9 @@ impl Devices {
         }
     }
 
-    /// Puts them on a PCI bus, each in the next slot.
-    pub(crate) fn plug(self, mut root: PciRoot, host: &Host) -> Result<PciRoot, LaunchError> {
+    /// Puts them on a PCI bus, in their order.
+    pub(crate) fn plug(self, root: PciRoot, host: &Host) -> Result<PciRoot, LaunchError> {
+        let mut root = root.for_devices(self.list.len());
         for (what, device) in self.list {
             let device =
                 VirtioPci::new(device, host.clone()).map_err(LaunchError::device(&what))?;

@@ -29,6 +29,12 @@ pub(super) const MAX_QUEUES: usize = 255;
 /// Vendor-specific capability, as virtio's are (PCI Local Bus 3.0, appendix H).
 const VENDOR_CAPABILITY: u8 = 0x09;
 
+/// Advanced features of a conventional device (PCI-SIG, Advanced Capabilities for Conventional PCI ECN):
+/// pending transactions are told, which is never, and the function can be reset.
+const ADVANCED_FEATURES: u8 = 0x13;
+const TRANSACTIONS_PENDING: u8 = 1 << 0;
+const FUNCTION_RESET: u8 = 1 << 1;
+
 /// Capability types (section 4.1.4).
 const TYPE_COMMON: u8 = 1;
 const TYPE_NOTIFY: u8 = 2;
@@ -40,6 +46,8 @@ const TYPE_PCI: u8 = 5;
 pub(super) struct Offsets {
     /// MSI-X message control.
     pub(super) msix_control: usize,
+    /// The control byte of the advanced features: bit 0 resets the function.
+    pub(super) function_reset: usize,
     /// The capability through which the BAR can be reached from configuration space.
     pub(super) window: usize,
 }
@@ -74,7 +82,10 @@ pub(super) fn config_space(kind: DeviceKind, queues: u16, msix: &Msix) -> (Confi
     writable[3..6].fill(0);
     let window = structure::<18>(TYPE_PCI, 0, 0);
     let window = space.add_capability(VENDOR_CAPABILITY, &window, &writable);
-    (space, Offsets { msix_control, window })
+    // Length, features, control, status.
+    let body = [6, TRANSACTIONS_PENDING | FUNCTION_RESET, 0, 0];
+    let function_reset = space.add_capability(ADVANCED_FEATURES, &body, &[0, 0, 1, 0]) + 4;
+    (space, Offsets { msix_control, function_reset, window })
 }
 
 /// `struct virtio_pci_cap` (section 4.1.4) after its id and link, with room for what follows it.

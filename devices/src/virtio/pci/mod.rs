@@ -132,6 +132,13 @@ impl VirtioPci {
         self.signals.reset();
     }
 
+    /// Resets the whole function: the device, its interrupts, and its configuration space.
+    fn reset_function(&mut self) {
+        self.reset();
+        self.signals.msix.reset();
+        self.space.reset();
+    }
+
     /// Lets notifications go around the transport, as far as the host can; the others reach
     /// [`PciDevice::write_bar`]. Doorbells follow the BAR, but stay where they are while memory
     /// decoding is off: a guest that looks at the BAR's size does so, and changing them is slow.
@@ -192,8 +199,8 @@ impl PciDevice for VirtioPci {
         &self.space
     }
 
-    fn place(&mut self, address: u32) {
-        self.space.set_bar(address);
+    fn config_mut(&mut self) -> &mut ConfigSpace {
+        &mut self.space
     }
 
     fn read_config(&mut self, offset: usize, data: &mut [u8]) {
@@ -207,6 +214,11 @@ impl PciDevice for VirtioPci {
 
     fn write_config(&mut self, offset: usize, data: &[u8]) {
         self.space.write(offset, data);
+        let mut control = [0];
+        self.space.read(self.offsets.function_reset, &mut control);
+        if control[0] != 0 {
+            return self.reset_function();
+        }
         if let Some(target) = self.window(offset, data.len()) {
             self.write_bar(target, data);
         }

@@ -348,6 +348,40 @@ fn steps_out_of_order_do_nothing() {
 }
 
 #[test]
+fn function_reset_undoes_all_that_the_guest_did() {
+    const ADVANCED_FEATURES: u8 = 0x13;
+    let mut bench = bench(false, MockDoorbells::default());
+    bench.start();
+    assert_eq!(bench.status(), 0xf);
+    let config = |ecam: &mut Ecam, at: u64| {
+        let mut byte = [0];
+        ecam.read(0x8000 + at, &mut byte);
+        byte[0]
+    };
+    // As Linux finds it.
+    let mut at = config(&mut bench.ecam, 0x34);
+    while config(&mut bench.ecam, at.into()) != ADVANCED_FEATURES {
+        at = config(&mut bench.ecam, u64::from(at) + 1);
+        assert_ne!(at, 0, "there is such a capability");
+    }
+    let at = u64::from(at);
+    assert_eq!([2, 3, 5].map(|offset| config(&mut bench.ecam, at + offset)), [6, 3, 0]);
+    bench.ecam.write(0x8010, &(WINDOW + 0x8000).to_le_bytes());
+    bench.ecam.write(0x8000 + at + 4, &[1]);
+    assert_eq!(bench.life.lock().unwrap().resets, 1);
+    assert_eq!(config(&mut bench.ecam, at + 4), 0, "and it is over");
+    assert_eq!(config(&mut bench.ecam, 4), 0, "memory decoding is off");
+    // The driver puts back what was there before.
+    bench.ecam.write(0x8004, &[0x06, 0x04]);
+    bench.bar = WINDOW;
+    assert_eq!(bench.status(), 0);
+    assert_eq!(bench.read(MSIX_TABLE), [0, 0, 0, 0]);
+    assert_eq!(bench.read(MSIX_TABLE + 12), [1, 0, 0, 0]);
+    bench.start();
+    assert_eq!(bench.status(), 0xf);
+}
+
+#[test]
 fn queues_that_cannot_work_ask_for_a_reset() {
     let mut b = bench(false, MockDoorbells::default());
     b.negotiate();
