@@ -28,8 +28,8 @@ const MAX_SERIAL: usize = 20;
 const MAX_TAP: usize = 15;
 /// sun_path less "_4294967295" and the terminating zero.
 const MAX_SOCKET: usize = 96;
-/// Slots of PCI bus 0 less the root and the built-in devices.
-const MAX_DEVICES: usize = 24;
+/// Functions of 30 slots of PCI bus 0, less sockets, entropy, balloon and console.
+const MAX_DEVICES: usize = 30 * 8 - 4;
 
 /// Where values come from, for errors.
 pub(crate) struct Origin<'a> {

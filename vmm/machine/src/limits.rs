@@ -3,6 +3,7 @@
 use std::fs;
 
 use casemate_config::{ByteSize, GuestConfig};
+use casemate_plan::board::gsi;
 
 /// Descriptors of a guest without devices: KVM, event loops, standard input and output, signals.
 const BASE_DESCRIPTORS: u64 = 40;
@@ -14,6 +15,8 @@ const DEVICE_DESCRIPTORS: u64 = 10;
 /// Of a queue: notification, interrupt, io_uring or tap and vhost, completions, timer, a thread's event
 /// loop.
 const QUEUE_DESCRIPTORS: u64 = 8;
+/// Message interrupts of all devices: KVM_MAX_IRQ_ROUTES, less the I/O APIC's.
+const INTERRUPTS: u64 = 4096 - gsi::COUNT as u64;
 /// Memory of this process beside the guest's.
 const OVERHEAD: u64 = 64 << 20;
 
@@ -32,6 +35,15 @@ pub enum LimitError {
         /// The limit.
         limit: u64,
         /// Descriptors that the guest may need.
+        needed: u64,
+    },
+    /// KVM_MAX_IRQ_ROUTES.
+    #[error(
+        "KVM has {INTERRUPTS} message interrupts for a guest's devices, and the guest needs {needed}; \
+         give it fewer queues or devices"
+    )]
+    Interrupts {
+        /// Interrupts that the guest needs.
         needed: u64,
     },
     /// RLIMIT_AS.
@@ -90,6 +102,11 @@ impl Host {
         if needed > left {
             return Err(LimitError::Files { left, limit: self.file_limit, needed });
         }
+        // One for each queue, and one for the configuration of each device.
+        let needed = queues(config).iter().map(|queues| queues + 1).sum();
+        if needed > INTERRUPTS {
+            return Err(LimitError::Interrupts { needed });
+        }
         let ByteSize(memory) = config.memory;
         let needed = memory.saturating_add(OVERHEAD);
         if needed > self.address_space {
@@ -110,9 +127,8 @@ pub(crate) fn check(config: &GuestConfig) -> Result<(), LimitError> {
     Host::now().check(config)
 }
 
-/// File descriptors that a guest needs at most, without streams of its socket device, which refuses
-/// those for which there are none.
-fn descriptors(config: &GuestConfig) -> u64 {
+/// The number of queues of each device.
+fn queues(config: &GuestConfig) -> Vec<u64> {
     // The network's pairs, and its control queue.
     let disks = config.disk.iter().map(|disk| u64::from(disk.queues));
     let nets = config.net.iter().map(|net| 2 * u64::from(net.queues) + 1);
@@ -120,7 +136,13 @@ fn descriptors(config: &GuestConfig) -> u64 {
     let others =
         [(config.vsock.is_some(), 3), (config.balloon, 3), (config.console, 2), (config.rng, 1)];
     let others = others.into_iter().filter_map(|(there, queues)| there.then_some(queues));
-    let queues: Vec<u64> = disks.chain(nets).chain(others).collect();
+    disks.chain(nets).chain(others).collect()
+}
+
+/// File descriptors that a guest needs at most, without streams of its socket device, which refuses
+/// those for which there are none.
+fn descriptors(config: &GuestConfig) -> u64 {
+    let queues = queues(config);
     BASE_DESCRIPTORS
         + VCPU_DESCRIPTORS * u64::from(config.vcpus)
         + DEVICE_DESCRIPTORS * queues.len() as u64
@@ -167,6 +189,15 @@ mod tests {
         assert!(space.contains("419430400 bytes (RLIMIT_AS)"), "{space}");
         let commit = message(Host { committable: Some(1 << 20), ..PLENTY });
         assert!(commit.contains("1048576 bytes are left"), "{commit}");
+    }
+
+    #[test]
+    fn queues_take_interrupts() {
+        let disk = Disk { queues: 16, ..Disk::default() };
+        let with = |count| GuestConfig { disk: vec![disk.clone(); count], rng: false, ..config() };
+        PLENTY.check(&with(240)).unwrap();
+        let error = PLENTY.check(&with(241)).unwrap_err().to_string();
+        assert!(error.contains("4088 message interrupts") && error.contains("4097"), "{error}");
     }
 
     #[test]

@@ -221,6 +221,9 @@ fn panic_port() -> Node {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+    use std::process::Command;
+
     use super::*;
     use crate::board::ACPI_TABLES;
 
@@ -280,5 +283,44 @@ mod tests {
         assert_eq!(fadt[109..111], [0b10_0100, 0]);
         // Header, address, flags, 255 local APICs, an I/O APIC.
         assert_eq!(found[2].len(), 44 + 255 * 8 + 12);
+    }
+
+    /// ACPICA, whose interpreter is Linux's, disassembles each table and compiles it to the same bytes.
+    #[test]
+    fn tables_pass_iasl() {
+        let iasl = |folder: &Path, arguments: &[&str]| {
+            let output = Command::new("iasl").args(arguments).current_dir(folder).output();
+            output.map(|output| {
+                let [out, err] = [output.stdout, output.stderr].map(String::from_utf8);
+                (output.status.success(), out.unwrap() + &err.unwrap())
+            })
+        };
+        let folder = tempfile::tempdir().unwrap();
+        if let Err(error) = iasl(folder.path(), &["-v"]) {
+            eprintln!("NOT TESTED: iasl, of the Debian package acpica-tools, is not there: {error}");
+            return;
+        }
+        let tables = tables(ACPI_TABLES.start, 255);
+        let bytes = &*tables.bytes;
+        let address = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().unwrap());
+        let xsdt = table(bytes, address(&bytes[24..32]));
+        let mut found: Vec<_> =
+            xsdt[36..].chunks_exact(8).map(|at| table(bytes, address(at))).collect();
+        found.extend([xsdt, table(bytes, address(&found[0][140..148]))]);
+        for table in found {
+            let name = str::from_utf8(&table[..4]).unwrap().to_lowercase();
+            let [source, dsl, aml] = ["dat", "dsl", "aml"].map(|end| format!("{name}.{end}"));
+            std::fs::write(folder.path().join(&source), table).unwrap();
+            let (done, text) = iasl(folder.path(), &["-d", &source]).unwrap();
+            assert!(done, "{name}: {text}");
+            // Without optimizations: these tables are as they are.
+            let (done, text) = iasl(folder.path(), &["-oa", &dsl]).unwrap();
+            assert!(done && text.contains("0 Errors, 0 Warnings, 0 Remarks"), "{name}: {text}");
+            let mut again = std::fs::read(folder.path().join(&aml)).unwrap();
+            // The compiler enters itself as the creator, which changes the checksum.
+            again[9] = table[9];
+            again[28..36].copy_from_slice(&table[28..36]);
+            assert_eq!(again, table, "{name}");
+        }
     }
 }
