@@ -297,7 +297,9 @@ mod tests {
         };
         let folder = tempfile::tempdir().unwrap();
         if let Err(error) = iasl(folder.path(), &["-v"]) {
-            eprintln!("NOT TESTED: iasl, of the Debian package acpica-tools, is not there: {error}");
+            eprintln!(
+                "NOT TESTED: iasl, of the Debian package acpica-tools, is not there: {error}"
+            );
             return;
         }
         let tables = tables(ACPI_TABLES.start, 255);

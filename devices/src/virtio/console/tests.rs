@@ -1,4 +1,4 @@
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
@@ -22,13 +22,18 @@ struct Bench {
 }
 
 fn bench() -> Bench {
-    let memory = memory();
     let (reader, input) = io::pipe().unwrap();
+    bench_with(reader.into(), input)
+}
+
+/// With input from `file`; `input` is for others.
+fn bench_with(file: OwnedFd, input: io::PipeWriter) -> Bench {
+    let memory = memory();
     let (output, far) = UnixStream::pair().unwrap();
     output.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let thread = IoThread::spawn("console", || Ok(())).unwrap();
     let far = Outlet::new("out", File::from(OwnedFd::from(far))).unwrap();
-    let mut console = Console::new(Some(reader.into()), far, thread);
+    let mut console = Console::new(Some(file), far, thread);
     let receive = MockQueue::new(&memory, 0x10_0000, 64);
     let transmit = MockQueue::new(&memory, 0x11_0000, 64);
     let (result, transport) =
@@ -57,6 +62,30 @@ fn the_guest_is_heard() {
         assert_eq!(&said, b"login: ");
         assert_eq!(b.transmit.used(), (head, 0));
     }
+}
+
+#[test]
+fn the_guest_hears_all_of_a_file() {
+    let mut file = tempfile::tempfile().unwrap();
+    let contents: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    file.write_all(&contents).unwrap();
+    file.rewind().unwrap();
+    let mut b = bench_with(file.into(), io::pipe().unwrap().1);
+    let mut heard = Vec::new();
+    while heard.len() < contents.len() {
+        let head = b.receive.add(&[], &[(DATA, 999)]);
+        b.receive.kick();
+        let (used, length) = b.receive.used();
+        assert_eq!(used, head);
+        let start = heard.len();
+        heard.resize(start + length as usize, 0);
+        b.memory.read_slice(&mut heard[start..], GuestAddress(DATA)).unwrap();
+    }
+    assert!(heard == contents);
+    // Nothing more comes, and nothing fails.
+    b.receive.add(&[], &[(DATA, 999)]);
+    b.receive.kick();
+    assert!(!b.transport.needs_reset.load(SeqCst));
 }
 
 #[test]

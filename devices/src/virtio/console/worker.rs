@@ -25,6 +25,8 @@ pub(super) struct Worker {
     input: Option<File>,
     /// Whether the thread waits for the input: only while the guest has room for it.
     input_awaited: bool,
+    /// It is always ready, and cannot be waited for: a regular file.
+    always_ready: bool,
     output: Outlet,
     piece: Vec<u8>,
     /// A buffer of the guest's for which there was no input yet.
@@ -56,6 +58,7 @@ impl Worker {
             transmit,
             input,
             input_awaited: false,
+            always_ready: false,
             output,
             piece: vec![0; PIECE],
             buffer: None,
@@ -148,23 +151,39 @@ impl Worker {
 
     fn await_input(&mut self, wanted: bool, ops: &mut EventOps<'_>) {
         let Some(input) = &self.input else { return };
-        if wanted == self.input_awaited {
+        if wanted == self.input_awaited || self.always_ready {
             return;
         }
         let events = Events::with_data(input, INPUT, EventSet::IN);
         let result = if wanted { ops.add(events) } else { ops.remove(events) };
         self.input_awaited = wanted;
-        if let Err(error) = result {
+        if is_not_waited_for(&result) {
+            self.always_ready = true;
+        } else if let Err(error) = result {
             tracing::info!(%error, "the console's input cannot be waited for and stays unread");
             self.input = None;
         }
+    }
+
+    /// Hands on input that cannot be waited for.
+    fn serve_file(&mut self, ops: &mut EventOps<'_>) -> Result<(), QueueFault> {
+        // As in `Virtqueue::serve`: others on the thread have their turn.
+        for _ in 0..self.receive.size() {
+            if !self.always_ready || self.buffer.is_none() || self.input.is_none() {
+                return Ok(());
+            }
+            self.serve_input(ops)?;
+        }
+        self.receive.wake_again();
+        Ok(())
     }
 
     fn serve(&mut self, event: u32, ops: &mut EventOps<'_>) -> Result<(), QueueFault> {
         match event {
             RECEIVE_KICK => {
                 self.receive.drain_kick();
-                self.serve_receive(ops)
+                self.serve_receive(ops)?;
+                self.serve_file(ops)
             }
             TRANSMIT_KICK => {
                 self.transmit.drain_kick();
@@ -178,6 +197,11 @@ impl Worker {
             }
         }
     }
+}
+
+/// Whether epoll refuses a file because it is always ready.
+fn is_not_waited_for(result: &Result<(), event_manager::Error>) -> bool {
+    matches!(result, Err(event_manager::Error::Epoll(error)) if error.errno() == libc::EPERM)
 }
 
 impl Moved {
