@@ -1,12 +1,14 @@
 # Everything a newcomer, a maintainer and the gate need, by name.
 #
-#   make release  the program as it is released: one file without libraries
-#   make install  that, and the files of the emulated hosts, to PREFIX (default /usr/local)
-#   make demo     the main job, on the best platform that this machine has
-#   make test     all tests
-#   make bench    figures, as JSON and as a table
+#   make demo      an SEV-SNP guest, in an emulated host if need be, and its report judged
+#   make check     formatting, lints and unit tests, without emulated hosts: while one writes
+#   make test      what the gate runs
+#   make test-all  also what takes hours
+#   make release   the program as it is released: one file without libraries
+#   make install   that, and the files of the emulated hosts, to PREFIX (default /usr/local)
+#   make bench     figures, as JSON and as a table
 
-.PHONY: setup release install demo test bench
+.PHONY: setup demo check test test-all release install bench
 setup:
 	@tests/scripts/setup
 
@@ -22,11 +24,18 @@ install: release
 	install -D -t $(DESTDIR)$(PREFIX)/bin target/release/casemate
 	install -D -m 644 -t $(share) tools/lab/qemu/*
 
-demo: setup
+demo:
 	@tests/scripts/demo
+
+check:
+	@tests/scripts/setup check
+	@tests/scripts/check
 
 test: setup
 	@tests/scripts/test
+
+test-all: setup
+	@tests/scripts/test-all
 
 bench:
 	@tests/scripts/setup bench

@@ -80,7 +80,7 @@ pub const MODULES: &[&str] = &[
 const DESCRIPTION: &str = r#"# A small guest to try things with: a kernel of Debian's and busybox.
 kernel = "vmlinuz"
 initrd = "initrd"
-cmdline = "console=ttyS0 quiet panic=-1 efi=noruntime"
+cmdline = "console=ttyS0 quiet panic=-1 rd.shell=0 efi=noruntime"
 memory = "256M"
 "#;
 
