@@ -23,17 +23,35 @@ fn folder() -> tempfile::TempDir {
 }
 
 fn in_lab(script: &str, folder: &Path) -> Option<Output> {
-    let lab = require(Host::Tdx)?.timeout(Duration::from_secs(180)).share(folder);
+    let lab = require(Host::Tdx)?.timeout(Duration::from_secs(1200)).share(folder);
     Some(lab.run(&["sh", "-c", script]).unwrap())
 }
 
-/// A line of shell that runs a guest and says its exit status.
-fn line(firmware: &Path, limit: &str, flags: &str) -> String {
+/// A command that runs a guest.
+fn run(firmware: &Path, flags: &str) -> String {
     let (casemate, firmware) = (env!("CARGO_BIN_EXE_casemate"), firmware.display());
+    format!(
+        "{casemate} run --platform tdx --firmware {firmware} --memory 64M {flags} </dev/null \
+         2>/tmp/log"
+    )
+}
+
+/// A line of shell that runs a guest and says its exit status.
+fn line(firmware: &Path, flags: &str) -> String {
     // The log comes after the guest's words: between them it would cut their lines.
     format!(
-        "timeout {limit} {casemate} run --platform tdx --firmware {firmware} --memory 64M {flags} \
-         </dev/null 2>/tmp/log; status=$?; echo; cat /tmp/log; echo \"ENDED $status\"\n"
+        "timeout 500 {}; status=$?; echo; cat /tmp/log; echo \"ENDED $status\"\n",
+        run(firmware, flags)
+    )
+}
+
+/// The same for a guest that does not end: it is killed when its log has `text` twice.
+fn line_until_twice(text: &str, firmware: &Path, flags: &str) -> String {
+    format!(
+        ">/tmp/log; {} & guest=$!
+         until [ \"$(grep -c '{text}' /tmp/log)\" -ge 2 ] || ! kill -0 $guest; do sleep 0.1; done
+         kill -KILL $guest; wait $guest; status=$?; cat /tmp/log; echo \"ENDED $status\"\n",
+        run(firmware, flags)
     )
 }
 
@@ -204,19 +222,19 @@ fn tds_measure_to_what_was_predicted_and_ask_in_vain_for_what_cannot_be() {
         let casemate = env!("CARGO_BIN_EXE_casemate");
         format!("{casemate} host --quote-selftest {service}; echo \"ENDED $?\"\n")
     };
-    let script = line(&path("asks"), "60", "--vcpus 2")
-        + &line(&path("gives-up"), "60", "")
-        + &line(&path("resets"), "-s KILL 4", "--on-reset restart")
-        + &line(&path("quotes"), "60", "")
+    let script = line(&path("asks"), "--vcpus 2")
+        + &line(&path("gives-up"), "")
+        + &line_until_twice("it starts anew", &path("resets"), "--on-reset restart")
+        + &line(&path("quotes"), "")
         + &format!("{} --ignored quote_service >/tmp/service 2>&1 &\n", service.display())
         + "until [ -S /tmp/quotes ]; do sleep 0.1; done\n"
         + &selftest("unix:/tmp/quotes")
         // The host's own address.
         + &selftest(&format!("vsock:1:{PORT}"))
-        + &line(&path("quotes"), "60", &file.display().to_string())
-        + &line(&path("quotes"), "60", &debug.display().to_string())
+        + &line(&path("quotes"), &file.display().to_string())
+        + &line(&path("quotes"), &debug.display().to_string())
         // The emulated host has two processors.
-        + &line(&path("quotes"), "60", "--vcpus 3");
+        + &line(&path("quotes"), "--vcpus 3");
     let Some(output) = in_lab(&script, folder.path()) else { return };
     let console = &output.console;
     let guests: Vec<_> = console.split("ENDED ").collect();
