@@ -81,6 +81,7 @@ fn kvm(facts: &Facts, report: &mut Report) {
     }
     let vcpus = vcpus(facts, VmType::Plain);
     report.ok("kvm", format!("/dev/kvm opens, API version 12{vcpus}"));
+    virtualisation(facts, report);
     if kvm.split_irqchip {
         report.ok("irqchip", "KVM can leave the I/O APIC to us");
     } else {
@@ -96,12 +97,30 @@ pub(super) fn vcpus(facts: &Facts, vm_type: VmType) -> String {
     most.map_or(String::new(), |(_, most)| format!(", up to {most} vCPUs"))
 }
 
+/// Some kernels have a KVM that interprets guests in software. It runs small programs, and no Linux.
+fn virtualisation(facts: &Facts, report: &mut Report) {
+    if has_virtualisation(facts) {
+        return;
+    }
+    let says = "/dev/kvm works without hardware virtualisation (neither SVM nor VT-x): Linux guests do not run";
+    report.missing(super::VIRTUALISATION, says, enable_virtualisation(facts));
+}
+
+fn has_virtualisation(facts: &Facts) -> bool {
+    facts.kernel.cpu_flags.iter().any(|flag| flag == "svm" || flag == "vmx")
+}
+
 fn no_kvm(facts: &Facts) -> String {
-    let flags = &facts.kernel.cpu_flags;
     let module = if facts.cpu.vendor == "GenuineIntel" { "kvm_intel" } else { "kvm_amd" };
-    if flags.iter().any(|flag| flag == "svm" || flag == "vmx") {
+    if has_virtualisation(facts) {
         format!("sudo modprobe {module}")
-    } else if facts.cpu.is_virtual {
+    } else {
+        enable_virtualisation(facts)
+    }
+}
+
+fn enable_virtualisation(facts: &Facts) -> String {
+    if facts.cpu.is_virtual {
         "enable nested virtualisation on the host of this virtual machine".into()
     } else {
         "enable virtualisation (SVM or VT-x) in the BIOS".into()

@@ -293,6 +293,22 @@ fn without_kvm_nothing_can_be_launched() {
     }
 }
 
+/// As in virtual machines whose host has no nested virtualisation, and whose kernel has a KVM in software.
+#[test]
+fn kvm_without_hardware_virtualisation_launches_nothing() {
+    let mut facts = snp_host();
+    facts.kernel.cpu_flags.clear();
+    facts.cpu.is_virtual = true;
+    let findings = findings(&facts);
+    assert_eq!(finding(&findings, "kvm").state, State::Ok);
+    let finding = finding(&findings, "virtualisation");
+    assert!(VmType::ALL.iter().all(|&vm_type| finding.blocks(vm_type)), "{finding:?}");
+    assert!(finding.fix.as_deref().is_some_and(|fix| fix.starts_with("enable nested")));
+    // The flag of either vendor is enough.
+    facts.kernel.cpu_flags = vec!["vmx".into()];
+    assert!(can_launch(&super::findings(&facts), VmType::Plain));
+}
+
 #[test]
 fn files_of_a_host_are_read() {
     let root = tree(&[

@@ -296,7 +296,8 @@ fn line(finding: &Finding) -> String {
 fn notes() -> String {
     let mut findings = findings(&Facts::gather(Path::new("/")));
     findings.retain(|finding| {
-        finding.state == State::Note && finding.platforms.contains(&VmType::Plain)
+        finding.platforms.contains(&VmType::Plain)
+            && (finding.state == State::Note || finding.blocks(VmType::Plain))
     });
     let lines: String = findings.iter().map(line).collect();
     if lines.is_empty() { lines } else { format!("\nif one of these is in the way:{lines}") }
