@@ -14,7 +14,9 @@ mount -t cgroup2 cgroup /sys/fs/cgroup 2>/dev/null
 echo "lab: ready after $(cut -d' ' -f1 /proc/uptime) s"
 if grep -qw lab.wait /proc/cmdline; then
 	# The machine's state is saved here. File systems come later: one that is
-	# mounted cannot be saved. A line on the console says that it goes on.
+	# mounted cannot be saved. A line on the console says that it goes on, as
+	# often as it takes; its echo would cut the reply.
+	stty -F /dev/ttyS0 -echo
 	read -r _
 	echo "lab: resumed"
 fi
