@@ -16,7 +16,7 @@ fn read(path: impl AsRef<Path>) -> String {
 }
 
 /// Folders of the book, one for each kind of page.
-const KINDS: [&str; 3] = ["how-to", "reference", "explanation"];
+const KINDS: [&str; 4] = ["tutorial", "how-to", "reference", "explanation"];
 
 /// The pages of the book, relative to its folder.
 fn pages() -> Vec<String> {
@@ -204,4 +204,37 @@ fn foreign_text_is_escaped_by_one_crate() {
         .unwrap();
     let files = String::from_utf8(output.stdout).unwrap();
     assert_eq!(files, "tools/attest/foreign/src/lib.rs\n");
+}
+
+/// Phrases that hide the acting subject or its name, and the plain ones that readers expect.
+const VAGUE: [(&str, &str); 6] = [
+    ("in the way of", "blocks"),
+    ("is asked", "receives the request, or name who requests"),
+    ("are asked", "receive the request, or name who requests"),
+    ("its word", "its report"),
+    ("to and fro", "between A and B"),
+    ("of ours", "of Casemate"),
+];
+
+/// Headings name what a reader searches for: a noun or an imperative, no question.
+#[test]
+fn prose_of_the_book_is_plain() {
+    let mut faults = Vec::new();
+    for page in pages() {
+        let text = read(Path::new("docs/src").join(&page));
+        let prose: String = text.split("```").step_by(2).collect();
+        for line in prose.lines().filter(|line| !line.starts_with("    ")) {
+            for (phrase, plain) in VAGUE.iter().filter(|(phrase, _)| line.contains(phrase)) {
+                faults.push(format!("{page}: \"{phrase}\": write \"{plain}\": {line}"));
+            }
+            let question = ["What", "Where", "Who", "How", "Why"].iter().any(|word| {
+                let heading = line.trim_start_matches('#').trim_start();
+                line.starts_with('#') && heading.split(' ').next() == Some(word)
+            });
+            if question || line.starts_with('#') && line.ends_with('?') {
+                faults.push(format!("{page}: a heading is a noun or an imperative: {line}"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
 }

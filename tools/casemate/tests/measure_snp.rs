@@ -202,7 +202,7 @@ fn a_guest_is_measured_on_every_platform_that_it_allows() {
 /// Whoever reads a measurement can tell that the firmware does something else than usual, and so does
 /// the measurement.
 #[test]
-fn what_our_firmware_does_otherwise_is_measured() {
+fn options_of_the_firmware_are_measured() {
     let (folder, kernel) = (tempfile::tempdir().unwrap(), input("kernel-tiny.bin"));
     let mut digests = Vec::new();
     for (key, flags) in [
@@ -241,7 +241,7 @@ fn what_our_firmware_does_otherwise_is_measured() {
 }
 
 #[test]
-fn differences_are_said_in_words() {
+fn diff_describes_each_change() {
     let folder = tempfile::tempdir().unwrap();
     let manifest = |name: &str, features: &str| {
         let path = folder.path().join(name).to_str().unwrap().to_owned();
@@ -265,7 +265,7 @@ fn differences_are_said_in_words() {
 
 /// Our firmware's config page is part of its image: what differs there is named, not "other contents".
 #[test]
-fn differences_of_the_config_page_are_said_in_words() {
+fn diff_describes_changes_of_the_config_page() {
     let folder = tempfile::tempdir().unwrap();
     let kernel = input("kernel-tiny.bin");
     let guest = |name: &str, more: &str| {
@@ -297,7 +297,7 @@ fn differences_of_the_config_page_are_said_in_words() {
 }
 
 #[test]
-fn a_report_is_explained() {
+fn search_explains_a_report() {
     let folder = tempfile::tempdir().unwrap();
     let firmware = input("tiny-std.fd");
     let guest =
@@ -365,7 +365,7 @@ fn a_guest_is_explained() {
 }
 
 #[test]
-fn an_id_block_is_made() {
+fn id_block_is_signed() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (block, auth) = (path("block"), path("auth"));

@@ -208,7 +208,7 @@ fn the_config_page_of_our_firmware_is_measured() {
 }
 
 #[test]
-fn what_is_not_our_firmware_is_refused() {
+fn foreign_firmware_is_rejected() {
     let mut options = options(Profile::Casemate, 1, 0, 1);
     options.kernel = Some(KernelHashes::new(b"kernel", b"", b""));
     let refused = |image: &[u8]| planned(image, &options).err().unwrap();

@@ -76,7 +76,7 @@ fn blocks_and_digests_are_as_expected_and_signatures_verify() {
 }
 
 #[test]
-fn what_is_no_p384_key_is_refused() {
+fn keys_of_other_curves_are_rejected() {
     let refused = |pem: &str| SigningKey::from_pem(pem.as_bytes()).err().unwrap();
     assert!(matches!(refused(""), KeyError::NoPem));
     assert!(matches!(refused("-----BEGIN PUBLIC KEY-----\n"), KeyError::NoPem));

@@ -241,7 +241,7 @@ fn refusals() {
 
 /// The digest that a genuine Milan chip signed, of a guest with a measured kernel under QEMU.
 #[test]
-fn what_a_real_chip_signed() {
+fn digest_matches_report_of_a_real_chip() {
     let anchor = json("hardware-anchor").unwrap();
     let hash = |name: &str| -> [u8; 32] {
         let text = anchor[name].as_str().unwrap();

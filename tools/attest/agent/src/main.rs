@@ -18,34 +18,33 @@ use lexopt::{Arg, Parser, ValueExt as _};
 use zeroize::Zeroizing;
 
 const HELP: &str = "\
-Runs inside a confidential guest. Asks the processor for evidence, and fetches secrets with it.
+Obtains evidence from the processor of a confidential guest, and fetches secrets with it.
 
 casemate-agent run    --secret ID [--fd N] -- PROGRAM [ARGUMENT...]
-    Becomes PROGRAM, which reads the secret from file descriptor N (default 3).
+    Runs PROGRAM, which reads the secret from file descriptor N (default 3).
 casemate-agent unlock --secret ID --device DEVICE --name NAME [--cryptsetup PROGRAM]
     Opens the LUKS volume on DEVICE as /dev/mapper/NAME with the secret.
 casemate-agent report --nonce HEX
     Prints evidence over a nonce of 1 to 64 bytes as JSON. REPORT_DATA is SHA-512 of the line
     \"casemate-agent report\" and the nonce, which `casemate verify --nonce HEX` computes.
 casemate-agent check
-    Shows evidence to the VMM, started with `casemate run --attest`, which compares it with what it
-    launched; --broker says where, by default vsock:2:8079.
+    Sends evidence to a VMM that was started with `casemate run --attest`, at the address of --broker, by
+    default vsock:2:8079. The VMM compares it with its launch.
 casemate-agent forward [--listen IP:PORT]
-    Passes TCP connections (default 127.0.0.1:8080) on to the broker, for other clients of the Key Broker
-    Service protocol in a guest without a network. They make evidence of their own.
+    Forwards TCP connections (default 127.0.0.1:8080) to the broker, for other clients of the Key Broker
+    Service protocol in a guest without a network. They obtain evidence themselves.
 
-A secret's ID is REPOSITORY/TYPE/TAG, as the broker has it. It comes over vsock, for which a guest
-needs no network; it is not written to any file or log. run and unlock need a pinned broker key.
+ID is the name of a secret: REPOSITORY/TYPE/TAG. Secrets are not written to any file or log. run and unlock
+need a pinned broker key.
 
-    --broker ADDRESS  where the broker is: vsock:CID:PORT, tcp:IP:PORT or unix:PATH. May be given more
-                      than once: the first that can be reached is asked. Default: vsock:2:8080, the host
-    --broker-key KEY  take secrets only from the broker with this key, as `casemate broker release-key` prints
-                      it. May be given more than once: each key is good. Default: the keys that the kernel
-                      command line pins with casemate.broker_key=KEY
-    --any-broker      take secrets from whoever answers, signed or not: the host can then choose them
-    --tsm DIRECTORY   the kernel's reports; default /sys/kernel/config/tsm/report
+    --broker ADDRESS  address of the broker: vsock:CID:PORT, tcp:IP:PORT or unix:PATH; repeatable: the agent
+                      uses the first that it can reach. Default: vsock:2:8080, the host
+    --broker-key KEY  accept secrets only from the broker with this key, from `casemate broker release-key`;
+                      repeatable. Default: the keys of casemate.broker_key=KEY on the kernel command line
+    --any-broker      accept secrets of any broker, signed or not: the host can then choose them
+    --tsm DIRECTORY   directory of the kernel's reports; default /sys/kernel/config/tsm/report
 
-Exit status: 0 it worked (run: PROGRAM's own), 1 the broker refuses, 2 bad usage, 3 anything else.
+Exit status: 0 success (run: that of PROGRAM), 1 the broker refuses, 2 invalid usage, 3 other failures.
 ";
 
 /// The kernel's command line, which a confidential guest's measurement covers.

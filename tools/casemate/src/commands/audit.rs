@@ -15,10 +15,9 @@ use super::verify::Format;
 
 const EXIT_CHANGED: u8 = 1;
 
-/// Check the audit log of a broker
+/// Verify the audit log of a broker
 ///
-/// The log is one JSON object a line, for jq and the like; each is chained to the one before by its
-/// hash.
+/// The log has one JSON object per line. Each object has the hash of the previous one.
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Args {
@@ -31,28 +30,27 @@ enum Command {
     Verify(VerifyArgs),
 }
 
-/// Find out whether an audit log is what the broker wrote
+/// Verify that an audit log is unchanged
 ///
-/// Any record that was changed, moved or removed breaks the chain. Records that are missing at the end
-/// can be seen only against something outside of the log: the broker's store, or a hash that was printed
-/// by an earlier run and kept elsewhere. Records that no broker wrote are found with the store, whose key
-/// authenticates each record.
+/// A changed, moved or removed record breaks the chain of hashes. To detect records that are missing at the
+/// end, pass the broker's store or a hash that an earlier run printed. To detect records that the broker did
+/// not write, pass the store: its key authenticates each record.
 ///
-/// Exit status: 0 the log is whole, 1 it was changed, 2 bad input or usage.
+/// Exit status: 0 the log is unchanged, 1 it was changed, 2 invalid input or usage.
 #[derive(clap::Args)]
 struct VerifyArgs {
-    /// The log
+    /// Audit log
     log: PathBuf,
-    /// The hash of a record that must be there, 96 hexadecimal digits
+    /// Hash of a record that the log must have, 96 hexadecimal digits
     #[arg(long, value_name = "HEX", conflicts_with = "store")]
     head: Option<String>,
-    /// The broker's store, which knows where the log ends
+    /// Store of the broker, which has the end of the log
     #[arg(long, value_name = "FILE", requires = "key")]
     store: Option<PathBuf>,
-    /// The store's key
+    /// Key of the store
     #[arg(long, value_name = "FILE", requires = "store")]
     key: Option<PathBuf>,
-    /// How to print the result
+    /// Output format
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }

@@ -17,10 +17,10 @@ mod policy;
 mod secret;
 mod serve;
 
-/// Keep secrets, and give them only to guests that prove themselves
+/// Store secrets and release them only to verified guests
 ///
-/// A first run. The guest's command line gets casemate.broker_key= with the key that the second command
-/// prints, and policy.json the measurement that `casemate measure` then predicts:
+/// To start, put the key that release-key prints on the guest's command line as casemate.broker_key=KEY, and
+/// the measurement that `casemate measure` then predicts into policy.json:
 ///
 ///   casemate broker key store.key
 ///   casemate broker release-key --store store --key store.key
@@ -32,8 +32,8 @@ mod serve;
 ///
 ///   casemate-agent unlock --secret default/disk/root --device /dev/vda2 --name root
 ///
-/// Nothing is given out by default: a secret has a policy, and a guest's evidence has to fulfil it.
-/// Each release and each refusal is a record in the audit log (see casemate audit).
+/// A secret is released only to guests whose evidence fulfils its policy. The audit log records each
+/// release and refusal (see casemate audit).
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true, verbatim_doc_comment)]
 pub(crate) struct Args {
@@ -43,42 +43,42 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Make a key for a store: 64 hexadecimal digits in a file that its owner alone can read
+    /// Write a new store key to a file that only its owner can read
     ///
-    /// Whoever has the key and the store has the secrets: keep it apart from the store.
+    /// The key has 64 hexadecimal digits. With key and store anybody can read the secrets: keep them apart.
     Key {
-        /// The new file
+        /// New file
         file: PathBuf,
     },
     Serve(serve::Args),
     Secret(secret::Args),
     Policy(policy::Args),
-    /// Write a whole copy of the store to a new file, also while a broker runs
+    /// Back up the store to a new file, also while a broker runs
     ///
-    /// To restore it, put the file in the store's place (remove FILE-wal and FILE-shm), and pass --restored
-    /// to the first casemate broker serve.
+    /// To restore, replace the store by the file, remove FILE-wal and FILE-shm, and pass --restored to the
+    /// first casemate broker serve.
     Backup {
-        /// The new file
+        /// New file
         to: PathBuf,
         #[command(flatten)]
         store: StoreArgs,
     },
-    /// Print the public key of the store's tokens as a JSON web key set
+    /// Print the public key of tokens as a JSON web key set
     TokenKey(StoreArgs),
-    /// Print the public key of the store's releases, for guests to pin
+    /// Print the public key of releases, for guests to pin
     ///
-    /// On a guest's measured command line: casemate.broker_key=KEY. The guest's agent then takes secrets
-    /// from a broker with this store only.
+    /// Pin it on the guest's measured command line with casemate.broker_key=KEY. The guest's agent then
+    /// accepts secrets only from brokers with this store.
     ReleaseKey(StoreArgs),
 }
 
 /// The store, and the key to it.
 #[derive(clap::Args)]
 pub(super) struct StoreArgs {
-    /// The store's file; made if it is not there
+    /// Store; created if missing
     #[arg(long, value_name = "FILE")]
     store: PathBuf,
-    /// The store's key, as `casemate broker key` makes it; "-" for standard input
+    /// Key of the store, from `casemate broker key`; "-" for standard input
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
 }

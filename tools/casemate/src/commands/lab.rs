@@ -13,11 +13,11 @@ use clap::Subcommand;
 /// Ended because it took too long; as timeout(1) has it.
 const EXIT_TIMED_OUT: u8 = 124;
 
-/// Run commands in an emulated host: plain KVM, SEV-SNP or TDX without the hardware
+/// Run commands in an emulated host with plain KVM, SEV-SNP or TDX
 ///
-/// A host is a whole machine in software with a kernel of Debian's and a real /dev/kvm. It needs
-/// neither root nor virtualisation on this machine. What it is made of is fetched once, from the
-/// Debian mirror that this machine uses, and kept in ~/.cache/casemate ($CASEMATE_CACHE).
+/// A host is a machine in software with a Debian kernel and a real /dev/kvm. It does not need root or
+/// virtualisation on this machine. Its components are downloaded once, from the Debian mirror of this
+/// machine, to ~/.cache/casemate ($CASEMATE_CACHE).
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Args {
@@ -35,13 +35,11 @@ enum Command {
 
 /// Run a command in an emulated host
 ///
-/// The command runs as root, in the current directory, with this machine's files. They are
-/// read-only, but for the directory given by --share; /tmp and /run are fresh, with those entries of
-/// this machine's that the current directory or a path in the command is in. Its output comes as it is
-/// written, and on a terminal it has the terminal.
+/// The command runs as root, in the current directory, with this machine's files. They are read-only,
+/// except the directory of --share. /tmp and /run are empty, except entries of this machine that contain
+/// the current directory or a path in the command. The command uses the terminal, if there is one.
 ///
-/// Exit status: the command's own; 124 it took too long, 127 there is no such command, 2 there is no
-/// such host.
+/// Exit status: that of the command; 124 it timed out, 127 it does not exist, 2 the host does not exist.
 #[derive(clap::Args)]
 #[command(
     after_help = "For example:\n  casemate lab run -- casemate run --platform plain --kernel vmlinuz \
@@ -51,50 +49,52 @@ struct Run {
     /// Kind of host: kvm, snp or tdx
     #[arg(long, default_value = "kvm")]
     host: Host,
-    /// Processors of the host; a TDX guest can have as many vCPUs, and no more [default: 1 for kvm
-    /// and snp, 2 for tdx]
+    /// Processors of the host [default: 1 for kvm and snp, 2 for tdx]
+    ///
+    /// A TDX guest can have as many vCPUs as the host has processors.
     #[arg(long, value_name = "N")]
     vcpus: Option<u8>,
     /// Memory of the host [default: 3G for kvm, 6G for snp, 4G for tdx]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
-    /// Seconds after which the command is ended, without those in which the emulator waits for a
-    /// processor of this machine
+    /// Stop the command after SECONDS
+    ///
+    /// Time in which the emulator waits for a processor of this machine does not count.
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     timeout: u64,
-    /// A directory that the command can write, at the same path
+    /// Directory that the command can write, at the same path
     #[arg(long, value_name = "DIR")]
     share: Option<PathBuf>,
-    /// Debian's kernel for the host: oldest, newest, or a series such as 6.12 [default: oldest; tdx has
-    /// one of its own]
+    /// Debian kernel of the host: oldest, newest, or a series such as 6.12
+    ///
+    /// The default is oldest. A tdx host always uses its own kernel.
     #[arg(long, value_name = "SERIES")]
     kernel: Option<String>,
-    /// A QEMU as distributions have it, such as qemu-system-x86_64, instead of the patched one; for
-    /// --host kvm only
+    /// QEMU for --host kvm instead of the patched one, such as qemu-system-x86_64
     #[arg(long, value_name = "PROGRAM")]
     qemu: Option<PathBuf>,
-    /// A directory for the host's logs: console, kernel messages, what the platform was asked
+    /// Directory for logs: console, kernel messages, requests to the platform
     #[arg(long, value_name = "DIR")]
     log: Option<PathBuf>,
-    /// Boot the host rather than resume its saved state
+    /// Boot the host instead of resuming its saved state
     #[arg(long)]
     cold: bool,
-    /// The command and its arguments
+    /// Command and its arguments
     #[arg(last = true, required = true)]
     command: Vec<String>,
 }
 
-/// Fetch and build what emulated hosts need, so that later runs start at once
+/// Download and build the components of emulated hosts
 #[derive(clap::Args)]
 struct Prepare {
-    /// Kind of host, may be repeated [default: all]
+    /// Kind of host; repeatable [default: all]
     #[arg(long)]
     host: Vec<Host>,
 }
 
-/// Say what is here, what is missing, and the command that brings it
+/// List lab components and how to install missing ones
 ///
-/// Exit status: 0 every host can run, 1 something must be installed or built first.
+/// Exit status: 0 all hosts can run, 1 components are missing.
 #[derive(clap::Args)]
 struct Status {
     /// Print JSON
@@ -103,23 +103,23 @@ struct Status {
     /// Print only the names of Debian packages that must be installed first
     #[arg(long, conflicts_with = "json")]
     packages: bool,
-    /// Only what this kind of host needs, may be repeated [default: all]
+    /// List components of this kind of host only; repeatable [default: all]
     #[arg(long)]
     host: Vec<Host>,
 }
 
-/// Make a small guest to try things with: a kernel of Debian's, and a shell
+/// Make a small guest: a Debian kernel and a shell
 ///
 /// Writes guest.toml for casemate run, vmlinuz (bzImage), vmlinux (the same as ELF) and initrd: busybox,
 /// and the modules for virtio devices and attestation. The guest starts a shell. With casemate.hello on
-/// its command line it says what it is and powers off; with casemate.report it also prints evidence over
+/// its command line it describes itself and powers off; with casemate.report it also prints evidence over
 /// the SHA-512 of its first disk.
 #[derive(clap::Args)]
 struct Guest {
-    /// Where to write the files
+    /// Directory for the files
     #[arg(value_name = "DIR")]
     directory: PathBuf,
-    /// Debian's cloud kernel: oldest, newest, or a series such as 6.12
+    /// Debian cloud kernel: oldest, newest, or a series such as 6.12
     #[arg(long, value_name = "SERIES", default_value = casemate_lab::kernel::OLDEST)]
     kernel: String,
 }

@@ -41,7 +41,7 @@ pub(crate) struct Args {
     /// Compare two manifests, guests, firmware images or IGVM files
     #[arg(long, num_args = 2, value_names = ["A", "B"], conflicts_with_all = ["guest", "search"])]
     diff: Option<Vec<PathBuf>>,
-    /// Find the guest that explains the measurement of this SEV-SNP report or TDX quote
+    /// Find the guest that explains the measurement of a report or quote
     #[arg(long, value_name = "REPORT", conflicts_with = "guest")]
     search: Option<PathBuf>,
     #[command(flatten)]

@@ -8,12 +8,12 @@ use super::words;
 /// Options of the built-in firmware. They are measured.
 #[derive(clap::Args, Clone, Copy, Default)]
 pub(crate) struct OwnFirmware {
-    /// Accept memory lazily (in the kernel) or eagerly (in the firmware) [default: lazy]
+    /// Accept memory in the kernel (lazy) or in the firmware (eager) [default: lazy]
     ///
     /// Only for guests of the built-in firmware.
     #[arg(long, value_name = "WHEN", value_parser = words::<Acceptance>(Acceptance::WORDS))]
     accept_memory: Option<Acceptance>,
-    /// Use the development image of the built-in firmware, which logs to the serial port
+    /// Use the development firmware, which logs to the serial port
     #[arg(long)]
     firmware_log: bool,
 }

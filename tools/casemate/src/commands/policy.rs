@@ -13,7 +13,7 @@ use super::{output, read};
 
 const EXIT_WEAK: u8 = 1;
 
-/// Check policies: conditions on evidence
+/// Check policies
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Args {
@@ -26,18 +26,18 @@ enum Command {
     Check(CheckArgs),
 }
 
-/// List what a policy leaves open
+/// List conditions that a policy leaves open
 ///
 /// A secret's policy should name the guest, forbid debugging and migration, and set the privilege level
-/// and the age of firmware (SEV-SNP) or the TCB statuses (TDX). casemate broker takes a policy that leaves
-/// one of these open only with --accept-weak-policy.
+/// and the minimum TCB (SEV-SNP) or the TCB statuses (TDX). casemate broker accepts a policy with an open
+/// condition only with --accept-weak-policy.
 ///
-/// Exit status: 0 nothing is open, 1 something is, 2 bad input or usage.
+/// Exit status: 0 no condition is open, 1 a condition is open, 2 invalid input or usage.
 #[derive(clap::Args)]
 struct CheckArgs {
-    /// The policy, JSON
+    /// Policy, as JSON
     file: PathBuf,
-    /// The platform that the policy is for; by default known by its keys
+    /// Platform of the policy [default: derived from its keys]
     #[arg(long, value_enum)]
     platform: Option<Platform>,
     /// Print one JSON object

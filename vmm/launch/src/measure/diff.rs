@@ -112,7 +112,7 @@ fn page_differences(a: &MeasuredRange, b: &MeasuredRange) -> Vec<String> {
     found
 }
 
-/// What our firmware is told stands in the image itself, in its config page.
+/// Differences of the config pages, which are part of the images of Casemate's firmware.
 fn contents_differences(a: &MeasuredRange, b: &MeasuredRange) -> Vec<String> {
     let other = format!("{} at {}: other contents", a.tag, a.address);
     let (Some(first), Some(second)) = (&a.config_page, &b.config_page) else { return vec![other] };
@@ -144,7 +144,7 @@ fn vcpus(a: &Manifest, b: &Manifest) -> Vec<String> {
             each.push((index, differences));
         }
     }
-    // What all vCPUs share is said once.
+    // A difference that all vCPUs share is reported once.
     if each.len() == common && common > 1 {
         let shared: BTreeSet<_> = each[0].1.clone();
         let shared = each.iter().fold(shared, |shared, (_, other)| &shared & other);

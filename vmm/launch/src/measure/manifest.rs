@@ -12,7 +12,7 @@ use crate::{Contents, Digest384, Gpa, Import, PAGE_SIZE, PageKind, PlatformKind}
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// What the guest is launched on.
+    /// Platform of the guest.
     pub platform: PlatformKind,
     /// The SNP launch digest or the MRTD: the running digest after the last range.
     pub measurement: Digest384,
@@ -30,14 +30,14 @@ pub struct MeasuredRange {
     pub address: Gpa,
     /// Length in bytes.
     pub length: u64,
-    /// What of the range is measured.
+    /// Measured parts of the range.
     pub kind: RangeKind,
     /// SHA-384 of the contents, where the contents are measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha384: Option<Digest384>,
     /// SNP: the launch digest after this range. TDX: the MRTD if the measurement ended here.
     pub running_digest: Digest384,
-    /// Where the range comes from, in words.
+    /// Origin of the range.
     pub tag: String,
     /// Of a VMSA: its registers that are not zero, by name, in hexadecimal.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -81,7 +81,7 @@ impl MeasuredRange {
     }
 }
 
-/// What the config page of a firmware of ours says.
+/// Config page of Casemate's firmware.
 fn config_page(import: &Import) -> Option<ConfigPage> {
     match &import.contents {
         Contents::Bytes(bytes) if import.tag == FIRMWARE_TAG => firmware::config_page_of(bytes),
@@ -106,7 +106,7 @@ fn contents_digest(import: &Import) -> Digest384 {
     Digest384::from_ring(&context.finish())
 }
 
-/// What of a range is measured. The words are those of [`PageKind`], and `vmsa`.
+/// Measured parts of a range. The words are those of [`PageKind`], and `vmsa`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RangeKind {

@@ -17,7 +17,7 @@ pub struct DigestError {
 }
 
 impl Digest384 {
-    /// Where every chain of digests starts.
+    /// Start of every chain of digests.
     pub const ZERO: Self = Self([0; 48]);
 
     /// SHA-384 of `bytes`.
@@ -26,7 +26,7 @@ impl Digest384 {
         Self::from_ring(&ring::digest::digest(&ring::digest::SHA384, bytes))
     }
 
-    /// What a context of [`ring::digest::SHA384`] gave.
+    /// Result of a context of [`ring::digest::SHA384`].
     pub(crate) fn from_ring(digest: &ring::digest::Digest) -> Self {
         let mut value = [0; 48];
         value.copy_from_slice(digest.as_ref());

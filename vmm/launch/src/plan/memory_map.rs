@@ -2,7 +2,7 @@
 
 use crate::Gpa;
 
-/// What a guest may do with a range. The values are those of e820 (ACPI 6.5, table 15.4).
+/// Kind of memory, which tells the guest how to use a range. The values are those of e820 (ACPI 6.5, table 15.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum MemoryKind {
@@ -24,7 +24,7 @@ pub struct MemoryRange {
     pub start: Gpa,
     /// The length in bytes.
     pub bytes: u64,
-    /// What it is.
+    /// Kind of the memory.
     pub kind: MemoryKind,
 }
 

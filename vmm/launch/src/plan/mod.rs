@@ -19,7 +19,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// What a guest is launched on.
+/// Platform of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PlatformKind {
@@ -133,7 +133,7 @@ pub enum Policy {
     Tdx(TdxPolicy),
 }
 
-/// What KVM_SEV_INIT2 and SNP_LAUNCH_START are given.
+/// Arguments of KVM_SEV_INIT2 and SNP_LAUNCH_START.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnpPolicy {
     /// Guest policy (SEV-SNP firmware ABI, table "Guest Policy Structure").
@@ -142,7 +142,7 @@ pub struct SnpPolicy {
     pub vmsa_features: u64,
 }
 
-/// What KVM_TDX_INIT_VM is given.
+/// Arguments of KVM_TDX_INIT_VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TdxPolicy {
     /// TD attributes (Intel TDX module ABI, "ATTRIBUTES").
@@ -178,12 +178,12 @@ pub struct IdBlock {
     pub author_key: bool,
 }
 
-/// What SNP_LAUNCH_FINISH is given; reported beside the measurement, not part of it.
+/// Arguments of SNP_LAUNCH_FINISH. Reports have them beside the measurement, which does not include them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SnpIdentity {
     /// HOST_DATA of the attestation report.
     pub host_data: [u8; 32],
-    /// Who vouches for the measurement, if anyone.
+    /// Signed measurement, if there is one.
     pub id_block: Option<IdBlock>,
     /// Whether the guest may not have reports signed by the VCEK.
     pub vcek_disabled: bool,

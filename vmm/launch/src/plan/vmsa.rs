@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{Gpa, InitialVcpu, Segment};
 
-/// Where KVM puts every VMSA, as the digest sees it (Linux, `svm/sev.c`, `INITIAL_VMSA_GPA`).
+/// Address of every VMSA in the digest of KVM (Linux, `svm/sev.c`, `INITIAL_VMSA_GPA`).
 pub const VMSA_GPA: Gpa = Gpa(0xffff_ffff_f000);
 
 /// EFER.SVME: KVM sets it in every VMSA.

@@ -13,7 +13,7 @@ mod cpu_signature;
 
 pub use cpu_signature::{CpuSignature, CpuSignatureError};
 
-/// Where an x86 processor starts, and so the boot processor.
+/// Reset vector of x86 processors, at which the boot processor starts.
 pub const RESET_VECTOR: u32 = 0xffff_fff0;
 
 /// Whose guest it is.

@@ -25,7 +25,7 @@ use crate::{Digest384, Gpa, GpaRange, Guid, LaunchPlan, SnpIdentity, SnpPolicy, 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigPage {
-    /// What it says, in words by name; digests in hexadecimal.
+    /// Fields by name; digests in hexadecimal.
     pub values: BTreeMap<String, String>,
     /// SHA-384 of the image with zeroes for this page.
     pub rest_sha384: Digest384,
@@ -96,7 +96,7 @@ pub enum FirmwareError {
     Window(#[from] LoaderWindowError),
 }
 
-/// What the config page of a guest with this kernel and these limits says.
+/// Config page of a guest with this kernel and these limits.
 #[must_use]
 pub fn config(platform: Platform, flags: Flags, kernel: &KernelHashes, limits: Limits) -> Config {
     Config {
@@ -141,7 +141,7 @@ pub fn logs(image: &[u8]) -> bool {
     image.windows(WORD.len()).any(|bytes| bytes == WORD)
 }
 
-/// Where the config page is.
+/// Range of the config page in the image.
 fn config_page(image: &[u8]) -> Result<Range<usize>, FirmwareError> {
     let entry = GuidTable::parse(image)?.find(Guid(CONFIG_GUID)).ok_or(FirmwareError::NotOurs)?;
     let from_end: [u8; 4] =
@@ -154,7 +154,7 @@ fn config_page(image: &[u8]) -> Result<Range<usize>, FirmwareError> {
     if place.end > image.len() { Err(wrong) } else { Ok(place) }
 }
 
-/// What the config page of an image says, if it is our firmware and has been filled in.
+/// Config page of an image, if it is Casemate's firmware and the page is filled in.
 pub(crate) fn config_page_of(image: &[u8]) -> Option<ConfigPage> {
     let place = config_page(image).ok()?;
     let config = Config::from_page(image.get(place.clone())?.try_into().ok()?)?;

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_three_groups_are_little_endian() {
+    fn guid_groups_are_little_endian() {
         let guid = Guid::new(0x96b582de_1fb2_45f7_baea_a366c55a082d);
         assert_eq!(guid.0[..8], [0xde, 0x82, 0xb5, 0x96, 0xb2, 0x1f, 0xf7, 0x45]);
         assert_eq!(guid.0[8..], [0xba, 0xea, 0xa3, 0x66, 0xc5, 0x5a, 0x08, 0x2d]);

@@ -115,7 +115,7 @@ impl<'a> GuidTable<'a> {
     }
 }
 
-/// What is before a length and a GUID that end `bytes`, and the two.
+/// Splits `bytes` into the part before a trailing length and GUID, and those two.
 fn split_tail(bytes: &[u8]) -> Option<(&[u8], u16, Guid)> {
     let (front, guid) = bytes.split_last_chunk()?;
     let (front, length) = front.split_last_chunk()?;
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_table_is_refused_with_its_offset() {
+    fn missing_guid_table_is_rejected_with_its_offset() {
         assert_eq!(
             GuidTable::parse(&[0; 49]).unwrap_err(),
             GuidTableError::TooShort { length: 49 }

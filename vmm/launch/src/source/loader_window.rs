@@ -10,7 +10,7 @@ use casemate_firmware_logic::window::{
 
 use crate::{Bytes, Contents, Gpa, GpaError, GpaRange, Import, PAGE_SIZE, PageCount, PageKind};
 
-/// What the firmware is to boot, and in what machine.
+/// Kernel, initial RAM disk and command line for the firmware, with the size of the machine.
 #[derive(Clone, Debug)]
 pub struct Payloads {
     /// The kernel, a bzImage, unmodified.
@@ -89,7 +89,7 @@ pub(crate) fn imports(payloads: &Payloads) -> Result<Vec<Import>, LoaderWindowEr
 /// Says anew, in the header of a window that is among the imports, what memory (ascending) and how
 /// many vCPUs there are.
 pub(crate) fn tell(imports: &mut [Import], memory: &[GpaRange], vcpus: u32) {
-    /// Where the header says where payloads are, which stays.
+    /// Bytes of the header with the payloads' addresses, which do not change.
     const PAYLOADS: std::ops::Range<usize> = 0x18..0x48;
     let window = imports
         .iter_mut()
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn payloads_that_the_window_cannot_carry_are_rejected() {
         let refused = |change: fn(&mut Payloads)| {
             let mut payloads = payloads();
             change(&mut payloads);

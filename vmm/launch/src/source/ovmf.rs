@@ -17,7 +17,7 @@ use crate::{
 /// Firmware ends where 32-bit addresses do.
 const FIRMWARE_END: u64 = 1 << 32;
 
-/// What besides the firmware determines a guest.
+/// Inputs of a guest besides the firmware.
 #[derive(Clone, Debug)]
 pub struct SnpOptions {
     /// Whose registers and section rules.
@@ -28,7 +28,7 @@ pub struct SnpOptions {
     pub cpu_signature: CpuSignature,
     /// Guest policy and SEV_FEATURES.
     pub policy: SnpPolicy,
-    /// What the firmware is to check the kernel against, if it is given one.
+    /// Hashes with which the firmware compares the kernel, if there is one.
     pub kernel: Option<KernelHashes>,
     /// Reported beside the measurement.
     pub identity: SnpIdentity,
@@ -156,7 +156,7 @@ pub(crate) fn image_import(
     }))
 }
 
-/// What the sections become, in the order in which this VMM gives them to the firmware.
+/// Imports of the sections, in the order of this VMM.
 ///
 /// Together with a firmware seed this is all that is needed of an image to compute digests.
 ///

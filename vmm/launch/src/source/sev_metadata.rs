@@ -44,7 +44,7 @@ struct Area {
     size: U32,
 }
 
-/// What a section is for.
+/// Purpose of a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SectionType {
     /// Memory that the firmware uses before it can accept any.
@@ -89,15 +89,15 @@ impl SectionType {
 /// One section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SevSection {
-    /// Where it is in guest memory. May be empty.
+    /// Range in guest memory. May be empty.
     pub range: GpaRange,
-    /// What it is for.
+    /// Purpose.
     pub section_type: SectionType,
-    /// Where its entry is in the image, for errors.
+    /// Offset of its entry in the image, for errors.
     pub offset: usize,
 }
 
-/// Where the firmware looks for kernel hashes.
+/// Place where the firmware looks for kernel hashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HashTableArea {
     /// The first byte.
@@ -106,14 +106,14 @@ pub struct HashTableArea {
     pub size: u32,
 }
 
-/// What an image says about SEV.
+/// SEV metadata of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SevMetadata {
     /// In the order of the table, which is the order in which they are measured.
     pub sections: Vec<SevSection>,
-    /// Where all processors but the first start.
+    /// Start address of all processors but the first.
     pub ap_reset: Option<u32>,
-    /// Where the firmware looks for kernel hashes, if it does.
+    /// Place of kernel hashes, if the firmware checks them.
     pub hash_table: Option<HashTableArea>,
 }
 
@@ -277,7 +277,7 @@ fn section(
         .ok_or(SevMetadataError::SectionType { offset, section_type })?;
     let range = GpaRange::from_bytes(Gpa(gpa.into()), size.into())
         .map_err(|source| SevMetadataError::Unaligned { offset, source })?;
-    // What QEMU does with more than one, and what calculators do, differs.
+    // QEMU and calculators treat several of them differently.
     let single = matches!(section_type, SectionType::Secrets | SectionType::Cpuid);
     if single && range.pages().0 != 1 {
         return Err(SevMetadataError::NotOnePage { offset, pages: range.pages().0, section_type });

@@ -24,9 +24,9 @@ pub(crate) struct Args {
 enum Command {
     /// Replace a secret's policies
     ///
-    /// Those that are not named are removed: guests of that kind get nothing from then on.
+    /// A policy that is not given is removed: guests of that kind no longer get the secret.
     Set {
-        /// The secret: REPOSITORY/TYPE/TAG
+        /// Name of the secret: REPOSITORY/TYPE/TAG
         id: SecretId,
         #[command(flatten)]
         policy: PolicyArgs,
@@ -35,7 +35,7 @@ enum Command {
     },
     /// Print a secret's policies as JSON
     Show {
-        /// The secret: REPOSITORY/TYPE/TAG
+        /// Name of the secret: REPOSITORY/TYPE/TAG
         id: SecretId,
         #[command(flatten)]
         store: StoreArgs,
@@ -45,13 +45,13 @@ enum Command {
 /// Whom a secret is given to.
 #[derive(clap::Args)]
 pub(super) struct PolicyArgs {
-    /// What an SEV-SNP guest has to prove; JSON, as casemate verify snp takes it
+    /// Policy for SEV-SNP guests, JSON as for casemate verify snp
     #[arg(long, value_name = "FILE")]
     snp_policy: Option<PathBuf>,
-    /// What a TDX guest has to prove; JSON, as casemate verify tdx takes it
+    /// Policy for TDX guests, JSON as for casemate verify tdx
     #[arg(long, value_name = "FILE")]
     tdx_policy: Option<PathBuf>,
-    /// Take policies that leave something open (see casemate policy check), and no policy at all
+    /// Accept a policy with open conditions (see casemate policy check), or none
     #[arg(long)]
     accept_weak_policy: bool,
 }

@@ -13,9 +13,9 @@ use super::policy::PolicyArgs;
 use super::{StoreArgs, read_or_stdin};
 use crate::commands::output;
 
-/// Put secrets into a store, list them, and take them out
+/// Add, list and remove secrets
 ///
-/// A running broker sees changes at once.
+/// Changes take effect in a running broker at once.
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Args {
@@ -25,13 +25,13 @@ pub(crate) struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Put a secret into the store, with the policies that guests have to fulfil
+    /// Add a secret to the store, with policies for guests
     ///
-    /// The secret is read byte for byte: printf, not echo, if a line end is not part of it.
+    /// The secret includes all bytes of the input: use printf, not echo, to leave out a line end.
     Put {
-        /// The secret's name: REPOSITORY/TYPE/TAG, for example default/disk/root
+        /// Name of the secret: REPOSITORY/TYPE/TAG, such as default/disk/root
         id: SecretId,
-        /// Where the secret comes from; "-" for standard input
+        /// File with the secret; "-" for standard input
         #[arg(long, value_name = "FILE", default_value = "-")]
         from: PathBuf,
         /// Replace the secret of this name
@@ -44,9 +44,9 @@ enum Command {
     },
     /// Print the names of all secrets
     List(StoreArgs),
-    /// Take a secret out of the store
+    /// Remove a secret from the store
     Remove {
-        /// The secret's name
+        /// Name of the secret
         id: SecretId,
         #[command(flatten)]
         store: StoreArgs,

@@ -21,59 +21,60 @@ use crate::commands::read;
 /// Where a broker listens when nobody says where.
 const DEFAULT_LISTEN: [&str; 2] = ["vsock:8080", "tcp:127.0.0.1:8080"];
 
-/// Answer guests, until the process is ended
+/// Serve secrets to guests
 ///
 /// Speaks the Key Broker Service protocol of confidential-containers, version 0.4, over HTTP. Secrets
-/// are encrypted to the guest's key; for anything beyond this machine, put a TLS proxy in front, so
-/// that guests know whom they ask. Prints one line "listening at ADDRESS" for each address.
+/// are encrypted to the guest's key. For clients beyond this machine other than casemate-agent, put a TLS
+/// proxy in front, which authenticates the broker. Prints "listening at ADDRESS" for each address.
 ///
-/// A kill -9 at any time loses nothing that was answered.
+/// A kill -9 at any time loses no answered request.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
     store: StoreArgs,
-    /// The audit log; made if it is not there
+    /// Audit log; created if missing
     #[arg(long, value_name = "FILE")]
     audit: PathBuf,
-    /// Where to listen: vsock:PORT, tcp:IP:PORT or unix:PATH. May be given more than once. Default:
-    /// vsock:8080 (if this machine has it) and tcp:127.0.0.1:8080
+    /// Listen at vsock:PORT, tcp:IP:PORT or unix:PATH; repeatable
+    ///
+    /// The default is vsock:8080, if this machine supports vsock, and tcp:127.0.0.1:8080.
     #[arg(long, value_name = "ADDRESS")]
     listen: Vec<ListenAddress>,
-    /// A VCEK or VLEK certificate, for guests whose host gives none with the report. May be given
-    /// more than once
+    /// VCEK or VLEK certificate, if hosts do not provide one with reports; repeatable
     #[arg(long, value_name = "FILE")]
     chip_certificate: Vec<PathBuf>,
-    /// One of AMD's revocation lists. If there are any, those that hosts give do not count. May be
-    /// given more than once
+    /// Revocation list of AMD, used instead of those that hosts provide; repeatable
     #[arg(long, value_name = "FILE")]
     crl: Vec<PathBuf>,
-    /// What Intel publishes about a kind of platform, as casemate verify tdx takes it. May be given
-    /// more than once
+    /// Collateral of TDX platforms, as for casemate verify tdx; repeatable
     #[arg(long, value_name = "FILE")]
     tdx_collateral: Vec<PathBuf>,
-    /// Trust this root as well. For tests: evidence then proves nothing, and all output says TEST
+    /// Also trust this root, for tests only
+    ///
+    /// Evidence under it proves nothing, and all output says TEST.
     #[arg(long, value_name = "FILE", requires = "test_ask")]
     test_root: Option<PathBuf>,
-    /// The certificate between the test root and the chip's
+    /// Intermediate certificate between test root and chip
     #[arg(long, value_name = "FILE", requires = "test_root")]
     test_ask: Option<PathBuf>,
-    /// The store was restored from a backup: the audit log goes on with the records after it
+    /// Start with a store restored from a backup, and continue its audit log
     #[arg(long)]
     restored: bool,
-    /// Requests that are answered at a time
+    /// Requests to answer at a time
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: u16,
-    /// Seconds that a request may take to arrive, to have its turn, and to have its answer taken: each
+    /// Limit for each phase of a request: arrival, waiting, and sending the answer
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
     timeout: u16,
-    /// A reverse proxy, IP or IP/BITS, whose word about its clients counts: limits and records are then
-    /// theirs. May be given more than once
+    /// Trust this reverse proxy (IP or IP/BITS) to name its clients; repeatable
+    ///
+    /// Limits and audit records then apply to the clients.
     #[arg(long, value_name = "NETWORK")]
     trusted_proxy: Vec<Network>,
-    /// The header in which trusted proxies name their clients
+    /// Header in which trusted proxies name their clients
     #[arg(long, value_enum, default_value_t = HeaderArg::XForwardedFor, requires = "trusted_proxy")]
     proxy_header: HeaderArg,
-    /// Requests per second and peer, on average; three times as many at once
+    /// Average requests per second and peer; bursts may be three times as large
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
     rate: u16,
 }

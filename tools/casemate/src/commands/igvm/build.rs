@@ -27,7 +27,7 @@ use crate::commands::{OwnFirmware, number, words};
 /// the digest differs from that of `casemate measure snp --firmware`.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// OVMF image, or an edition of Casemate's firmware [default: the built-in firmware]
+    /// OVMF image, or an edition of Casemate's firmware [default: built-in]
     #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
     /// Kernel (bzImage) for the built-in firmware
@@ -59,13 +59,13 @@ pub(super) struct Args {
     /// File to write
     #[arg(long, short, value_name = "FILE")]
     out: PathBuf,
-    /// SEV-SNP: launcher of the initial registers [default: qemu for OVMF, else casemate]
+    /// SEV-SNP: launcher of initial registers [default: qemu for OVMF, else casemate]
     #[arg(long, value_parser = ["qemu", "casemate"])]
     vmm: Option<String>,
     /// SEV-SNP: CPU model of the guest, such as EPYC-Milan
     #[arg(long, value_name = "NAME", conflicts_with = "vcpu_signature")]
     vcpu_type: Option<CpuSignature>,
-    /// SEV-SNP: CPU model of the guest as a number: CPUID leaf 1 EAX, such as 0x00a00f11
+    /// SEV-SNP: CPU model as CPUID leaf 1 EAX, such as 0x00a00f11
     #[arg(long, value_name = "NUMBER", value_parser = number::<u32>)]
     vcpu_signature: Option<u32>,
     /// SEV-SNP: SEV_FEATURES of the vCPU

@@ -19,7 +19,7 @@ pub(super) struct IgvmArgs {
     /// IGVM file to measure instead of firmware, with the registers that it contains
     #[arg(long, value_name = "FILE", conflicts_with_all = ["firmware", "vcpus", "kernel"])]
     pub(super) igvm: Option<PathBuf>,
-    /// Compatibility mask of the platform, if the IGVM file supports SEV-SNP more than once
+    /// Compatibility mask, if the IGVM file supports SEV-SNP more than once
     #[arg(long, value_name = "MASK", requires = "igvm", value_parser = number::<u32>)]
     compatibility_mask: Option<u32>,
     /// Type of measured pages without data [default: as the launcher of --vmm]

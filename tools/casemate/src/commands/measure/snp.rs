@@ -24,7 +24,7 @@ pub(crate) struct Args {
     /// OVMF image, or OVMF_CODE [default with --vmm casemate: the built-in firmware]
     #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
-    /// Published digest of the firmware instead of its image: the JSON report of another guest
+    /// Firmware digest instead of the image: JSON report of another guest
     ///
     /// With it the guest is measured without the firmware file. The report is that of `casemate measure
     /// snp --firmware FILE --format json`, of any number of vCPUs and any kernel; dstack's names of the

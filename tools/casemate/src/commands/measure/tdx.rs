@@ -36,16 +36,16 @@ pub(crate) struct Args {
     /// IGVM file to measure instead of firmware
     #[arg(long, value_name = "FILE", conflicts_with_all = ["firmware", "memory", "kernel"])]
     igvm: Option<PathBuf>,
-    /// Compatibility mask of the platform, if the IGVM file supports TDX more than once
+    /// Compatibility mask, if the IGVM file supports TDX more than once
     #[arg(long, value_name = "MASK", requires = "igvm", value_parser = number::<u32>)]
     compatibility_mask: Option<u32>,
-    /// Order of adding and measuring pages: upstream KVM, or Canonical's QEMU 8.2.2 (two-pass)
+    /// Page order: upstream KVM (per-page) or Canonical's QEMU 8.2.2 (two-pass)
     #[arg(long, value_enum, default_value_t = Order::PerPage)]
     page_order: Order,
     /// Launcher, which determines the measured form of the kernel
     #[arg(long, default_value = "qemu", value_parser = launcher())]
     vmm: Profile,
-    /// Guest memory, such as 4G, for TD HOB and kernel [default with built-in firmware: 512M]
+    /// Guest memory for TD HOB and kernel [default with built-in firmware: 512M]
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
     /// Kernel for a direct boot

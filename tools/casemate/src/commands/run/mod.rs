@@ -41,17 +41,16 @@ const EXIT_HOST: u8 = 124;
 
 /// Run a guest, with its serial port on this terminal
 ///
-/// The guest is described by a file, by flags, or by both: flags win. Everything is checked before
-/// /dev/kvm is opened.
+/// Describe the guest in a file, by flags, or both: flags win. Casemate checks everything before it opens
+/// /dev/kvm.
 ///
 /// Keys on the terminal: Ctrl-A x ends the guest, Ctrl-A c opens a monitor and closes it, Ctrl-A h
 /// shows help, Ctrl-A Ctrl-A sends Ctrl-A.
 ///
-/// Exit status: 0 the guest powered off; the guest's own status if it writes one (a byte) to I/O
-/// port 0x501; 120 it reset; 121 its kernel panicked (as told by pvpanic); 122 triple fault; 123
-/// ended from here, by a key, the monitor or a signal; 124 the host could not go on; 125 it did not
-/// power off in time after SIGTERM; 2 bad input, or the launch failed. A guest that gives its own
-/// status should keep to 3 to 119.
+/// Exit status: 0 the guest powered off; the guest's own status if it writes a byte to I/O port 0x501
+/// (use 3 to 119); 120 reset; 121 kernel panic, reported through pvpanic; 122 triple fault; 123 stopped
+/// by a key, the monitor or a signal; 124 the VMM failed; 125 the guest did not power off in time after
+/// SIGTERM; 2 invalid input, or the launch failed.
 ///
 /// Signals: SIGTERM presses the guest's power button, and ends the guest after --stop-timeout; a
 /// second one ends it at once, as SIGINT, SIGQUIT and SIGHUP do.
@@ -63,18 +62,20 @@ const EXIT_HOST: u8 = 124;
                   --platform snp"
 )]
 pub(crate) struct Args {
-    /// Description of the guest, see the configuration reference
+    /// Configuration of the guest
     #[arg(value_name = "GUEST.toml")]
     file: Option<PathBuf>,
     #[command(flatten)]
     guest: GuestFlags,
-    /// Write what the kernel is asked during the launch to this file: all commands to /dev/kvm, VM, vCPUs and
-    /// /dev/sev, with arguments but without addresses and secrets, one JSON object per line; also
-    /// those of a launch that fails
+    /// Record all launch ioctls to FILE, one JSON object per line
+    ///
+    /// The record has the arguments of /dev/kvm, VM, vCPUs and /dev/sev without addresses and secrets. It
+    /// is also written if the launch fails.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
-    /// Wait for the guest to show evidence through its agent (`casemate-agent check`, over vsock), and end
-    /// it if that is not what was launched, or if there is none after so many seconds
+    /// Stop the guest unless it presents matching evidence within SECONDS
+    ///
+    /// The guest's agent sends the evidence over vsock (`casemate-agent check`).
     #[arg(
         long,
         value_name = "SECONDS",
@@ -83,13 +84,13 @@ pub(crate) struct Args {
         default_missing_value = "120",
     )]
     attest: Option<u64>,
-    /// Time that the guest has to power off after SIGTERM; 0 ends it at once
+    /// Time for the guest to power off after SIGTERM; 0 stops it at once
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     stop_timeout: u64,
-    /// What to log on standard error, like info or casemate_machine=debug [default: RUST_LOG, or warn]
+    /// Log filter, such as info or casemate_machine=debug [default: RUST_LOG, or warn]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
-    /// Events and log on standard error as JSON, one object per line
+    /// Write events and log to standard error as JSON, one object per line
     #[arg(long)]
     json: bool,
 }

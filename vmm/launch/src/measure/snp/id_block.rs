@@ -11,7 +11,7 @@ use zerocopy::{FromZeros, Immutable, IntoBytes};
 
 use crate::{Digest384, IdBlock};
 
-/// What an ID block says.
+/// Fields of an ID block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdBlockFields {
     /// The digest that the guest must have.

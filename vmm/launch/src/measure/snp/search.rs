@@ -9,7 +9,7 @@ use crate::source::ovmf::{self, OvmfError};
 use crate::source::sev_metadata::SevMetadata;
 use crate::{Digest384, InitialVcpu};
 
-/// What is known about the guest.
+/// Known inputs of the guest.
 pub struct Inputs<'a> {
     /// The firmware image.
     pub image: &'a Arc<[u8]>,
@@ -20,7 +20,7 @@ pub struct Inputs<'a> {
     pub most_vcpus: u32,
 }
 
-/// What explains a digest.
+/// Explanation of a digest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     /// Whose registers.
@@ -31,7 +31,7 @@ pub struct Explanation {
     pub signature: Option<CpuSignature>,
     /// SEV_FEATURES.
     pub features: u64,
-    /// What is special about the kernel hashes; `None` if they are not measured.
+    /// Peculiarity of the kernel hashes; `None` if they are not measured.
     pub kernel: Option<&'static str>,
     /// Whether the host's kernel leaves MXCSR and the x87 control word at zero.
     pub old_fpu: bool,

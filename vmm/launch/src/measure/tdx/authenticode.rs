@@ -10,7 +10,7 @@ use ring::digest::{Context, SHA384};
 
 use crate::Digest384;
 
-/// Where the DOS header says where the PE header is.
+/// Offset of the PE header's address in the DOS header.
 const PE_OFFSET: usize = 0x3c;
 /// "PE\0\0" and the COFF header.
 const COFF: usize = 24;
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_whole_is_refused() {
+    fn truncated_images_are_rejected() {
         let image = image();
         for length in [0, 0x3e, 0x42, 0x60, 0x1ff, 0x3ff] {
             assert!(sha384(&image[..length]).is_err(), "{length:#x} bytes");

@@ -225,14 +225,14 @@ mod tests {
     }
 
     #[test]
-    fn shared_pages_are_nobodys_measurement() {
+    fn shared_pages_are_not_measured() {
         let nothing = value_of(PageOrder::PerPage, &[]);
         assert_eq!(value_of(PageOrder::PerPage, &[import(PageKind::Shared, 1, b"x")]), nothing);
         assert_ne!(value_of(PageOrder::PerPage, &[import(PageKind::Zero, 1, b"")]), nothing);
     }
 
     #[test]
-    fn what_tdx_does_not_have_is_refused() {
+    fn page_kinds_without_tdx_support_are_rejected() {
         let mut mrtd = Mrtd::new(PageOrder::PerPage);
         let error = mrtd.import(&import(PageKind::Cpuid, 1, b"")).unwrap_err();
         assert_eq!(

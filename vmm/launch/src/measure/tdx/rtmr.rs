@@ -11,7 +11,7 @@ use crate::Digest384;
 use crate::source::kernel_hashes::KernelHashes;
 use crate::source::loader_window::{self, LoaderWindowError, Payloads};
 
-/// What OVMF appends to the command line of a kernel that QEMU gives an initrd.
+/// Text that OVMF appends to the command line if QEMU passes an initrd.
 const INITRD_ARGUMENT: &str = " initrd=initrd";
 
 /// A direct kernel boot.

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_is_refused() {
+    fn parameters_without_room_or_memory_are_rejected() {
         let refused = |kind, offset| told(kind, offset).unwrap_err().to_string();
         assert!(refused(ParameterKind::Srat, 0).contains("asks for the parameter Srat"));
         let room = refused(ParameterKind::MemoryMap, 0xff0);

@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kvm_sets_itself_must_be_set() {
+    fn registers_that_kvm_sets_must_match() {
         for (offset, bits) in [(0xd1, 0x10), (0x148, 0x40), (0x3b0, 1)] {
             let mut changed = page();
             changed.0[offset] &= !bits;

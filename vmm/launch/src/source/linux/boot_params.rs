@@ -10,7 +10,7 @@ pub(super) const E820_MAX: usize = 128;
 const E820_TABLE: usize = 0x2d0;
 const E820_ENTRY: usize = 20;
 
-/// What goes into the zero page.
+/// Contents of the zero page.
 pub(super) struct BootParams<'a> {
     /// 0x1f1 up to its end; none for a kernel that has none.
     pub(super) setup_header: &'a [u8],
@@ -28,7 +28,7 @@ impl BootParams<'_> {
         let mut page = vec![0; 4096];
         put(&mut page, HEADER, self.setup_header);
         if self.setup_header.is_empty() {
-            // What a kernel without a header of its own still looks at.
+            // Kernels without a header still read this.
             put(&mut page, 0x1fe, &0xaa55_u16.to_le_bytes());
             put(&mut page, 0x202, b"HdrS");
             put(&mut page, 0x206, &0x020c_u16.to_le_bytes());

@@ -14,7 +14,7 @@ const XLF_KERNEL_64: u16 = 1 << 0;
 /// loadflags: the kernel is loaded at 1 MiB or above.
 const LOADED_HIGH: u8 = 1 << 0;
 const SECTOR: usize = 512;
-/// Where the setup header starts, in the file and in the zero page.
+/// Offset of the setup header in the file and in the zero page.
 pub(super) const HEADER: usize = 0x1f1;
 /// The zero page has room for the header up to here (`edd_mbr_sig_buffer`).
 const HEADER_MAX_END: usize = 0x290;
@@ -64,9 +64,9 @@ pub enum BzImageError {
 pub struct BzImage {
     /// The setup header, 0x1f1 up to its own end, as it goes into the zero page.
     pub setup_header: Bytes,
-    /// What is loaded: the protected-mode kernel.
+    /// Protected-mode kernel, the part that is loaded.
     pub kernel: Bytes,
-    /// Where the kernel prefers to be, and where we load it.
+    /// Preferred address of the kernel, at which Casemate loads it.
     pub pref_address: Gpa,
     /// Bytes of memory that must be free from there on.
     pub init_size: u32,
@@ -214,7 +214,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_not_a_64_bit_kernel_is_refused() {
+    fn kernel_without_64_bit_entry_is_rejected() {
         let broken = |at: usize, bytes: &[u8]| {
             let mut file = image(160);
             file[at..at + bytes.len()].copy_from_slice(bytes);

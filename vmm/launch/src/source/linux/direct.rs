@@ -38,7 +38,7 @@ pub struct AcpiTables {
     pub bytes: Bytes,
 }
 
-/// What boots, and in what memory.
+/// Kernel to boot, and guest memory.
 #[derive(Clone, Debug)]
 pub struct DirectBoot<'a> {
     /// The kernel.
@@ -62,7 +62,7 @@ pub enum DirectBootError {
     /// There is no memory where something must be.
     #[error("the {what} needs guest memory from {start} to {end}, which the guest does not have")]
     NoMemory {
-        /// What it is.
+        /// Name of the part.
         what: &'static str,
         /// The first address.
         start: Gpa,
@@ -104,17 +104,17 @@ pub enum DirectBootError {
     /// Two things want the same page.
     #[error("the {first} and the {second} overlap at {at}")]
     Overlap {
-        /// What is there.
+        /// First range.
         first: &'static str,
-        /// What is to go there as well.
+        /// Second range.
         second: &'static str,
-        /// Where the second starts.
+        /// Start of the second.
         at: Gpa,
     },
     /// Addresses that are not.
     #[error("the {what} does not fit guest memory")]
     Range {
-        /// What it is.
+        /// Name of the part.
         what: &'static str,
         /// Why.
         source: GpaError,
@@ -425,7 +425,7 @@ mod tests {
     const EFER_LONG_MODE: u64 = 0x500;
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn kernels_beyond_memory_are_rejected() {
         let image = || bzimage::tests::image(8192);
         assert!(matches!(
             plan(image(), None, "", 32),

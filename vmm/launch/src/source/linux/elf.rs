@@ -27,9 +27,9 @@ pub enum ElfError {
     /// A table or a segment reaches past the end of the file.
     #[error("{what} at offset {offset:#x} reaches past the end of the file ({found} bytes)")]
     Truncated {
-        /// What it is.
+        /// Name of the part.
         what: &'static str,
-        /// Where it starts.
+        /// Offset in the file.
         offset: u64,
         /// The length of the file.
         found: u64,

@@ -12,7 +12,7 @@ const MEMORY: u64 = 128;
 pub(super) const MEMORY_MAX: usize = 160;
 
 pub(super) struct StartInfo<'a> {
-    /// Where the page itself is.
+    /// Address of the page.
     pub(super) page: Gpa,
     /// Address and length.
     pub(super) initrd: Option<(Gpa, u64)>,

@@ -28,10 +28,10 @@ const LOADED_HIGH: u8 = 0x01;
 const CAN_USE_HEAP: u8 = 0x80;
 const CAN_BE_LOADED_ABOVE_4G: u16 = 0x02;
 
-/// Where QEMU puts the setup code and the command line of a kernel that is loaded high.
+/// Addresses at which QEMU loads the setup code and the command line of a kernel that is loaded high.
 const SETUP: u32 = 0x10000;
 const COMMAND_LINE: u32 = 0x20000;
-/// What QEMU's pc and q35 machines keep free at the end of low memory for ACPI tables.
+/// Bytes that QEMU's pc and q35 machines reserve at the end of low memory for ACPI tables.
 const ACPI_RESERVE: u64 = 0x28000;
 const PAGE: u64 = 4096;
 
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_qemu_would_not_start_is_refused() {
+    fn kernel_that_qemu_rejects_is_rejected() {
         assert_eq!(patch(&[0; 10], None, 0), Err(PatchError::Short(10)));
         assert_eq!(patch(&[0; 0x400], None, 0), Err(PatchError::Magic([0; 4])));
         let large = PatchError::Initrd { length: 1 << 30, memory: 1 << 29 };

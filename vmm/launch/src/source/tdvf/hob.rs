@@ -24,7 +24,7 @@ const Q35_LOW_MEMORY: u64 = 0x8000_0000;
 const Q35_LOW_MEMORY_LIMIT: u64 = 0xb000_0000;
 const FOUR_GIB: u64 = 1 << 32;
 
-/// What the firmware must do before it uses a range.
+/// State of a range, which determines what the firmware does before it uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResourceKind {
     /// Nothing: its pages are part of the launch (EFI_RESOURCE_SYSTEM_MEMORY).
@@ -185,7 +185,7 @@ impl TdHob {
         &self.bytes
     }
 
-    /// What the firmware extends into RTMR0: SHA-384 of the list without its end marker.
+    /// Digest that the firmware extends into RTMR0: SHA-384 of the list without its end marker.
     #[must_use]
     pub fn event_digest(&self) -> Digest384 {
         let measured = self.bytes.len().saturating_sub(END);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_launched_must_be_memory() {
+    fn launched_range_outside_memory_is_rejected() {
         let memory = [range(0, 0x2000), range(0x10000, 0x1000)];
         for outside in [range(0x1000, 0x2000), range(0x8000, 0x1000), range(0x20000, 0x1000)] {
             assert_eq!(
@@ -383,7 +383,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(pages in proptest::collection::vec((1..64_u64, any::<bool>()), 0..60)) {
+        fn hob_list_round_trips(pages in proptest::collection::vec((1..64_u64, any::<bool>()), 0..60)) {
             let mut start = 0;
             let resources: Vec<_> = pages
                 .into_iter()

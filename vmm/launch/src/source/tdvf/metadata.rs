@@ -16,7 +16,7 @@ const PAGE_AUG: u32 = 2;
 /// A trust domain starts in 32-bit mode: nothing that it starts with can be above.
 const LIMIT: Gpa = Gpa(1 << 32);
 
-/// What a section is for.
+/// Purpose of a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SectionKind {
     /// Boot firmware volume: the code.
@@ -61,9 +61,9 @@ impl SectionKind {
 /// One section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Section<'a> {
-    /// What it is for.
+    /// Purpose.
     pub kind: SectionKind,
-    /// Where it goes.
+    /// Range in guest memory.
     pub range: GpaRange,
     /// Its bytes in the image: as many as the range has for BFV and CFV, else none.
     pub data: &'a [u8],
@@ -194,7 +194,7 @@ impl<'a> Tdvf<'a> {
         self.sections.iter().find(|section| section.kind == SectionKind::TdHob)
     }
 
-    /// What the firmware extends into RTMR0 for its variable store, if it has one: SHA-384 of the
+    /// Digest that the firmware extends into RTMR0 for its variable store, if there is one: SHA-384 of the
     /// CFV section as it is in the image.
     #[must_use]
     pub fn cfv_event_digest(&self) -> Option<Digest384> {
@@ -263,7 +263,7 @@ fn slice(image: &[u8], offset: u32, length: u32) -> Option<&[u8]> {
     image.get(start..start.checked_add(usize::try_from(length).ok()?)?)
 }
 
-/// What only all sections together show.
+/// Checks of all sections together.
 fn check_whole(sections: &[Section<'_>], at: usize) -> Result<(), TdvfError> {
     let mut placed: Vec<(GpaRange, usize)> =
         sections.iter().enumerate().map(|(index, section)| (section.range, index)).collect();
