@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
 use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
@@ -227,6 +228,33 @@ fn the_serial_port_echoes_what_comes_through_a_pipe() {
     guest.child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let (status, output, _) = guest.end();
     assert_eq!((status, output), (1, text));
+}
+
+#[test]
+fn the_serial_port_leads_to_a_file_or_a_socket() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a,log");
+    // In the value of a table's flag two commas stand for one.
+    let flag = file.to_str().unwrap().replace(',', ",,");
+    for _ in 0..2 {
+        let (status, output, _) = run(&[say("said"), out(0x501, 3)].concat(), &["--serial", &flag]);
+        assert_eq!((status, output.as_str()), (3, ""));
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), "saidsaid");
+    let socket = folder.path().join("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let echo = [&READ[..], &[0xee, 0x3c, b'q', 0x75, 0xeb], &out(0x501, 1)].concat();
+    let guest = Guest::start(&echo, &["--serial", &format!(",socket={}", socket.display())]);
+    let (mut stream, _) = listener.accept().unwrap();
+    let text = "x".repeat(1000) + "q";
+    stream.write_all(text.as_bytes()).unwrap();
+    let mut echoed = String::new();
+    stream.read_to_string(&mut echoed).unwrap();
+    assert_eq!((guest.end().0, echoed), (1, text));
+    // Nobody listens any more.
+    drop(listener);
+    let (status, _, words) = run(&HALT, &["--serial", &format!(",socket={}", socket.display())]);
+    assert!(status == 2 && words.contains("could not open the serial port at"), "{words}");
 }
 
 #[test]

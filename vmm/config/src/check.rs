@@ -13,7 +13,7 @@ use crate::keys::Value as _;
 use crate::reference::quoted;
 use crate::schema::{
     Acceptance, DEFAULT_CMDLINE, DEFAULT_PREFAULT, Disk, DiskFormat, GuestConfig, Net,
-    PlatformChoice, Snp, Vsock,
+    PlatformChoice, Serial, Snp, Vsock,
 };
 
 const PAGE: u64 = 4096;
@@ -90,6 +90,12 @@ pub(crate) fn check(config: &GuestConfig, origin: &Origin<'_>) -> Result<(), Con
     nets(&config.net, origin)?;
     if let Some(socket) = &config.vsock {
         vsock(socket, config.platform, origin)?;
+    }
+    if let Some(Serial { file, socket }) = &config.serial
+        && file.is_some() == socket.is_some()
+    {
+        let problem = "a serial port leads to one place";
+        return Err(origin.value("serial", "[table]", problem, "give either file or socket"));
     }
     let devices = config.disk.len() + config.net.len();
     if devices > MAX_DEVICES {

@@ -29,8 +29,8 @@ use keys::Value as _;
 pub use overrides::{Overrides, flags};
 pub use quote_service::QuoteService;
 pub use schema::{
-    Acceptance, Cpu, Disk, DiskFormat, Ending, GuestConfig, Net, OnError, PlatformChoice, Snp, Tdx,
-    Vsock, reference,
+    Acceptance, Cpu, Disk, DiskFormat, Ending, GuestConfig, Net, OnError, PlatformChoice, Serial,
+    Snp, Tdx, Vsock, reference,
 };
 pub use size::{ByteSize, Hex, Mac, SizeError};
 pub use suggest::suggestion;

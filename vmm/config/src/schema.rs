@@ -123,6 +123,8 @@ table! {
         net: Vec<Net>,
         /// Sockets between host and guest. Keys are those of `[vsock]`.
         vsock: Option<Vsock>,
+        /// Place of the serial port, instead of standard input and output. Keys are those of `[serial]`.
+        serial: Option<Serial>,
         /// SEV-SNP policy and identity. Keys are those of `[snp]`.
         snp: Option<Snp>,
         /// TDX policy and identity. Keys are those of `[tdx]`.
@@ -189,6 +191,16 @@ table! {
         socket: PathBuf = PathBuf::new(),
         /// The host's kernel serves the sockets instead (vhost-vsock): on the host they are its own, of AF_VSOCK. Plain guests only.
         vhost: bool = false,
+    }
+}
+
+table! {
+    /// The serial port's place, instead of standard input and output: a file or a socket.
+    pub struct Serial(file) {
+        /// File to which the guest's output is appended. There is no input.
+        file: Option<PathBuf> = None,
+        /// Unix socket at which a process of the host listens. Casemate connects when the guest starts, and again after a reset; the socket gets the output and gives the input.
+        socket: Option<PathBuf> = None,
     }
 }
 
@@ -305,6 +317,7 @@ pub fn reference() -> String {
     section::<Disk>(&mut page, "Disks", Some("[[disk]]"));
     section::<Net>(&mut page, "Network interfaces", Some("[[net]]"));
     section::<Vsock>(&mut page, "Vsock", Some("[vsock]"));
+    section::<Serial>(&mut page, "Serial port", Some("[serial]"));
     section::<Snp>(&mut page, "SEV-SNP", Some("[snp]"));
     section::<Tdx>(&mut page, "TDX", Some("[tdx]"));
     page

@@ -91,6 +91,8 @@ fn what_cannot_be_tabled_is_refused_too() {
     assert!(refusal(folder.path(), &kernels).contains("the kernel serves only plain guests"));
     let both = format!("platform = \"plain\"\n{kernels}\nsocket = \"s\"");
     assert!(refusal(folder.path(), &both).ends_with("leave vsock.socket out"));
+    let nowhere = refusal(folder.path(), &format!("{kernel}[serial]"));
+    assert!(nowhere.ends_with("give either file or socket"), "{nowhere}");
     let absent = load(&folder.path().join("absent.toml"), Overrides::default()).unwrap_err();
     assert!(matches!(absent, ConfigError::Unreadable { .. }));
 }

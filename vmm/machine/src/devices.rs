@@ -16,7 +16,7 @@ use casemate_devices::rate_limit::Limits;
 use casemate_devices::virtio::VirtioDevice;
 use casemate_devices::virtio::balloon::{Balloon, BalloonHandle};
 use casemate_devices::virtio::blk::io::Image;
-use casemate_devices::virtio::blk::{Block, BlockOptions, OnFailure};
+use casemate_devices::virtio::blk::{Block, BlockHandle, BlockOptions, OnFailure};
 use casemate_devices::virtio::console::{Console, ConsoleHandle};
 use casemate_devices::virtio::net::{Net as VirtioNet, NetOptions, Tap};
 use casemate_devices::virtio::pci::{Host, VirtioPci};
@@ -42,6 +42,7 @@ pub(crate) struct Devices {
     /// What each is, in words, for errors.
     list: Vec<(String, Box<dyn VirtioDevice>)>,
     shared: Option<IoThread>,
+    pub(crate) disks: Vec<BlockHandle>,
     pub(crate) balloon: Option<BalloonHandle>,
     pub(crate) console: Option<ConsoleHandle>,
 }
@@ -54,8 +55,8 @@ impl Devices {
         console: Option<ConsolePorts>,
         end: &End,
     ) -> Result<Self, LaunchError> {
-        let (end, list) = (end.clone(), Vec::new());
-        let mut devices = Self { end, list, shared: None, balloon: None, console: None };
+        let (end, list, disks) = (end.clone(), Vec::new(), Vec::new());
+        let mut devices = Self { end, list, shared: None, disks, balloon: None, console: None };
         for (index, disk) in (0..).zip(&config.disk) {
             devices.disk(disk, index)?;
         }
@@ -122,6 +123,7 @@ impl Devices {
             },
         };
         let device = Block::new(image, &options, threads(&format!("disk{index}"), disk.queues)?);
+        self.disks.push(device.handle());
         self.add(what, device);
         Ok(())
     }

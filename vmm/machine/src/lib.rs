@@ -23,6 +23,7 @@ mod vcpu;
 
 pub use casemate_devices::memory::SharedMemory;
 pub use casemate_devices::outlet::Outlet;
+pub use casemate_devices::virtio::blk::BlockHandle;
 pub use devices::ConsolePorts;
 pub use guest::Guest;
 pub use launch::{LaunchError, StepError};

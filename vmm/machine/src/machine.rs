@@ -14,6 +14,7 @@ use casemate_devices::memory::{SharedMemory, SharedPages};
 use casemate_devices::outlet::Outlet;
 use casemate_devices::pci::{ConfigPorts, Ecam, MmioWindow, PciRoot};
 use casemate_devices::virtio::balloon::BalloonHandle;
+use casemate_devices::virtio::blk::BlockHandle;
 use casemate_devices::virtio::console::ConsoleHandle;
 use casemate_devices::virtio::pci::Host;
 use casemate_launch::{GpaRange, PageKind};
@@ -76,6 +77,7 @@ pub struct Control {
     end: End,
     power_button: Arc<dyn Line>,
     serial: SerialInput,
+    disks: Vec<BlockHandle>,
     balloon: Option<BalloonHandle>,
     console: Option<ConsoleHandle>,
     exits: Arc<AtomicU64>,
@@ -101,6 +103,12 @@ impl Control {
     #[must_use]
     pub const fn serial(&self) -> &SerialInput {
         &self.serial
+    }
+
+    /// The disks, in the configuration's order.
+    #[must_use]
+    pub fn disks(&self) -> &[BlockHandle] {
+        &self.disks
     }
 
     /// The balloon, if the guest has one.
@@ -148,6 +156,7 @@ impl Machine {
         let end = End::new().map_err(LaunchError::device("end of the run"))?;
         let devices = Devices::open(&guest.config, &ram, console, &end)?;
         let (balloon, console) = (devices.balloon.clone(), devices.console.clone());
+        let disks = devices.disks.clone();
         let quiet = Quiet::new();
         let launched = Created::new(platform, ram, &guest.plan, guest.config.topology())?
             .populate(&guest.plan)?
@@ -177,7 +186,7 @@ impl Machine {
         let power_button = Arc::new(buses.pin(gsi::EVENTS));
         let exits = Arc::default();
         let shared = launched.platform.confidential().then(|| launched.ram.shared().clone());
-        let control = Control { end, power_button, serial, balloon, console, exits, shared };
+        let control = Control { end, power_button, serial, disks, balloon, console, exits, shared };
         let mut prefault = launched.ram.lowest_private(guest.config.prefaulted());
         if launched.platform.confidential() {
             // What the firmware reads of the host.

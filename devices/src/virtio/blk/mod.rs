@@ -16,7 +16,7 @@ mod worker;
 mod tests;
 
 use std::num::NonZeroU16;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ,
@@ -26,11 +26,11 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{Immutable, IntoBytes};
 
 use super::service::Service;
-use super::{Activation, DeviceKind, VirtioDevice};
+use super::{Activation, DeviceControl, DeviceKind, VirtioDevice};
 use crate::io_thread::{IoThread, SubscriberId};
 use crate::rate_limit::{Limits, RateLimit, Throttle};
-use io::{Engine, Image};
-use request::{Geometry, ID_LEN, MAX_CLEAR_SECTORS};
+use io::{Engine, Image, ImageError};
+use request::{ID_LEN, MAX_CLEAR_SECTORS, SECTOR};
 use worker::{Engines, Session, Worker};
 
 /// Requests that a queue holds, each of up to this many buffers.
@@ -95,6 +95,44 @@ pub struct Block {
     threads: Vec<IoThread>,
     engines: Engines,
     workers: Vec<(IoThread, SubscriberId)>,
+    control: Arc<Mutex<Option<DeviceControl>>>,
+}
+
+/// Tells the guest of a disk's new size, from any thread.
+#[derive(Clone)]
+pub struct BlockHandle {
+    name: String,
+    image: Arc<Image>,
+    /// While the driver is ready.
+    control: Arc<Mutex<Option<DeviceControl>>>,
+}
+
+impl BlockHandle {
+    /// The image's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The size that the guest knows, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.image.sectors().saturating_mul(SECTOR)
+    }
+
+    /// Looks at the image's size again, and tells the guest if it has changed. Returns the size before
+    /// in bytes if so.
+    ///
+    /// # Errors
+    /// If the size cannot be had, or is less than a sector; the disk keeps the one that it has.
+    pub fn look_again(&self) -> Result<Option<u64>, ImageError> {
+        let before = self.image.look_again()?;
+        let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(_), Some(control)) = (before, &*control) {
+            control.config_changed();
+        }
+        Ok(before.map(|sectors| sectors.saturating_mul(SECTOR)))
+    }
 }
 
 impl Block {
@@ -119,7 +157,19 @@ impl Block {
             threads,
             engines: Arc::new(Mutex::new(engines)),
             workers: Vec::new(),
+            control: Arc::default(),
         }
+    }
+
+    /// The handle that tells the guest of a new size.
+    #[must_use]
+    pub fn handle(&self) -> BlockHandle {
+        let (image, control) = (Arc::clone(&self.image), Arc::clone(&self.control));
+        BlockHandle { name: self.name.clone(), image, control }
+    }
+
+    fn set_control(&self, control: Option<DeviceControl>) {
+        *self.control.lock().unwrap_or_else(PoisonError::into_inner) = control;
     }
 
     fn config(&self) -> Config {
@@ -153,7 +203,7 @@ impl Block {
     fn start(&mut self, mut activation: Activation) -> std::io::Result<()> {
         let session = Arc::new(Session {
             image: Arc::clone(&self.image),
-            geometry: Geometry { sectors: self.image.sectors(), read_only: self.read_only },
+            read_only: self.read_only,
             serial: self.serial,
             name: self.name.clone(),
             on_failure: self.on_failure.clone(),
@@ -161,6 +211,7 @@ impl Block {
             durable: activation.features & 1 << VIRTIO_BLK_F_FLUSH == 0,
             service: Service::new(activation.control.clone()),
         });
+        self.set_control(Some(activation.control.clone()));
         let threads = self.threads.clone();
         if threads.is_empty() {
             return Err(std::io::Error::other("no thread to serve the disk's queues"));
@@ -216,6 +267,7 @@ impl VirtioDevice for Block {
     }
 
     fn reset(&mut self) {
+        self.set_control(None);
         for (thread, id) in self.workers.drain(..) {
             // Fails only if the thread has ended, and all of its workers with it.
             let _ = thread.remove(id);

@@ -478,6 +478,38 @@ fn private_pages_are_not_touched() {
 }
 
 #[test]
+fn disk_grows_and_shrinks_while_the_guest_uses_it() {
+    let file = image_file(&pattern(MIB, 21));
+    let mut rig = Rig::new(&file);
+    let handle = rig.disk.handle();
+    assert_eq!(
+        (handle.name(), handle.bytes(), handle.look_again().unwrap()),
+        ("test.img", MIB, None)
+    );
+    // The guest does not see sectors that it was not told of.
+    file.as_file().set_len(2 * MIB).unwrap();
+    assert_eq!(rig.request(0, MIB / 512, &[], &[(DATA, 512)]), 1);
+    assert_eq!(handle.look_again().unwrap(), Some(MIB));
+    assert_eq!(rig.transport.config_changes.load(Ordering::SeqCst), 1);
+    let mut capacity = [0; 8];
+    rig.disk.read_config(0, &mut capacity);
+    assert_eq!(u64::from_le_bytes(capacity), 2 * MIB / 512);
+    assert_eq!(rig.request(0, MIB / 512, &[], &[(DATA, 512)]), 0);
+    assert_eq!(rig.guest(DATA, 512), [0; 512]);
+    file.as_file().set_len(MIB).unwrap();
+    assert_eq!((handle.look_again().unwrap(), handle.bytes()), (Some(2 * MIB), MIB));
+    assert_eq!(rig.request(0, MIB / 512, &[], &[(DATA, 512)]), 1);
+    file.as_file().set_len(100).unwrap();
+    assert!(matches!(handle.look_again(), Err(ImageError::Small(100))));
+    assert_eq!(rig.request(0, 0, &[], &[(DATA, 512)]), 1, "an error of the disk");
+    // Without a driver nobody is told.
+    rig.disk.reset();
+    file.as_file().set_len(MIB * 3).unwrap();
+    assert_eq!(handle.look_again().unwrap(), Some(MIB));
+    assert_eq!(rig.transport.config_changes.load(Ordering::SeqCst), 2);
+}
+
+#[test]
 fn the_configuration_describes_the_image() {
     let file = image_file(&[0; 5000]);
     let image = Image::new(open(&file, 0), false).unwrap();

@@ -29,7 +29,7 @@ pub(super) type Engines = Arc<Mutex<Vec<Engine>>>;
 /// What the queues of an activated disk share.
 pub(super) struct Session {
     pub(super) image: Arc<Image>,
-    pub(super) geometry: Geometry,
+    pub(super) read_only: bool,
     pub(super) serial: [u8; ID_LEN],
     /// The image's, for messages.
     pub(super) name: String,
@@ -127,8 +127,9 @@ impl Worker {
         let head = &mut head[..(HEADER_LEN + readable.min(SEGMENT_LEN)) as usize];
         chain.read(self.queue.memory(), 0, head)?;
         self.throttle.charge(u64::from(readable) + u64::from(writable));
-        let Session { image, geometry, serial, durable, .. } = &*self.session;
-        match Request::parse(head, readable.into(), writable.into(), geometry) {
+        let Session { image, read_only, serial, durable, .. } = &*self.session;
+        let geometry = Geometry { sectors: image.sectors(), read_only: *read_only };
+        match Request::parse(head, readable.into(), writable.into(), &geometry) {
             Err(status) => self.complete(chain, status),
             Ok(Request::Identify) => {
                 let len = serial.len().min(writable as usize);

@@ -5,6 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::lock::{self, Owner};
 use crate::virtio::blk::request::SECTOR;
@@ -50,7 +51,7 @@ pub struct Image {
     direct: Option<Direct>,
     block_device: bool,
     in_memory: bool,
-    sectors: u64,
+    sectors: AtomicU64,
     logical_block: u32,
     physical_block: u32,
 }
@@ -100,7 +101,7 @@ impl Image {
             .then(|| Direct::new(&file, logical_block.max(512), read_only))
             .transpose()?;
         let in_memory = is_in_memory(&file).map_err(ImageError::Inspect)?;
-        let sectors = bytes / SECTOR;
+        let sectors = AtomicU64::new(bytes / SECTOR);
         Ok(Self { file, direct, block_device, in_memory, sectors, logical_block, physical_block })
     }
 
@@ -116,7 +117,22 @@ impl Image {
     /// Size, in sectors of 512 bytes.
     #[must_use]
     pub fn sectors(&self) -> u64 {
-        self.sectors
+        self.sectors.load(Ordering::Acquire)
+    }
+
+    /// Looks at the size again. Returns the one before where it has changed.
+    ///
+    /// # Errors
+    /// If the size cannot be had, or is less than a sector.
+    pub(in super::super) fn look_again(&self) -> Result<Option<u64>, ImageError> {
+        // Nobody else uses the file's position.
+        let bytes = (&self.file).seek(SeekFrom::End(0)).map_err(ImageError::Inspect)?;
+        if bytes < SECTOR {
+            return Err(ImageError::Small(bytes));
+        }
+        let sectors = bytes / SECTOR;
+        let before = self.sectors.swap(sectors, Ordering::AcqRel);
+        Ok((before != sectors).then_some(before))
     }
 
     /// Smallest block that can be addressed, in bytes.

@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Write as _};
-use std::os::fd::AsRawFd as _;
+use std::io::{self, ErrorKind, Read as _, Write as _};
 
 use casemate_machine::{Control, Outcome, Outlet, Watcher};
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
@@ -29,10 +28,13 @@ pub(super) enum Sink {
     Serial,
     /// At its virtio console, behind this pipe.
     Console(File),
+    /// Nowhere: only escape keys have a meaning.
+    Nowhere,
 }
 
 /// Hands what is typed, or comes through a pipe, to the guest; escape keys only on a terminal.
 pub(super) struct Keyboard {
+    source: File,
     sink: Sink,
     terminal: bool,
     keys: Keys,
@@ -51,9 +53,11 @@ pub(super) struct Keyboard {
 }
 
 impl Keyboard {
-    pub(super) fn new(sink: Sink, terminal: bool, output: Outlet) -> Self {
+    /// Keys come from `source`, which may be a terminal.
+    pub(super) fn new(source: File, sink: Sink, terminal: bool, output: Outlet) -> Self {
         let (keys, backlog) = (Keys::default(), VecDeque::new());
         Self {
+            source,
             sink,
             terminal,
             keys,
@@ -83,9 +87,11 @@ const PIPE: u32 = 2;
 
 impl MutEventSubscriber for Typist {
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        let drained = self.control.serial().drained().as_raw_fd();
-        if let Err(error) = ops.add(Events::with_data_raw(drained, DRAINED, EventSet::IN)) {
-            self.control.stop(Outcome::Failed(format!("no console input: {error}")));
+        if let Sink::Serial = self.keyboard.sink {
+            let drained = self.control.serial().drained();
+            if let Err(error) = ops.add(Events::with_data(drained, DRAINED, EventSet::IN)) {
+                self.control.stop(Outcome::Failed(format!("no console input: {error}")));
+            }
         }
         self.resume(ops);
     }
@@ -103,35 +109,35 @@ impl MutEventSubscriber for Typist {
             return;
         }
         match self.read(ops) {
-            Ok(0) => pause(ops),
+            Ok(0) => self.pause(ops),
             Ok(_) if !self.keyboard.terminal && !self.keyboard.backlog.is_empty() => {
                 self.keyboard.waits = true;
-                pause(ops);
+                self.pause(ops);
             }
             Ok(_) => {}
             Err(error) => {
-                tracing::warn!(%error, "standard input cannot be read any more");
-                pause(ops);
+                tracing::warn!(%error, "the guest's input cannot be read any more");
+                self.pause(ops);
             }
         }
     }
 }
 
-fn input_events() -> Events {
-    Events::with_data_raw(io::stdin().as_raw_fd(), INPUT, EventSet::IN)
-}
-
-fn pause(ops: &mut EventOps<'_>) {
-    if let Err(error) = ops.remove(input_events()) {
-        tracing::warn!(%error, "standard input cannot be left alone");
-    }
-}
-
 impl Typist {
+    fn events(&self) -> Events {
+        Events::with_data(&self.keyboard.source, INPUT, EventSet::IN)
+    }
+
+    fn pause(&self, ops: &mut EventOps<'_>) {
+        if let Err(error) = ops.remove(self.events()) {
+            tracing::warn!(%error, "the guest's input cannot be left alone");
+        }
+    }
+
     /// Reads from now on whenever there is something.
     fn resume(&mut self, ops: &mut EventOps<'_>) {
         self.keyboard.waits = false;
-        match ops.add(input_events()) {
+        match ops.add(self.events()) {
             Ok(()) => {}
             // Files are always ready, and epoll refuses to wait for them.
             Err(event_manager::Error::Epoll(error))
@@ -139,15 +145,19 @@ impl Typist {
             {
                 self.keyboard.waits = matches!(self.read(ops), Ok(1..));
             }
-            Err(error) => tracing::warn!(%error, "standard input cannot be watched"),
+            Err(error) => tracing::warn!(%error, "the guest's input cannot be watched"),
         }
     }
 
     /// Takes what there is; 0 at the end of the input.
-    fn read(&mut self, ops: &mut EventOps<'_>) -> Result<usize, Errno> {
+    fn read(&mut self, ops: &mut EventOps<'_>) -> io::Result<usize> {
         let mut bytes = [0; 256];
-        let count = match rustix::io::read(io::stdin(), &mut bytes) {
-            Err(Errno::INTR | Errno::AGAIN) => return Ok(bytes.len()),
+        let count = match self.keyboard.source.read(&mut bytes) {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) =>
+            {
+                return Ok(bytes.len());
+            }
             outcome => outcome?,
         };
         for &byte in bytes.iter().take(count) {
@@ -168,6 +178,7 @@ impl Typist {
             Sink::Serial => self.control.serial().send(bytes),
             // Full: the rest goes when the guest has read some.
             Sink::Console(pipe) => pipe.write(bytes).unwrap_or(0),
+            Sink::Nowhere => bytes.len(),
         };
         self.keyboard.backlog.drain(..sent);
         if let Sink::Console(pipe) = &self.keyboard.sink {

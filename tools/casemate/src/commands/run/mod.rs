@@ -353,11 +353,12 @@ fn run_once(
 ) -> anyhow::Result<(Outcome, bool, Option<SharedMemory>)> {
     let (on_reset, on_panic) = (guest.config().on_reset, guest.config().on_panic);
     let raw_mode = RawMode::enter()?;
-    let terminal = Terminal::open(guest.config().console, raw_mode.is_some(), screen)
+    let terminal = Terminal::open(guest.config(), raw_mode.is_some(), screen)
         .context("could not use standard input and output")?;
+    let serial = terminal.serial;
+    let has_place = guest.config().serial.is_some();
     let waiting = args.attest.map(|_| Waiting::of(&guest)).transpose()?;
-    let machine =
-        launched(&guest, screen.output.clone(), terminal.console, args.record.as_deref())?;
+    let machine = launched(&guest, serial.clone(), terminal.console, args.record.as_deref())?;
     reporter.launched(&guest);
     // A plan holds kernel and initrd.
     drop(guest);
@@ -368,12 +369,18 @@ fn run_once(
         .transpose()?;
     let commands = events::watcher(parent, control.clone())
         .context("could not watch for commands of the parent process")?;
-    let keyboard = terminal.keyboard.map(|keyboard| keyboard.watcher(control.clone()));
-    let watchers = keyboard.into_iter().chain([commands]).collect();
+    let keyboards = [terminal.keyboard, terminal.socket].into_iter().flatten();
+    let keyboards = keyboards.map(|keyboard| keyboard.watcher(control.clone()));
+    let watchers = keyboards.chain([commands]).collect();
     let Ended { outcome, unfinished } = machine.run(watchers)?;
     parent.send(Event::Ended);
     if let (bytes @ 1.., error) = screen.flush_output() {
-        reporter.lost(bytes, error.as_deref());
+        reporter.lost("standard output", bytes, error.as_deref());
+    }
+    if let (bytes @ 1.., error) = terminal::flush(&serial)
+        && has_place
+    {
+        reporter.lost("the serial port's place", bytes, error.as_deref());
     }
     if !unfinished.is_empty() {
         reporter.unfinished(&unfinished);

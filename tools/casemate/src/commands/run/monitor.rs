@@ -6,6 +6,7 @@ use casemate_machine::{Control, Outcome, Outlet};
 const HELP: &str = "\
 status        what the guest does
 power-button  press its power button
+disks         tell it of disks whose size has changed
 balloon SIZE  ask it for so much of its memory
 reset         end the run as a reset would
 quit          end the guest
@@ -63,6 +64,7 @@ fn obey(line: &str, control: &Control) -> String {
             Ok(()) => "pressed\n".into(),
             Err(error) => format!("KVM took no interrupt: {error}\n"),
         },
+        ("disks", "") => disks(control),
         ("balloon", size) => balloon(size.trim(), control),
         ("reset", "") => stop(control, Outcome::Reset),
         ("quit", "") => stop(control, Outcome::Stopped),
@@ -88,6 +90,19 @@ fn status(control: &Control) -> String {
         text.push_str(&format!("shared with the host: {}\n", super::report::shared(shared)));
     }
     text
+}
+
+/// Looks at the sizes of all disks again.
+fn disks(control: &Control) -> String {
+    let look = |disk: &casemate_machine::BlockHandle| match disk.look_again() {
+        Ok(None) => format!("{}: {} bytes\n", disk.name(), disk.bytes()),
+        Ok(Some(before)) => {
+            format!("{}: {} bytes, before {before}; the guest is told\n", disk.name(), disk.bytes())
+        }
+        Err(error) => format!("{}: {error}\n", disk.name()),
+    };
+    let text: String = control.disks().iter().map(look).collect();
+    if text.is_empty() { "the guest has no disk\n".into() } else { text }
 }
 
 fn balloon(size: &str, control: &Control) -> String {

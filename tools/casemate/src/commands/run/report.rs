@@ -155,14 +155,14 @@ impl Reporter {
         }
     }
 
-    /// Bytes of the guest that standard output did not take.
-    pub(super) fn lost(&self, bytes: u64, error: Option<&str>) {
+    /// Bytes of the guest that `output` did not take.
+    pub(super) fn lost(&self, output: &str, bytes: u64, error: Option<&str>) {
         let why = error.unwrap_or("nobody reads it");
         if self.json {
             self.say(json!({"event": "lost", "bytes": bytes, "text": why}));
         } else {
             self.say(format_args!(
-                "casemate: standard output did not take {bytes} bytes of the guest: {why}"
+                "casemate: {output} did not take {bytes} bytes of the guest: {why}"
             ));
         }
     }

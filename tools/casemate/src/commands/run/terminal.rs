@@ -2,11 +2,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use casemate_config::{GuestConfig, Serial};
 use casemate_machine::{ConsolePorts, Outlet};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcsetattr};
@@ -99,9 +102,7 @@ impl Screen {
     /// Waits until the guest's output is written, or nobody takes it. Returns the bytes that are lost,
     /// and why.
     pub(super) fn flush_output(&self) -> (u64, Option<String>) {
-        let left = self.output.flush(PATIENCE, LIMIT);
-        let (lost, error) = self.output.lost();
-        (lost + left as u64, error)
+        flush(&self.output)
     }
 
     /// As [`Screen::flush_output`], for messages. Where nobody takes them, there is nobody to tell.
@@ -110,30 +111,77 @@ impl Screen {
     }
 }
 
-/// The guest's ends of standard input and output.
+/// The guest's ends of standard input and output, and of what the serial port has in their place.
 pub(super) struct Terminal {
+    /// What the serial port sends.
+    pub(super) serial: Outlet,
     /// The virtio console, if the guest is to have one.
     pub(super) console: Option<ConsolePorts>,
     /// Reads standard input, unless the console does.
     pub(super) keyboard: Option<Keyboard>,
+    /// Reads the serial port's socket.
+    pub(super) socket: Option<Keyboard>,
 }
 
 impl Terminal {
-    /// Both the serial port and the console write to standard output. Input goes to the console if
-    /// there is one; on a terminal by way of the keyboard, which takes the escape keys out.
-    pub(super) fn open(console: bool, terminal: bool, screen: &Screen) -> io::Result<Self> {
+    /// Serial port and console write to standard output, unless the serial port has a place of its own.
+    /// Standard input goes to the console if there is one; on a terminal by way of the keyboard, which
+    /// takes the escape keys out.
+    pub(super) fn open(
+        config: &GuestConfig,
+        terminal: bool,
+        screen: &Screen,
+    ) -> anyhow::Result<Self> {
         let output = screen.output.clone();
-        let typing = |sink| Some(Keyboard::new(sink, terminal, output.clone()));
-        if !console {
-            return Ok(Self { console: None, keyboard: typing(Sink::Serial) });
-        }
-        let (input, keyboard) = if terminal {
-            let (reader, writer) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
-            (reader, typing(Sink::Console(writer.into())))
-        } else {
-            (io::stdin().as_fd().try_clone_to_owned()?, None)
+        let (serial, socket) = match &config.serial {
+            Some(place) => placed(place)?,
+            None => (output.clone(), None),
         };
-        let console = Some(ConsolePorts { input: Some(input), output });
-        Ok(Self { console, keyboard })
+        let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+        let socket =
+            socket.map(|socket| Keyboard::new(socket, Sink::Serial, false, output.clone()));
+        let mut opened = Self { serial, console: None, keyboard: None, socket };
+        let typing = |stdin, sink| Some(Keyboard::new(stdin, sink, terminal, output.clone()));
+        if config.console {
+            let input = if terminal {
+                let (reader, writer) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+                opened.keyboard = typing(stdin, Sink::Console(writer.into()));
+                reader
+            } else {
+                stdin.into()
+            };
+            opened.console = Some(ConsolePorts { input: Some(input), output });
+        } else if config.serial.is_none() {
+            opened.keyboard = typing(stdin, Sink::Serial);
+        } else if terminal {
+            opened.keyboard = typing(stdin, Sink::Nowhere);
+        }
+        Ok(opened)
+    }
+}
+
+/// Waits until what was written to `outlet` has arrived, or nobody takes it. Returns the bytes that are
+/// lost, and why.
+pub(super) fn flush(outlet: &Outlet) -> (u64, Option<String>) {
+    let left = outlet.flush(PATIENCE, LIMIT);
+    let (lost, error) = outlet.lost();
+    (lost + left as u64, error)
+}
+
+/// The output of a serial port that leads to a file or a socket, and its input.
+fn placed(place: &Serial) -> anyhow::Result<(Outlet, Option<File>)> {
+    let failed = |path: &Path| format!("could not open the serial port at {}", path.display());
+    match place {
+        Serial { socket: Some(path), .. } => {
+            let socket = UnixStream::connect(path).with_context(|| failed(path))?;
+            let input = File::from(OwnedFd::from(socket.try_clone()?));
+            let output = File::from(OwnedFd::from(socket));
+            Ok((Outlet::new("serial output", output)?, Some(input)))
+        }
+        Serial { file, .. } => {
+            let path = file.as_deref().unwrap_or(Path::new(""));
+            let file = File::options().append(true).create(true).open(path);
+            Ok((Outlet::new("serial output", file.with_context(|| failed(path))?)?, None))
+        }
     }
 }
