@@ -1,7 +1,7 @@
 //! The parent of the process that holds the guest. It has neither guest nor /dev/kvm, and no thread but
 //! one.
 //!
-//! It takes the signals, presses the power button through the [link](super::link), speaks to the service
+//! It takes the signals, presses the power button through the [link], speaks to the service
 //! manager, and starts a new child after a reset.
 
 use std::os::fd::AsFd;
