@@ -77,7 +77,8 @@ impl Machine {
         let thread = THREAD.get_or_init(|| IoThread::spawn("devices", || Ok(())).unwrap());
         let size = usize::try_from(MEMORY_SIZE).unwrap();
         let backend = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)]).unwrap();
-        let memory = DeviceMemory::new(backend, SharedPages::new(GuestAddress(MEMORY_SIZE)), true, ());
+        let memory =
+            DeviceMemory::new(backend, SharedPages::new(GuestAddress(MEMORY_SIZE)), true, ());
         memory.iommu().share(GuestAddress(0), size / 4 * 3).unwrap();
         let memory = Arc::new(memory);
         let host = Host {
