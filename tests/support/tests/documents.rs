@@ -87,6 +87,21 @@ fn every_crate_is_in_the_table_of_the_architecture() {
 }
 
 /// A reader of a crate's folder finds its purpose, an example and the book.
+/// Files that the architecture sends readers to.
+#[test]
+fn files_that_the_architecture_names_exist() {
+    let page = read("docs/src/explanation/architecture.md");
+    let is_file = |word: &&str| word.contains('/') && word.ends_with(".rs") && !word.contains(' ');
+    let named: Vec<_> = page.split('`').skip(1).step_by(2).filter(is_file).collect();
+    assert!(named.len() >= 15, "{named:?}");
+    for file in named {
+        // Files of the command's own folder are named from there.
+        let command = repository().join("tools/casemate/src/commands");
+        let exists = repository().join(file).is_file() || command.join(file).is_file();
+        assert!(exists, "{file}");
+    }
+}
+
 #[test]
 fn every_crate_has_a_readme_with_example_and_link() {
     for folder in crates() {

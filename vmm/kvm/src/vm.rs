@@ -7,6 +7,7 @@ use std::fmt;
 use std::mem::offset_of;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, OwnedFd};
 
+use casemate_launch::PlatformKind;
 use kvm_ioctls::{Kvm, VmFd};
 use libc::c_ulong;
 use serde::{Deserialize, Serialize};
@@ -16,39 +17,27 @@ use crate::KernelError;
 use crate::boundary::{Firmware, Nothing, Reply, Told, address_of, argument, call, ioctl, retry};
 use crate::error::Status;
 
-/// The argument of KVM_CREATE_VM: what a VM is protected by. `as u64` is the kernel's number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[repr(u64)]
-pub enum VmType {
-    /// KVM_X86_DEFAULT_VM.
-    Plain = 0,
-    /// KVM_X86_SNP_VM, since Linux 6.11.
-    Snp = 4,
-    /// KVM_X86_TDX_VM, since Linux 6.16.
-    Tdx = 5,
-}
+/// All platforms, the most protected first.
+pub const PLATFORMS: [PlatformKind; 3] =
+    [PlatformKind::Snp, PlatformKind::Tdx, PlatformKind::Plain];
 
-impl VmType {
-    /// All of them, the most protected first.
-    pub const ALL: [Self; 3] = [Self::Snp, Self::Tdx, Self::Plain];
-
-    /// Whether `kvm` can create such VMs now. For SEV-SNP and TDX the kernel sets the bit only if
-    /// CPU, BIOS, firmware and module parameters all worked.
-    #[must_use]
-    pub fn is_offered_by(self, kvm: &Kvm) -> bool {
-        vm_types(kvm) & (1 << self as u64) != 0
+/// The argument of KVM_CREATE_VM for guests of a platform.
+#[must_use]
+pub const fn vm_type(platform: PlatformKind) -> u32 {
+    match platform {
+        PlatformKind::Plain => kvm_bindings::KVM_X86_DEFAULT_VM,
+        // Since Linux 6.11.
+        PlatformKind::Snp => kvm_bindings::KVM_X86_SNP_VM,
+        // Since Linux 6.16.
+        PlatformKind::Tdx => kvm_bindings::KVM_X86_TDX_VM,
     }
 }
 
-impl fmt::Display for VmType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Plain => "plain KVM",
-            Self::Snp => "SEV-SNP",
-            Self::Tdx => "TDX",
-        })
-    }
+/// Whether `kvm` can create VMs of a platform now. For SEV-SNP and TDX the kernel sets the bit only if
+/// CPU, BIOS, firmware and module parameters all worked.
+#[must_use]
+pub fn offers(kvm: &Kvm, platform: PlatformKind) -> bool {
+    vm_types(kvm) & (1 << vm_type(platform)) != 0
 }
 
 /// Lets guests of this process use AMX, where the processor has it: without permission KVM lists
@@ -97,16 +86,17 @@ pub fn api_version(kvm: &Kvm) -> Result<i32, KernelError> {
 ///
 /// # Errors
 /// The host has no such VMs, or is out of memory, files or processors to run them on.
-pub fn create(kvm: &Kvm, vm_type: VmType) -> Result<VmFd, KernelError> {
+pub fn create(kvm: &Kvm, platform: PlatformKind) -> Result<VmFd, KernelError> {
     const NAME: &str = "KVM_CREATE_VM";
     const KVM_CREATE_VM: c_ulong = 0xAE01;
+    let vm_type = vm_type(platform);
     let mut file = None;
     // A signal can interrupt it before it has done anything.
     retry(&[libc::EINTR], || {
-        let words = fmt::from_fn(|f| write!(f, "type {}, {vm_type}", vm_type as u64));
+        let words = fmt::from_fn(|f| write!(f, "type {vm_type}, {}", platform.name()));
         call(NAME, Firmware::None, &mut Told::new(words), |_| {
             // SAFETY: /dev/kvm takes the number of a type.
-            let reply = unsafe { ioctl(kvm, KVM_CREATE_VM, vm_type as c_ulong) };
+            let reply = unsafe { ioctl(kvm, KVM_CREATE_VM, c_ulong::from(vm_type)) };
             if reply.errno == 0 {
                 // SAFETY: the kernel has just made this descriptor, and nothing else owns it.
                 file = Some(unsafe { OwnedFd::from_raw_fd(reply.value) });
@@ -338,10 +328,8 @@ mod tests {
 
     #[test]
     fn types_are_those_of_the_kernel() {
-        assert_eq!(VmType::Plain as u64, u64::from(kvm_bindings::KVM_X86_DEFAULT_VM));
-        assert_eq!(VmType::Snp as u64, u64::from(kvm_bindings::KVM_X86_SNP_VM));
-        assert_eq!(VmType::Tdx as u64, u64::from(kvm_bindings::KVM_X86_TDX_VM));
-        assert!(VmType::Plain.is_offered_by(&kvm()));
+        assert_eq!(PLATFORMS.map(vm_type), [4, 5, 0]);
+        assert!(offers(&kvm(), PlatformKind::Plain));
     }
 
     #[test]

@@ -13,21 +13,23 @@ use casemate_kvm::sev_device::SevDevice;
 use casemate_kvm::snp::{self, Finish, Update};
 use casemate_kvm::tdx::{self, Gpaw, Measure};
 use casemate_kvm::trace::Interposer;
-use casemate_kvm::vm::{self, VmType};
+use casemate_kvm::vm::{self, vm_type};
 use casemate_kvm::{KernelError, Page};
+use casemate_launch::PlatformKind;
 use kvm_ioctls::{Kvm, VmFd};
 
 const PAGES: usize = 64;
 const GPA: u64 = 0x10_0000;
 
 /// A VM of this type; None, loudly, where the host has no such.
-fn vm(vm_type: VmType) -> Option<(Kvm, VmFd)> {
+fn vm(platform: PlatformKind) -> Option<(Kvm, VmFd)> {
     let kvm = Kvm::new().expect("these tests need a /dev/kvm that this user may open");
-    if !vm_type.is_offered_by(&kvm) {
-        eprintln!("NOT TESTED: this host launches no {vm_type} guests");
+    if !vm::offers(&kvm, platform) {
+        eprintln!("NOT TESTED: this host launches no {} guests", platform.name());
         return None;
     }
-    let vm = kvm.create_vm_with_type(vm_type as u64).expect("a VM of a type that is offered");
+    let vm =
+        kvm.create_vm_with_type(vm_type(platform).into()).expect("a VM of a type that is offered");
     Some((kvm, vm))
 }
 
@@ -52,7 +54,7 @@ fn memory(vm: &VmFd) -> Result<(GuestMemfd, Vec<Page>), KernelError> {
 
 #[test]
 fn an_snp_guest_is_launched_and_what_is_wrong_is_refused() {
-    let Some((kvm, vm)) = vm(VmType::Snp) else { return };
+    let Some((kvm, vm)) = vm(PlatformKind::Snp) else { return };
     let sev = SevDevice::open(Path::new(SevDevice::PATH)).expect("/dev/sev");
     assert!(sev.platform_status().expect("a status").initialised);
     let launch = || {
@@ -104,7 +106,7 @@ fn refused_pages(vm: &VmFd, sev: &SevDevice) {
 
 #[test]
 fn a_td_is_launched() {
-    let Some((kvm, vm)) = vm(VmType::Tdx) else { return };
+    let Some((kvm, vm)) = vm(PlatformKind::Tdx) else { return };
     let (outcome, events) = Interposer::recording().run(|| launch_td(&kvm, &vm));
     for event in &events {
         eprintln!("{} ({}) -> {:?}", event.command, event.arguments, event.reply);

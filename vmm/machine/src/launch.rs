@@ -5,77 +5,14 @@
 use std::sync::Arc;
 
 use casemate_config::Topology;
-use casemate_kvm::vm::VmType;
 use casemate_kvm::{KernelError, vcpu, vm};
-use casemate_launch::{GpaRange, LaunchPlan, PageKind, PlatformKind};
+use casemate_launch::{GpaRange, LaunchPlan};
 use kvm_ioctls::{VcpuFd, VmFd};
 
+use crate::arch::{self, Cpuid};
 use crate::limits::LimitError;
-use crate::platform::{Made, Platform};
-use crate::ram::{GuestRam, RamError};
-use crate::vcpu::Cpuid;
-use casemate_plan::board::gsi;
-
-/// Why a step of a launch failed.
-#[derive(Debug, thiserror::Error)]
-pub enum StepError {
-    /// The kernel does not know some MSR.
-    #[error("KVM_SET_MSRS set {set} MSRs and refused the next one")]
-    Msrs {
-        /// How many it took.
-        set: usize,
-    },
-    /// Guest memory.
-    #[error(transparent)]
-    Ram(#[from] RamError),
-    /// The kernel or the platform's firmware refused.
-    #[error(transparent)]
-    Kernel(Box<KernelError>),
-    /// The plan is for another platform.
-    #[error("the launch plan is for {platform:?}")]
-    Plan {
-        /// What it is for.
-        platform: PlatformKind,
-    },
-    /// The plan has fewer vCPUs than the guest.
-    #[error("the launch plan has no registers for it")]
-    Registers,
-    /// The plan asks for what the host does not have.
-    #[error("the host does not offer the {what} {bits:#x}")]
-    NotOffered {
-        /// What they are.
-        what: &'static str,
-        /// Those that are missing.
-        bits: u64,
-    },
-    /// The kernel has no more vCPUs for such a guest.
-    #[error(
-        "the host gives such a guest at most {most} vCPUs (a TDX guest as many as the host has \
-         processors): let it have fewer, with --vcpus"
-    )]
-    Vcpus {
-        /// KVM_CAP_MAX_VCPUS.
-        most: u32,
-    },
-    /// The kernel cannot ask for certificates.
-    #[error(
-        "the host's kernel cannot hand certificates to guests, which takes Linux 7.0 or later: leave \
-         out snp.certificates, and let the guest's verifier get them elsewhere"
-    )]
-    Certificates,
-    /// The platform has no such pages.
-    #[error("the platform has no {kind:?} pages")]
-    Page {
-        /// What was to be added.
-        kind: PageKind,
-    },
-    /// The host's CPUID is too long.
-    #[error("{entries} CPUID entries are too many for the CPUID page, which has room for 64")]
-    CpuidPage {
-        /// How many there are.
-        entries: usize,
-    },
-}
+use crate::platform::{Made, Platform, StepError};
+use crate::ram::GuestRam;
 
 /// Why a launch failed.
 #[derive(Debug, thiserror::Error)]
@@ -164,12 +101,11 @@ impl Created {
             12 => {}
             other => return Err(LaunchError::ApiVersion(other)),
         }
-        if platform.vm_type() == VmType::Plain {
-            vm::permit_amx();
+        if !platform.confidential() {
+            arch::permit_features();
         }
-        let vm = vm::create(&kvm, platform.vm_type()).map_err(refused)?;
-        // Local APICs are KVM's; PIC and PIT are nobody's; the I/O APIC is ours, see `interrupts`.
-        vm::enable_split_irqchip(&vm, gsi::COUNT.into()).map_err(refused)?;
+        let vm = vm::create(&kvm, platform.kind()).map_err(refused)?;
+        arch::create_interrupt_controller(&vm).map_err(refused)?;
         let cpuid = Cpuid::new(&kvm, topology).map_err(refused)?;
         platform.prepare_vm(&vm, &cpuid.of(0).map_err(refused)?).map_err(LaunchError::Vm)?;
         ram.map(&vm).map_err(|error| LaunchError::Vm(error.into()))?;

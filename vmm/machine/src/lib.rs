@@ -4,6 +4,7 @@
 //! it into a guest that waits for its first instruction, and [`Machine::run`] runs it to its
 //! [`Outcome`].
 
+mod arch;
 mod devices;
 mod firmware_config;
 mod guest;
@@ -21,14 +22,15 @@ mod teardown;
 mod turns;
 mod vcpu;
 
+pub use arch::Exit;
 pub use casemate_devices::memory::SharedMemory;
 pub use casemate_devices::outlet::Outlet;
 pub use casemate_devices::virtio::blk::BlockHandle;
 pub use devices::ConsolePorts;
 pub use guest::Guest;
-pub use launch::{LaunchError, StepError};
+pub use launch::LaunchError;
 pub use limits::LimitError;
 pub use machine::{Control, Ended, Machine, Watcher};
 pub use outcome::Outcome;
+pub use platform::StepError;
 pub use ram::{GuestRam, RamError};
-pub use vcpu::Exit;

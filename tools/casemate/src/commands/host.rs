@@ -7,9 +7,12 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use casemate_config::QuoteService;
 use casemate_kvm::host::{Facts, Finding, State, can_launch, findings};
-use casemate_kvm::vm::VmType;
+use casemate_kvm::vm::PLATFORMS;
+use casemate_launch::PlatformKind;
 use casemate_machine::quote_service::{self, QuoteError};
 use serde_json::json;
+
+use super::words;
 
 /// Check which guests this host supports
 ///
@@ -27,8 +30,8 @@ use serde_json::json;
   casemate host --quote-selftest vsock:2:4050")]
 pub(crate) struct Args {
     /// Check this platform only
-    #[arg(long, value_enum)]
-    platform: Option<Platform>,
+    #[arg(long, value_name = "NAME", value_parser = words::<PlatformKind>(PlatformKind::WORDS))]
+    platform: Option<PlatformKind>,
     /// Request a quote from a TDX quote service, and report each step
     ///
     /// SERVICE is unix:/PATH or vsock:CID:PORT [default: unix:/var/run/tdx-qgs/qgs.socket]
@@ -37,26 +40,6 @@ pub(crate) struct Args {
     /// Print facts and findings as JSON
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Platform {
-    /// AMD SEV-SNP
-    Snp,
-    /// Intel TDX
-    Tdx,
-    /// KVM without memory encryption
-    Plain,
-}
-
-impl From<Platform> for VmType {
-    fn from(platform: Platform) -> Self {
-        match platform {
-            Platform::Snp => Self::Snp,
-            Platform::Tdx => Self::Tdx,
-            Platform::Plain => Self::Plain,
-        }
-    }
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
@@ -68,13 +51,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return quote_selftest(&service, args.json);
     }
     let facts = Facts::gather(Path::new("/"));
-    let asked: Vec<VmType> = match args.platform {
-        Some(platform) => vec![platform.into()],
-        None => VmType::ALL.to_vec(),
+    let asked: Vec<PlatformKind> = match args.platform {
+        Some(platform) => vec![platform],
+        None => PLATFORMS.to_vec(),
     };
     let mut findings = findings(&facts);
     findings.retain(|finding| finding.platforms.iter().any(|platform| asked.contains(platform)));
-    let launchable: Vec<VmType> =
+    let launchable: Vec<PlatformKind> =
         asked.iter().copied().filter(|&platform| can_launch(&findings, platform)).collect();
     let mut out = super::output();
     if args.json {
@@ -132,9 +115,9 @@ fn table(findings: &[Finding]) -> String {
     findings.iter().map(line).collect()
 }
 
-fn verdict(asked: &[VmType], launchable: &[VmType]) -> String {
-    let names = |platforms: &mut dyn Iterator<Item = &VmType>| {
-        platforms.map(ToString::to_string).collect::<Vec<_>>().join(", ")
+fn verdict(asked: &[PlatformKind], launchable: &[PlatformKind]) -> String {
+    let names = |platforms: &mut dyn Iterator<Item = &PlatformKind>| {
+        platforms.map(|platform| platform.name()).collect::<Vec<_>>().join(", ")
     };
     let can = names(&mut launchable.iter());
     let cannot = names(&mut asked.iter().filter(|platform| !launchable.contains(platform)));

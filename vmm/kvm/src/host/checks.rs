@@ -2,18 +2,20 @@
 
 use super::facts::{Access, Facts};
 use super::{Finding, State, snp, tdx};
-use crate::vm::VmType;
+use casemate_launch::PlatformKind;
+
+use crate::vm::PLATFORMS;
 
 /// Judges `facts`, one finding per check, each with what to do unless all is well.
 #[must_use]
 pub fn findings(facts: &Facts) -> Vec<Finding> {
-    let mut report = Report { findings: Vec::new(), platforms: VmType::ALL.to_vec() };
+    let mut report = Report { findings: Vec::new(), platforms: PLATFORMS.to_vec() };
     machine(facts, &mut report);
     kvm(facts, &mut report);
     helpers(facts, &mut report);
-    report.platforms = vec![VmType::Snp];
+    report.platforms = vec![PlatformKind::Snp];
     snp::checks(facts, &mut report);
-    report.platforms = vec![VmType::Tdx];
+    report.platforms = vec![PlatformKind::Tdx];
     tdx::checks(facts, &mut report);
     report.findings
 }
@@ -21,7 +23,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
 /// Findings in the making.
 pub(super) struct Report {
     findings: Vec<Finding>,
-    platforms: Vec<VmType>,
+    platforms: Vec<PlatformKind>,
 }
 
 impl Report {
@@ -79,7 +81,7 @@ fn kvm(facts: &Facts, report: &mut Report) {
         let says = format!("/dev/kvm has API version {}, not 12", kvm.api_version);
         return report.missing("kvm", says, "use a kernel of this century");
     }
-    let vcpus = vcpus(facts, VmType::Plain);
+    let vcpus = vcpus(facts, PlatformKind::Plain);
     report.ok("kvm", format!("/dev/kvm opens, API version 12{vcpus}"));
     virtualisation(facts, report);
     if kvm.split_irqchip {
@@ -91,9 +93,9 @@ fn kvm(facts: &Facts, report: &mut Report) {
 }
 
 /// How many vCPUs a guest of a type can have, to be put behind other words.
-pub(super) fn vcpus(facts: &Facts, vm_type: VmType) -> String {
+pub(super) fn vcpus(facts: &Facts, platform: PlatformKind) -> String {
     let mut known = facts.kvm.iter().flat_map(|kvm| &kvm.max_vcpus);
-    let most = known.find(|(known, _)| *known == vm_type);
+    let most = known.find(|(known, _)| *known == platform);
     most.map_or(String::new(), |(_, most)| format!(", up to {most} vCPUs"))
 }
 
@@ -192,14 +194,14 @@ fn open_files(facts: &Facts, report: &mut Report) {
 }
 
 /// What KVM must have for private memory of either vendor.
-pub(super) fn private_memory(facts: &Facts, vm_type: VmType, report: &mut Report) {
+pub(super) fn private_memory(facts: &Facts, platform: PlatformKind, report: &mut Report) {
     let Some(kvm) = &facts.kvm else { return };
     let lacks: Vec<&str> = [
         (kvm.guest_memfd, "guest_memfd"),
         (kvm.user_memory2, "KVM_SET_USER_MEMORY_REGION2"),
         (kvm.memory_fault_info, "memory fault exits"),
         (kvm.map_gpa_range, "page conversion exits"),
-        (kvm.private_memory.contains(&vm_type), "private memory for this type of VM"),
+        (kvm.private_memory.contains(&platform), "private memory for this type of VM"),
     ]
     .into_iter()
     .filter_map(|(there, name)| (!there).then_some(name))

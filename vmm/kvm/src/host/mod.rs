@@ -22,7 +22,7 @@ pub use cpu::{Cpu, SevLeaf};
 pub use facts::{Access, Facts, Kernel, Limit, Limits, Misc, SeLinux};
 pub use probe::KvmFacts;
 
-use crate::vm::VmType;
+use casemate_launch::PlatformKind;
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ pub struct Finding {
     /// What was looked at: a short name.
     pub check: String,
     /// Whose launches it matters to.
-    pub platforms: Vec<VmType>,
+    pub platforms: Vec<PlatformKind>,
     /// How it ended.
     pub state: State,
     /// What was seen, in words.
@@ -55,7 +55,7 @@ pub struct Finding {
 impl Finding {
     /// Whether it is in the way of a launch on `platform`.
     #[must_use]
-    pub fn blocks(&self, platform: VmType) -> bool {
+    pub fn blocks(&self, platform: PlatformKind) -> bool {
         self.state == State::Missing && self.platforms.contains(&platform)
     }
 }
@@ -65,7 +65,7 @@ pub const VIRTUALISATION: &str = "virtualisation";
 
 /// Whether `platform` can be launched according to `findings`.
 #[must_use]
-pub fn can_launch(findings: &[Finding], platform: VmType) -> bool {
+pub fn can_launch(findings: &[Finding], platform: PlatformKind) -> bool {
     !findings.iter().any(|finding| finding.blocks(platform))
 }
 
@@ -75,10 +75,11 @@ pub fn can_launch(findings: &[Finding], platform: VmType) -> bool {
 ///
 /// # Errors
 /// What is in the way, so that no launch fails with a bare errno.
-pub fn check(platform: VmType) -> Result<(), Vec<Finding>> {
+pub fn check(platform: PlatformKind) -> Result<(), Vec<Finding>> {
     let mut blocking = findings(&Facts::gather(Path::new("/")));
     blocking.retain(|finding| {
-        finding.blocks(platform) && (platform != VmType::Plain || finding.check != VIRTUALISATION)
+        finding.blocks(platform)
+            && (platform != PlatformKind::Plain || finding.check != VIRTUALISATION)
     });
     if blocking.is_empty() { Ok(()) } else { Err(blocking) }
 }

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 use super::facts::{Access, Limit, Limits};
 use crate::memory;
-use crate::vm::{SevAttributes, VmType, vm_types};
+use casemate_launch::PlatformKind;
+
+use crate::vm::{self, PLATFORMS, SevAttributes, vm_types};
 
 /// What /dev/kvm offers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,9 +39,9 @@ pub struct KvmFacts {
     /// KVM_CAP_PRE_FAULT_MEMORY.
     pub prefault: bool,
     /// vCPUs of a guest, per type that can be launched.
-    pub max_vcpus: Vec<(VmType, u32)>,
+    pub max_vcpus: Vec<(PlatformKind, u32)>,
     /// Types whose VMs have private memory.
-    pub private_memory: Vec<VmType>,
+    pub private_memory: Vec<PlatformKind>,
     /// SEV's device attributes.
     pub sev: SevAttributes,
 }
@@ -56,20 +58,23 @@ impl KvmFacts {
         }
         let has = |cap: u32| kvm.check_extension_raw(c_ulong::from(cap)) > 0;
         let types = vm_types(&kvm);
-        let vms: Vec<(VmType, VmFd)> = VmType::ALL
+        let vms: Vec<(PlatformKind, VmFd)> = PLATFORMS
             .into_iter()
-            .filter(|vm_type| types & (1 << *vm_type as u64) != 0)
-            .filter_map(|vm_type| Some((vm_type, kvm.create_vm_with_type(vm_type as u64).ok()?)))
+            .filter(|platform| types & (1 << vm::vm_type(*platform)) != 0)
+            .filter_map(|platform| {
+                let vm = kvm.create_vm_with_type(vm::vm_type(platform).into()).ok()?;
+                Some((platform, vm))
+            })
             .collect();
-        let plain = vms.iter().find(|(vm_type, _)| *vm_type == VmType::Plain);
+        let plain = vms.iter().find(|(platform, _)| *platform == PlatformKind::Plain);
         let of_plain = |cap: u32| {
             let value = plain.map(|(_, vm)| vm.check_extension_raw(c_ulong::from(cap)));
             value.and_then(|value| u32::try_from(value).ok()).unwrap_or(0)
         };
         let hypercalls = kvm.check_extension_raw(c_ulong::from(kvm::KVM_CAP_EXIT_HYPERCALL));
-        let max_vcpus = vms.iter().filter_map(|(vm_type, vm)| {
+        let max_vcpus = vms.iter().filter_map(|(platform, vm)| {
             let most = vm.check_extension_raw(c_ulong::from(kvm::KVM_CAP_MAX_VCPUS));
-            Some((*vm_type, u32::try_from(most).ok()?))
+            Some((*platform, u32::try_from(most).ok()?))
         });
         let private = vms.iter().filter(|(_, vm)| memory::has_private_memory(vm));
         Some(Self {
@@ -83,15 +88,15 @@ impl KvmFacts {
             map_gpa_range: hypercalls & (1 << crate::exit::MapGpaRange::NUMBER) != 0,
             prefault: has(kvm::KVM_CAP_PRE_FAULT_MEMORY),
             max_vcpus: max_vcpus.collect(),
-            private_memory: private.map(|(vm_type, _)| *vm_type).collect(),
+            private_memory: private.map(|(platform, _)| *platform).collect(),
             sev: SevAttributes::of(&kvm),
         })
     }
 
     /// Whether VMs of this type can be created now.
     #[must_use]
-    pub fn offers(&self, vm_type: VmType) -> bool {
-        self.vm_types & (1 << vm_type as u64) != 0
+    pub fn offers(&self, platform: PlatformKind) -> bool {
+        self.vm_types & (1 << vm::vm_type(platform)) != 0
     }
 }
 

@@ -3,7 +3,7 @@
 use super::checks::{Report, grant, private_memory, room, vcpus};
 use super::facts::{Access, Facts};
 use crate::sev_device::SevDevice;
-use crate::vm::VmType;
+use casemate_launch::PlatformKind;
 
 pub(super) fn checks(facts: &Facts, report: &mut Report) {
     let cpu = &facts.cpu;
@@ -11,11 +11,11 @@ pub(super) fn checks(facts: &Facts, report: &mut Report) {
         let says = format!("{} has no SEV-SNP", named(&cpu.vendor));
         return report.missing("snp cpu", says, "use an AMD EPYC of the third generation or later");
     }
-    let offered = facts.kvm.as_ref().is_some_and(|kvm| kvm.offers(VmType::Snp));
+    let offered = facts.kvm.as_ref().is_some_and(|kvm| kvm.offers(PlatformKind::Snp));
     if offered {
-        let vcpus = vcpus(facts, VmType::Snp);
+        let vcpus = vcpus(facts, PlatformKind::Snp);
         report.ok("snp kvm", format!("KVM launches SEV-SNP guests{vcpus}"));
-        private_memory(facts, VmType::Snp, report);
+        private_memory(facts, PlatformKind::Snp, report);
         policy(facts, report);
     } else {
         reasons(facts, report);

@@ -3,7 +3,7 @@
 use super::checks::{Report, grant, private_memory, room, vcpus};
 use super::facts::{Access, Facts, QUOTE_SERVICE};
 use super::snp::named;
-use crate::vm::VmType;
+use casemate_launch::PlatformKind;
 
 pub(super) fn checks(facts: &Facts, report: &mut Report) {
     let cpu = &facts.cpu;
@@ -15,15 +15,15 @@ pub(super) fn checks(facts: &Facts, report: &mut Report) {
             "use an Intel Xeon of the fifth generation or later",
         );
     }
-    let offered = facts.kvm.as_ref().is_some_and(|kvm| kvm.offers(VmType::Tdx));
+    let offered = facts.kvm.as_ref().is_some_and(|kvm| kvm.offers(PlatformKind::Tdx));
     if !offered {
         return reasons(facts, report);
     }
     let module = facts.tdx_module.as_ref();
     let version = module.map_or(String::new(), |version| format!(", TDX module {version}"));
-    let vcpus = vcpus(facts, VmType::Tdx);
+    let vcpus = vcpus(facts, PlatformKind::Tdx);
     report.ok("tdx kvm", format!("KVM launches TDs{vcpus}{version}"));
-    private_memory(facts, VmType::Tdx, report);
+    private_memory(facts, PlatformKind::Tdx, report);
     room(facts, "tdx", report);
     quotes(facts, report);
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
+use crate::vm::PLATFORMS;
 
 /// What `casemate host --json` saw on an emulated SEV-SNP host with Debian's Linux 6.12.
 fn snp_host() -> Facts {
@@ -37,9 +38,9 @@ fn finding<'a>(findings: &'a [Finding], check: &str) -> &'a Finding {
 #[test]
 fn an_snp_host_launches_snp_and_plain_guests() {
     let findings = findings(&snp_host());
-    let launchable: Vec<VmType> =
-        VmType::ALL.into_iter().filter(|&vm_type| can_launch(&findings, vm_type)).collect();
-    assert_eq!(launchable, [VmType::Snp, VmType::Plain]);
+    let launchable: Vec<PlatformKind> =
+        PLATFORMS.into_iter().filter(|&platform| can_launch(&findings, platform)).collect();
+    assert_eq!(launchable, [PlatformKind::Snp, PlatformKind::Plain]);
     assert!(finding(&findings, "snp firmware").says.starts_with("ABI 1.55 build 21"));
     assert!(finding(&findings, "snp policy").says.starts_with("policy bits 0xbffff (assumed)"));
     assert!(finding(&findings, "snp asids").says.starts_with("99 "));
@@ -80,7 +81,7 @@ fn what_a_confidential_guest_meets_beside_kvm_is_noted() {
     for (check, words) in [("overcommit", "counts twice"), ("selinux", "confined to virt_t")] {
         let note = finding(&all, check);
         assert!(note.state == State::Note && note.says.contains(words), "{note:?}");
-        assert!(!note.blocks(VmType::Snp) && note.fix.is_some());
+        assert!(!note.blocks(PlatformKind::Snp) && note.fix.is_some());
     }
     facts.kernel.overcommit = Some(1);
     let context = "unconfined_u:unconfined_r:unconfined_t:s0-s0:c0.c1023";
@@ -180,8 +181,8 @@ fn each_reason_for_no_snp_is_found() {
     for (check, words, spoil) in cases {
         let findings = without_snp(spoil);
         let reason = finding(&findings, check);
-        assert!(reason.blocks(VmType::Snp) && reason.says.contains(words), "{reason:?}");
-        assert!(!reason.blocks(VmType::Plain), "{reason:?}");
+        assert!(reason.blocks(PlatformKind::Snp) && reason.says.contains(words), "{reason:?}");
+        assert!(!reason.blocks(PlatformKind::Plain), "{reason:?}");
         assert!(reason.fix.is_some(), "{reason:?}");
     }
 }
@@ -191,9 +192,9 @@ fn a_tdx_host_launches_tdx_and_plain_guests() {
     let mut facts = tdx_host();
     facts.misc.insert("tdx".into(), Misc { capacity: Some(31), limit: None, used: 0 });
     let findings = findings(&facts);
-    let launchable: Vec<VmType> =
-        VmType::ALL.into_iter().filter(|&vm_type| can_launch(&findings, vm_type)).collect();
-    assert_eq!(launchable, [VmType::Tdx, VmType::Plain]);
+    let launchable: Vec<PlatformKind> =
+        PLATFORMS.into_iter().filter(|&vm_type| can_launch(&findings, vm_type)).collect();
+    assert_eq!(launchable, [PlatformKind::Tdx, PlatformKind::Plain]);
     assert_eq!(
         finding(&findings, "tdx kvm").says,
         "KVM launches TDs, up to 2 vCPUs, TDX module 1.5.06"
@@ -230,7 +231,7 @@ fn each_reason_for_no_tdx_is_found() {
     for (check, words, spoil) in cases {
         let findings = without_tdx(spoil);
         let reason = finding(&findings, check);
-        assert!(reason.blocks(VmType::Tdx) && reason.says.contains(words), "{reason:?}");
+        assert!(reason.blocks(PlatformKind::Tdx) && reason.says.contains(words), "{reason:?}");
     }
     for (module, name, check) in [
         ("kvm_intel", "tdx", "tdx module"),
@@ -239,7 +240,7 @@ fn each_reason_for_no_tdx_is_found() {
     ] {
         let findings = without_tdx(&|facts| parameter(facts, module, name, "N"));
         let reason = finding(&findings, check);
-        assert!(reason.blocks(VmType::Tdx) && reason.says.contains("off"), "{reason:?}");
+        assert!(reason.blocks(PlatformKind::Tdx) && reason.says.contains("off"), "{reason:?}");
     }
 }
 
@@ -272,7 +273,7 @@ fn what_a_launch_needs_besides_kvm_is_looked_at() {
         spoil(&mut facts);
         let findings = findings(&facts);
         let reason = finding(&findings, check);
-        assert!(reason.blocks(VmType::Snp) && reason.says.contains(words), "{reason:?}");
+        assert!(reason.blocks(PlatformKind::Snp) && reason.says.contains(words), "{reason:?}");
     }
 }
 
@@ -287,7 +288,7 @@ fn without_kvm_nothing_can_be_launched() {
         facts.devices.insert("/dev/kvm".into(), access);
         facts.kvm = None;
         let findings = findings(&facts);
-        assert!(VmType::ALL.iter().all(|&vm_type| !can_launch(&findings, vm_type)));
+        assert!(PLATFORMS.iter().all(|&vm_type| !can_launch(&findings, vm_type)));
         let fixes = finding(&findings, "kvm").fix.as_deref();
         assert!(fixes.is_some_and(|text| text.starts_with(fix)), "{fixes:?}");
     }
@@ -302,11 +303,11 @@ fn kvm_without_hardware_virtualisation_launches_nothing() {
     let findings = findings(&facts);
     assert_eq!(finding(&findings, "kvm").state, State::Ok);
     let finding = finding(&findings, "virtualisation");
-    assert!(VmType::ALL.iter().all(|&vm_type| finding.blocks(vm_type)), "{finding:?}");
+    assert!(PLATFORMS.iter().all(|&platform| finding.blocks(platform)), "{finding:?}");
     assert!(finding.fix.as_deref().is_some_and(|fix| fix.starts_with("enable nested")));
     // The flag of either vendor is enough.
     facts.kernel.cpu_flags = vec!["vmx".into()];
-    assert!(can_launch(&super::findings(&facts), VmType::Plain));
+    assert!(can_launch(&super::findings(&facts), PlatformKind::Plain));
 }
 
 #[test]
@@ -345,7 +346,7 @@ fn files_of_a_host_are_read() {
 fn an_empty_root_is_no_host() {
     let root = tree(&[]);
     let findings = findings(&Facts::gather(root.path()));
-    assert!(VmType::ALL.iter().all(|&vm_type| !can_launch(&findings, vm_type)));
+    assert!(PLATFORMS.iter().all(|&vm_type| !can_launch(&findings, vm_type)));
 }
 
 /// The group of the process is two levels deep; the tightest limit is in the middle.
@@ -384,7 +385,7 @@ fn this_machine_is_judged_as_it_is() {
     let facts = Facts::gather(Path::new("/"));
     assert!(!facts.cpu.vendor.is_empty() && facts.kernel.version().is_some(), "{facts:?}");
     let kvm = kvm_ioctls::Kvm::new();
-    for vm_type in VmType::ALL {
+    for vm_type in PLATFORMS {
         let created = kvm.as_ref().is_ok_and(|kvm| kvm.create_vm_with_type(vm_type as u64).is_ok());
         assert!(created || check(vm_type).is_err(), "{vm_type} cannot be created");
     }

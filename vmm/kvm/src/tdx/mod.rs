@@ -19,6 +19,7 @@ mod tests;
 use std::fmt;
 use std::os::fd::AsRawFd;
 
+use casemate_launch::PlatformKind;
 use kvm_bindings::kvm_cpuid_entry2;
 use kvm_ioctls::{VcpuFd, VmFd};
 use libc::c_ulong;
@@ -90,7 +91,7 @@ pub fn capabilities(vm: &VmFd) -> Result<Capabilities, KernelError> {
 /// # Errors
 /// KVM launches no TDs here.
 pub fn offered_xfam() -> Result<u64, KernelError> {
-    let vm = vm::create(&vm::open()?, vm::VmType::Tdx)?;
+    let vm = vm::create(&vm::open()?, PlatformKind::Tdx)?;
     Ok(capabilities(&vm)?.xfam)
 }
 

@@ -1,25 +1,25 @@
 //! What differs between plain guests and those of SEV-SNP and TDX.
 
+mod error;
 mod plain;
 mod snp;
 mod tdx;
 
+pub use error::StepError;
 pub use plain::Plain;
 pub use snp::Snp;
 pub use tdx::{Tdx, report as quote_request};
 
 use std::sync::Arc;
 
-use casemate_kvm::vm::VmType;
-use casemate_kvm::{KernelError, Page};
-use casemate_launch::{Contents, Import, InitialVcpu};
+use casemate_kvm::Page;
+use casemate_launch::{Contents, Import, InitialVcpu, PlatformKind};
 use kvm_bindings::{CpuId, kvm_run};
 use kvm_ioctls::{VcpuFd, VmFd};
 
-use crate::launch::StepError;
+use crate::arch::Exit;
 use crate::outcome::Outcome;
 use crate::ram::GuestRam;
-use crate::vcpu::Exit;
 
 /// What a launch has made so far.
 #[derive(Clone, Copy)]
@@ -55,8 +55,8 @@ pub enum Answer {
 
 /// A kind of guest, as the launch and the vCPUs see it. The calls come in the order of the methods.
 pub trait Platform: Send + Sync {
-    /// The type of VM.
-    fn vm_type(&self) -> VmType;
+    /// The platform.
+    fn kind(&self) -> PlatformKind;
 
     /// Whether the guest keeps its memory from the host. Devices then tell its drivers.
     fn confidential(&self) -> bool;
@@ -106,12 +106,6 @@ fn pages(import: &Import) -> Vec<Page> {
     let count = usize::try_from(import.range.pages().0).unwrap_or(usize::MAX);
     pages.resize(count, Page::ZERO);
     pages
-}
-
-impl From<KernelError> for StepError {
-    fn from(error: KernelError) -> Self {
-        Self::Kernel(Box::new(error))
-    }
 }
 
 /// An exit that no device took, in words.

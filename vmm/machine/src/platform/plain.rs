@@ -1,15 +1,13 @@
 //! KVM without memory encryption.
 
 use casemate_kvm::vcpu;
-use casemate_kvm::vm::VmType;
-use casemate_launch::{Import, InitialVcpu};
+use casemate_launch::{Import, InitialVcpu, PlatformKind};
 use kvm_bindings::{CpuId, kvm_run};
 use kvm_ioctls::{VcpuFd, VmFd};
 
-use super::{Answer, Caller, Made, Platform, describe};
-use crate::launch::StepError;
+use super::{Answer, Caller, Made, Platform, StepError, describe};
+use crate::arch::{Exit, regs, sregs};
 use crate::outcome::Outcome;
-use crate::vcpu::{Exit, regs, sregs};
 
 /// KVM without memory encryption: the host writes memory and registers as it likes.
 pub struct Plain;
@@ -23,8 +21,8 @@ const FIRMWARE_MSRS: [(u32, u64); 2] = [
 ];
 
 impl Platform for Plain {
-    fn vm_type(&self) -> VmType {
-        VmType::Plain
+    fn kind(&self) -> PlatformKind {
+        PlatformKind::Plain
     }
 
     fn confidential(&self) -> bool {

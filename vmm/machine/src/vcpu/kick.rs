@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use libc::{c_int, c_void, siginfo_t};
 use vmm_sys_util::signal::{SIGRTMIN, register_signal_handler};
 
-use super::exit::RunPage;
+use crate::arch::RunPage;
 
 thread_local! {
     /// `immediate_exit` of the vCPU that this thread runs.

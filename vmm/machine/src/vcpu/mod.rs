@@ -1,9 +1,6 @@
-//! vCPUs: how one is set up, and the thread that runs it.
+//! vCPUs: the threads that run them.
 
-mod cpuid;
-mod exit;
 mod kick;
-mod registers;
 
 use std::io;
 use std::sync::Arc;
@@ -15,12 +12,9 @@ use casemate_kvm::exit::{HypercallReply, MapGpaRange};
 use casemate_launch::{Gpa, GpaRange};
 use kvm_ioctls::{VcpuFd, VmFd};
 
-pub(crate) use cpuid::Cpuid;
-pub use exit::Exit;
-use exit::RunPage;
 use kick::Kickable;
-pub(crate) use registers::{regs, sregs};
 
+use crate::arch::{self, Exit, RunPage};
 use crate::outcome::{End, Outcome};
 use crate::platform::{Answer, Caller, Platform};
 use crate::prefault::{self, Gate};
@@ -94,7 +88,7 @@ fn live(index: u32, mut vcpu: VcpuFd, around: &Surroundings) {
     let page = RunPage::of(&mut vcpu);
     let _kickable = Kickable::new(page);
     while around.end.outcome().is_none() {
-        match exit::run(&mut vcpu, page) {
+        match arch::run(&mut vcpu, page) {
             Ok(Exit::Unexpected(reason)) => {
                 around.exits.fetch_add(1, Ordering::Relaxed);
                 let caller = Caller { vcpu: index, vm: &around.vm, ram: &around.ram };
@@ -102,7 +96,7 @@ fn live(index: u32, mut vcpu: VcpuFd, around: &Surroundings) {
                     Answer::Unknown => _ = around.handle(Exit::Unexpected(reason)),
                     Answer::Done => {}
                     Answer::Holding(held) => {
-                        match exit::take_answer(&mut vcpu, page) {
+                        match arch::take_answer(&mut vcpu, page) {
                             Ok(exit) => _ = around.handle(exit),
                             Err(error) => around.end.declare(run_failed(error)),
                         }

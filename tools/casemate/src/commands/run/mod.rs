@@ -22,7 +22,6 @@ use anyhow::{Context as _, anyhow, bail};
 use casemate_config::{Ending, GuestConfig, Net, Xfam, from_flags, load};
 use casemate_kvm::host::{Facts, Finding, State, findings};
 use casemate_kvm::trace::Interposer;
-use casemate_kvm::vm::VmType;
 use casemate_launch::PlatformKind;
 use casemate_machine::platform::{Plain, Platform, Snp, Tdx};
 use casemate_machine::{ConsolePorts, Ended, Guest, Machine, Outcome, Outlet, SharedMemory};
@@ -253,7 +252,11 @@ fn confidential(config: &GuestConfig) -> anyhow::Result<Guest> {
     let for_snp = config.snp.is_some();
     let guest = |platform| Guest::new(config.clone(), platform);
     Ok(match (guest(PlatformKind::Snp), guest(PlatformKind::Tdx)) {
-        (Ok(_), Ok(guest)) if check(VmType::Snp).is_err() && check(VmType::Tdx).is_ok() => guest,
+        (Ok(_), Ok(guest))
+            if check(PlatformKind::Snp).is_err() && check(PlatformKind::Tdx).is_ok() =>
+        {
+            guest
+        }
         // Firmware can be of TDX alone.
         (Err(_), Ok(guest)) if !for_snp => guest,
         (guest, _) => guest?,
@@ -276,12 +279,12 @@ fn platform(guest: &Guest) -> anyhow::Result<Box<dyn Platform>> {
 }
 
 /// Whether this machine can launch such guests; if not, what is in the way and how to mend it.
-fn ready(platform: VmType) -> anyhow::Result<()> {
+fn ready(platform: PlatformKind) -> anyhow::Result<()> {
     let Err(findings) = casemate_kvm::host::check(platform) else { return Ok(()) };
-    let mut text = format!("this machine launches no {platform} guests");
+    let mut text = format!("this machine launches no {} guests", platform.name());
     text.extend(findings.iter().map(line));
     text += "\ncasemate host says more; casemate lab runs an emulated host that can";
-    if platform != VmType::Plain {
+    if platform != PlatformKind::Plain {
         text += "; with --platform plain the guest runs here, without protection from the host";
     }
     bail!(text)
@@ -297,8 +300,8 @@ fn line(finding: &Finding) -> String {
 fn notes() -> String {
     let mut findings = findings(&Facts::gather(Path::new("/")));
     findings.retain(|finding| {
-        finding.platforms.contains(&VmType::Plain)
-            && (finding.state == State::Note || finding.blocks(VmType::Plain))
+        finding.platforms.contains(&PlatformKind::Plain)
+            && (finding.state == State::Note || finding.blocks(PlatformKind::Plain))
     });
     let lines: String = findings.iter().map(line).collect();
     if lines.is_empty() { lines } else { format!("\nif one of these is in the way:{lines}") }
@@ -327,8 +330,7 @@ fn launched(
     match guest.plan().platform() {
         // What a plain guest needs is looked at only if its launch fails: now, it would double its time.
         PlatformKind::Plain => {}
-        PlatformKind::Snp => ready(VmType::Snp)?,
-        PlatformKind::Tdx => ready(VmType::Tdx)?,
+        confidential => ready(confidential)?,
     }
     let launch = || Ok(Machine::launch(guest, platform(guest)?, serial, console)?);
     let machine: anyhow::Result<Machine> = match record {
@@ -336,7 +338,7 @@ fn launched(
         None => launch(),
     };
     if let (Err(error), PlatformKind::Plain) = (&machine, guest.plan().platform()) {
-        ready(VmType::Plain)?;
+        ready(PlatformKind::Plain)?;
         bail!("{error:#}{}", notes());
     }
     machine

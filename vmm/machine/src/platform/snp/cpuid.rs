@@ -8,7 +8,7 @@ use std::fmt;
 use casemate_kvm::{KernelError, Page};
 use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 
-use crate::launch::StepError;
+use super::StepError;
 
 /// Entries that the page has room for by its definition.
 const MOST: usize = 64;

@@ -18,14 +18,15 @@ use casemate_kvm::sev_device::SevDevice;
 use casemate_kvm::snp::{self, Finish, Update};
 use casemate_kvm::vcpu;
 use casemate_kvm::vm::{self, SevAttributes};
-use casemate_launch::{Import, InitialVcpu, LaunchPlan, PageKind, Policy, SnpIdentity, SnpPolicy};
+use casemate_launch::{
+    Import, InitialVcpu, LaunchPlan, PageKind, PlatformKind, Policy, SnpIdentity, SnpPolicy,
+};
 use kvm_bindings::{CpuId, kvm_run};
 use kvm_ioctls::{VcpuFd, VmFd};
 
-use super::{Answer, Caller, Made, Platform, describe, pages};
-use crate::launch::StepError;
+use super::{Answer, Caller, Made, Platform, StepError, describe, pages};
+use crate::arch::{Exit, regs, sregs};
 use crate::outcome::Outcome;
-use crate::vcpu::{Exit, regs, sregs};
 
 /// SNP_ACTIVE, which the kernel sets itself.
 const ACTIVE: u64 = 1;
@@ -135,8 +136,8 @@ impl Snp {
 }
 
 impl Platform for Snp {
-    fn vm_type(&self) -> vm::VmType {
-        vm::VmType::Snp
+    fn kind(&self) -> PlatformKind {
+        PlatformKind::Snp
     }
 
     fn confidential(&self) -> bool {

@@ -262,7 +262,7 @@ fn the_emulated_hosts_firmware_corrects_a_cpuid_page() {
         return;
     }
     let plan = plan();
-    let vm = vm::create(&vm::open().unwrap(), vm::VmType::Snp).unwrap();
+    let vm = vm::create(&vm::open().unwrap(), PlatformKind::Snp).unwrap();
     let ram = GuestRam::new(&Board::new(1 << 20).unwrap(), &plan, true).unwrap();
     let mut snp = Snp::new(&plan, None).unwrap();
     snp.prepare_vm(&vm, &CpuId::new(0).unwrap()).unwrap();

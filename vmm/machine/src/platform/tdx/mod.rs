@@ -12,16 +12,15 @@ use casemate_firmware_logic::fatal::Fatal;
 use casemate_kvm::exit::{KVM_SYSTEM_EVENT_TDX_FATAL, TdxCall, TdxFatal};
 use casemate_kvm::tdx::{self, Gpaw, InitVm, Measure};
 use casemate_kvm::vm;
-use casemate_launch::{Import, InitialVcpu, LaunchPlan, PageKind, Policy, TdxPolicy};
+use casemate_launch::{Import, InitialVcpu, LaunchPlan, PageKind, PlatformKind, Policy, TdxPolicy};
 use kvm_bindings::{CpuId, kvm_run};
 use kvm_ioctls::{VcpuFd, VmFd};
 
 pub use quote_buffer::report;
 
-use super::{Answer, Caller, Made, Platform, describe, pages};
-use crate::launch::StepError;
+use super::{Answer, Caller, Made, Platform, StepError, describe, pages};
+use crate::arch::Exit;
 use crate::outcome::Outcome;
-use crate::vcpu::Exit;
 
 /// What a guest sees is the same on all hosts: all have this width, and it is enough for 128 TiB.
 const GPAW: Gpaw = Gpaw::Bits48;
@@ -63,8 +62,8 @@ fn slow_close(private: u64) -> Option<String> {
 }
 
 impl Platform for Tdx {
-    fn vm_type(&self) -> vm::VmType {
-        vm::VmType::Tdx
+    fn kind(&self) -> PlatformKind {
+        PlatformKind::Tdx
     }
 
     fn confidential(&self) -> bool {

@@ -86,18 +86,18 @@ pub enum Exit<'a> {
 
 /// The page that a vCPU shares with the kernel.
 #[derive(Clone, Copy)]
-pub(super) struct RunPage(NonNull<kvm_run>);
+pub(crate) struct RunPage(NonNull<kvm_run>);
 
 // SAFETY: it is a page of the process, not of a thread. Who uses it says why it may.
 unsafe impl Send for RunPage {}
 
 impl RunPage {
-    pub(super) fn of(vcpu: &mut VcpuFd) -> Self {
+    pub(crate) fn of(vcpu: &mut VcpuFd) -> Self {
         Self(NonNull::from(vcpu.get_kvm_run()))
     }
 
     /// Where to write 1 to make KVM_RUN return at once.
-    pub(super) fn immediate_exit(self) -> *mut u8 {
+    pub(crate) fn immediate_exit(self) -> *mut u8 {
         // SAFETY: the pointer is to a whole kvm_run; no reference is made of it.
         unsafe { &raw mut (*self.0.as_ptr()).immediate_exit }
     }
@@ -121,7 +121,7 @@ impl RunPage {
 ///
 /// # Errors
 /// As for [`run`].
-pub(super) fn take_answer(vcpu: &mut VcpuFd, page: RunPage) -> Result<Exit<'_>, kvm_ioctls::Error> {
+pub(crate) fn take_answer(vcpu: &mut VcpuFd, page: RunPage) -> Result<Exit<'_>, kvm_ioctls::Error> {
     let immediate_exit = page.immediate_exit();
     // SAFETY: a byte of a page that lives as long as the vCPU. A kick's handler, on this thread, may
     // write 1 as well.
@@ -137,7 +137,7 @@ pub(super) fn take_answer(vcpu: &mut VcpuFd, page: RunPage) -> Result<Exit<'_>, 
 ///
 /// # Errors
 /// If KVM_RUN fails with anything but a signal or a vCPU that is not started yet.
-pub(super) fn run(vcpu: &mut VcpuFd, page: RunPage) -> Result<Exit<'_>, kvm_ioctls::Error> {
+pub(crate) fn run(vcpu: &mut VcpuFd, page: RunPage) -> Result<Exit<'_>, kvm_ioctls::Error> {
     let exit = match vcpu.run() {
         Ok(exit) => exit,
         Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
