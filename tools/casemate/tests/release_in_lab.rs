@@ -3,9 +3,12 @@
 //!
 //! `casemate run` launches the guest, its firmware checks kernel, initramfs and command line against the
 //! measured hashes, Linux runs the agent, which asks the broker on the host over vsock. The chip is the
-//! emulated one: its certificate is under the TEST root.
+//! emulated one: its certificate is under the TEST root. The guest then opens its disks by that secret and
+//! by the root hash on its command line.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
+
+mod volumes;
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -53,7 +56,9 @@ fn make_guest(packages: &Packages, folder: &Path) {
     let kernel = Kernel::debian(packages, "6.12", Flavour::Cloud).unwrap();
     std::fs::copy(&kernel.image, folder.join("kernel")).unwrap();
     let modules = ["configfs", "tsm", "sev-guest", "virtio_pci", "vmw_vsock_virtio_transport"];
-    let modules = kernel.modules(&modules).unwrap();
+    let modules = kernel.modules(&[&modules, volumes::MODULES].concat()).unwrap();
+    let disks = volumes::make(folder, SECRET);
+    let open_disks = volumes::script(ID);
     let script = format!(
         "mount -t configfs none /sys/kernel/config
          if [ -e /usr/bin/other-client ]; then
@@ -63,7 +68,9 @@ fn make_guest(packages: &Packages, folder: &Path) {
              echo other client: digest $(echo $secret | base64 -d | sha256sum)
          fi
          casemate-agent run --secret {ID} --fd 3 -- sh -c 'echo digest $(sha256sum <&3)'
-         echo agent exited with $?"
+         status=$?
+         {open_disks}
+         echo agent exited with $status"
     );
     let mut image = guest::initramfs(packages, &modules, &script).unwrap();
     if let Some(client) = std::env::var_os(OTHER_CLIENT) {
@@ -74,21 +81,24 @@ fn make_guest(packages: &Packages, folder: &Path) {
     }
     let agent = agent::static_binary().unwrap();
     image.file("usr/bin/casemate-agent", 0o755, std::fs::read(agent).unwrap());
+    volumes::add_programs(&mut image);
     std::fs::write(folder.join("initrd"), image.build()).unwrap();
     let guest = |debug: bool| {
         format!(
             "platform = \"snp\"\nkernel = \"kernel\"\ninitrd = \"initrd\"\nmemory = \"256M\"\n\
-             [vsock]\nsocket = \"{VSOCK}\"\n[snp]\ndebug = {debug}\n"
+             {disks}[vsock]\nsocket = \"{VSOCK}\"\n[snp]\ndebug = {debug}\n"
         )
     };
     std::fs::write(folder.join("guest.toml"), guest(false)).unwrap();
     std::fs::write(folder.join("debug.toml"), guest(true)).unwrap();
 }
 
-/// A command line that pins the broker's key, which the guest's agent reads there.
+/// A command line that pins the broker's key, which the guest's agent reads there, and the root hash of
+/// the verified disk.
 fn command_line(folder: &Path, parameters: &str) -> String {
     let key = std::fs::read_to_string(folder.join("broker-key")).unwrap();
-    format!("{parameters} casemate.broker_key={}", key.trim())
+    let hash = std::fs::read_to_string(folder.join("root-hash")).unwrap();
+    format!("{parameters} casemate.broker_key={} root_hash={hash}", key.trim())
 }
 
 /// What `casemate measure` predicts for the guest with the good command line.
@@ -157,9 +167,12 @@ fn a_guest_gets_its_secret_only_with_the_predicted_measurement() {
     let digest = format!("digest {digest}");
     let receivers = file("good.log").matches(&digest).count();
     assert_eq!(receivers, clients(), "{}", all());
+    volumes::check(path, &file("good.log"));
     for name in ["other.log", "debug.log"] {
         assert!(file(name).contains("agent exited with 1"), "{name}: {}", all());
-        assert!(!file(name).contains("digest"), "{name}: {}", all());
+        for word in ["digest", "closed", "read back"] {
+            assert!(!file(name).contains(word), "{name}: {}", all());
+        }
     }
     for name in ["good.log", "broker.log", "audit"] {
         assert!(!file(name).contains(SECRET), "{name}");
@@ -174,7 +187,7 @@ fn check_audit(folder: &Path) {
         .args(["audit", "verify", "audit", "--store", "store", "--key", "key", "--format", "json"])
         .current_dir(folder));
     let verified: Value = serde_json::from_str(&verified).unwrap();
-    assert_eq!(verified["test_releases"], clients(), "{verified}");
+    assert_eq!(verified["test_releases"], clients() + volumes::RELEASES, "{verified}");
     let text = std::fs::read_to_string(folder.join("audit")).unwrap();
     let records: Vec<Value> =
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
