@@ -23,7 +23,7 @@ use crate::seal::hex;
 use crate::session::{Attested, ChallengeError, Sessions};
 use crate::store::{Kind, Secret, SecretId, Store, StoreError};
 use crate::token::Signer;
-use crate::verifier::{Verifier, trust};
+use crate::verifier::Verifier;
 
 /// How long a nonce is good.
 const NONCE_LIFETIME: Duration = Duration::from_secs(60);
@@ -246,7 +246,7 @@ impl Broker {
         let judgement = self.verifier.judge(&evidence, None, &expected, call.at);
         judged(record, &judgement)?;
         let lifetime = self.sessions.lifetime.as_secs();
-        let claims = ear::claims(tee, &judgement.claims, &runtime_data, call.at, lifetime)
+        let claims = ear::claims(tee, &judgement, &runtime_data, call.at, lifetime)
             .map_err(|error| Refusal::new(401, "Evidence", chain(&error)))?;
         let token = self.signer.sign(&claims).ok_or_else(|| {
             Refusal::new(503, "Random", "the system gave no random bytes: try again later")
@@ -430,13 +430,8 @@ fn record(peer: &impl ToString, at: Timestamp) -> Record {
 
 /// Notes a judgement; an error unless it accepts.
 fn judged(record: &mut Record, judgement: &Judgement) -> Result<(), Refusal> {
-    let verdict = match judgement.verdict {
-        Verdict::Accept => "accept",
-        Verdict::Reject => "reject",
-        Verdict::NoCollateral => "no-collateral",
-    };
-    record.verdict = Some(verdict.into());
-    record.trust = trust(&judgement.claims).map(str::to_owned);
+    record.verdict = Some(judgement.verdict.as_str().into());
+    record.trust = judgement.trust.map(|trust| trust.as_str().to_owned());
     let failing = judgement.checks.iter().filter(|check| check.result != Outcome::Passed);
     record.failing = failing.map(|check| check.name.to_string()).collect();
     if judgement.verdict == Verdict::Accept {

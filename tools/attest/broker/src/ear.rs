@@ -3,11 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use casemate_verify::snp::Trust;
-use casemate_verify::{Claims, Timestamp};
+use casemate_verify::{Judgement, Timestamp, Trust};
 use kbs_types::{RuntimeData, Tee};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Section 3.1, `eat_profile`.
 const PROFILE: &str = "tag:ietf.org,2026:rats/ear#04";
@@ -80,18 +79,13 @@ struct Ear<'a> {
 /// JSON cannot carry a claim.
 pub(crate) fn claims(
     tee: Tee,
-    evidence: &Claims,
+    judgement: &Judgement,
     runtime: &RuntimeData,
     now: Timestamp,
     lifetime_seconds: u64,
 ) -> Result<Value, serde_json::Error> {
-    let (genuine, debug) = match evidence {
-        Claims::Snp(claims) => {
-            (matches!(claims.trust, Some(Trust::Amd(_))), claims.policy.debug_allowed)
-        }
-        Claims::Tdx(claims) => (true, claims.debug),
-        Claims::None {} => (false, true),
-    };
+    let genuine = matches!(judgement.trust, Some(Trust::Vendor(_)));
+    let debug = judgement.debuggable || judgement.claims.is_none();
     let hardware = if genuine { GENUINE_HARDWARE } else { UNRECOGNIZED_HARDWARE };
     let configuration = if debug { UNSUPPORTABLE_CONFIG } else { APPROVED_CONFIG };
     let status = Tier::of(hardware).max(Tier::of(configuration));
@@ -100,7 +94,7 @@ pub(crate) fn claims(
         ear_trustworthiness_vector: Vector { configuration, hardware },
         ear_appraisal_policy_ids: ["genuine-and-fresh"],
         ear_attester_claims: BTreeMap::from([
-            (tee.as_ref(), serde_json::to_value(evidence)?),
+            (tee.as_ref(), judgement.claims.clone().unwrap_or_else(|| json!({}))),
             ("runtime_data_claims", serde_json::to_value(runtime)?),
         ]),
     };
@@ -120,8 +114,8 @@ pub(crate) fn claims(
 
 #[cfg(test)]
 mod tests {
+    use casemate_verify::SnpPolicy;
     use kbs_types::TeePubKey;
-    use serde_json::json;
 
     use super::*;
 
@@ -129,7 +123,9 @@ mod tests {
     fn claims_are_those_of_the_draft() {
         let key = TeePubKey::AKP { alg: "A".into(), public_key: "B".into() };
         let runtime = RuntimeData { nonce: "n".into(), tee_pubkey: key };
-        let found = claims(Tee::Snp, &Claims::None {}, &runtime, Timestamp(100), 300).unwrap();
+        let unread = SnpPolicy::from_json(b"").map(|_| ()).unwrap_err();
+        let judgement = Judgement::policy_invalid(&unread);
+        let found = claims(Tee::Snp, &judgement, &runtime, Timestamp(100), 300).unwrap();
         let expected = json!({
             "eat_profile": "tag:ietf.org,2026:rats/ear#04",
             "iss": "casemate-broker",

@@ -3,11 +3,9 @@
 use std::cmp::Reverse;
 
 use casemate_protocol::Evidence;
-use casemate_verify::snp::{self, CertificateTable, SnpEvidence, Trust};
+use casemate_verify::snp::{self, CertificateTable, SnpEvidence};
 use casemate_verify::tdx::{self, TdxEvidence};
-use casemate_verify::{
-    Claims, Hex, Judgement, OneOrMany, SnpPolicy, TdxPolicy, Timestamp, Verdict,
-};
+use casemate_verify::{Hex, Judgement, OneOrMany, SnpPolicy, TdxPolicy, Timestamp, Verdict};
 
 /// What vouches for processors. Certificates and lists are DER or PEM.
 #[derive(Clone, Debug, Default)]
@@ -98,8 +96,9 @@ impl Verifier {
         let chain = snp::chain_for(vek).or(test_root).or(table.ask.zip(table.ark));
         let (ask, ark) = chain.unwrap_or_default();
         let root = test_root.map(|(_, ark)| ark);
-        let judge =
-            |crl| snp::verify(&SnpEvidence { report, vek, ask, ark, crl }, policy, root, at);
+        let judge = |crl| {
+            snp::verify(&SnpEvidence { report, vek, ask, ark, crl }, policy, root, at).erase()
+        };
         lists.into_iter().map(judge).collect()
     }
 
@@ -118,20 +117,8 @@ impl Verifier {
         collateral
             .into_iter()
             .map(|collateral| {
-                tdx::verify(&TdxEvidence { quote, collateral, event_log }, policy, None, at)
+                tdx::verify(&TdxEvidence { quote, collateral, event_log }, policy, None, at).erase()
             })
             .collect()
-    }
-}
-
-/// Whose root the evidence rests on, in a word.
-pub(crate) fn trust(claims: &Claims) -> Option<&'static str> {
-    match claims {
-        Claims::Snp(claims) => claims.trust.map(|trust| match trust {
-            Trust::Amd(_) => "AMD",
-            Trust::Test => "TEST",
-        }),
-        Claims::Tdx(_) => Some("Intel"),
-        Claims::None {} => None,
     }
 }

@@ -13,7 +13,7 @@
 
 mod hex;
 mod judgement;
-mod names;
+pub mod names;
 mod policy;
 pub mod rtmr;
 pub mod snp;
@@ -23,11 +23,18 @@ mod weak;
 mod x509;
 
 pub use hex::{Hex, OneOrMany};
-pub use judgement::{Check, Claims, Judgement, Outcome, Verdict};
-pub use names::CheckName;
-pub use policy::{MinimumTcb, PolicyError, SnpPolicy, TcbStatus, TdxPolicy};
+pub use judgement::{Check, Judgement, Outcome, Part, Trust, Verdict};
+pub use names::{CheckName, Question};
+pub use policy::PolicyError;
+pub use snp::{MinimumTcb, SnpPolicy};
+pub use tdx::{TcbStatus, TdxPolicy};
 pub use time::{TimeError, Timestamp};
 pub use weak::Weakness;
+
+/// The names of all checks, those of several kinds first.
+pub fn check_names() -> impl Iterator<Item = CheckName> {
+    [names::NAMES, snp::checks::NAMES, tdx::checks::NAMES].into_iter().flatten().copied()
+}
 
 /// The longest report, certificate or revocation list that is read, in bytes.
 pub const MAX_CERTIFICATE: usize = 64 * 1024;

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
 use casemate_test_support::evidence::{Inputs, SnpInputs, case, file};
-use casemate_verify::snp::{self, SnpEvidence, certificate_table};
-use casemate_verify::{CheckName, Judgement, SnpPolicy, Timestamp, Verdict};
+use casemate_verify::snp::{self, SnpClaims, SnpEvidence, certificate_table};
+use casemate_verify::{Judgement, SnpPolicy, Timestamp, Verdict, names};
 use proptest::prelude::*;
 
 fn synthetic(name: &str) -> Vec<u8> {
@@ -19,7 +19,7 @@ fn good() -> SnpInputs {
     }
 }
 
-fn judge(inputs: &SnpInputs) -> Judgement {
+fn judge(inputs: &SnpInputs) -> Judgement<SnpClaims> {
     let SnpInputs { report, vek, ask, ark, .. } = inputs;
     let evidence = SnpEvidence { report, vek, ask, ark, crl: None };
     let at = Timestamp::parse("2026-11-22T00:00:00Z").unwrap();
@@ -27,7 +27,7 @@ fn judge(inputs: &SnpInputs) -> Judgement {
 }
 
 /// Every text of a judgement that may repeat what an input says.
-fn texts(judgement: &Judgement) -> Vec<&str> {
+fn texts<C>(judgement: &Judgement<C>) -> Vec<&str> {
     let details = judgement.checks.iter().map(|check| check.detail.as_str());
     details.chain(judgement.malformed.iter().map(String::as_str)).collect()
 }
@@ -75,11 +75,11 @@ fn cert_chain_gives_each_certificate_by_its_role() {
     let twice = [&bundle[..], &bundle].concat();
     for wrong in [twice, [&bundle[..], b"more"].concat()] {
         let judgement = judge(&SnpInputs { ask: wrong, ..good() });
-        assert!(judgement.failed().any(|name| name == CheckName::CertificateParse));
+        assert!(judgement.failed().any(|name| name == names::CERTIFICATE_PARSE));
     }
     // The bundle is no endorsement key.
     let judgement = judge(&SnpInputs { vek: bundle, ..good() });
-    assert!(judgement.failed().any(|name| name == CheckName::CertificateParse));
+    assert!(judgement.failed().any(|name| name == names::CERTIFICATE_PARSE));
 }
 
 /// `forged-words.der` with another common name, of as many bytes.

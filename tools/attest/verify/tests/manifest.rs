@@ -31,7 +31,7 @@ fn judge(case: &Case) -> Judgement {
                 crl: snp.crl.as_deref(),
             };
             let test_root = snp.test_root.then_some(&snp.ark[..]);
-            snp::verify(&evidence, &policy, test_root, time(case))
+            snp::verify(&evidence, &policy, test_root, time(case)).erase()
         }
         Inputs::Tdx { quote, collateral } => {
             let collateral = collateral.as_ref().map(ToString::to_string);
@@ -40,7 +40,7 @@ fn judge(case: &Case) -> Judgement {
                 collateral: collateral.as_deref().map(str::as_bytes),
                 event_log: None,
             };
-            tdx::verify(&evidence, &TdxPolicy::strict(), None, time(case))
+            tdx::verify(&evidence, &TdxPolicy::strict(), None, time(case)).erase()
         }
     }
 }

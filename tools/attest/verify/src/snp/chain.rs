@@ -1,15 +1,32 @@
 //! Certificates, their dates, and the revocation list.
 
-use crate::judgement::Ledger;
-use crate::names::CheckName;
-use crate::policy::SnpPolicy;
+use super::policy::SnpPolicy;
+use crate::judgement::{Ledger, Trust};
+use crate::names::{self, CheckName};
 use crate::time::Timestamp;
 use crate::x509::{Certificate, Dates, RevocationList, Role, SECP384R1};
 
-use super::claims::Trust;
 use super::product::Product;
 use super::roots::AMD_ROOTS;
-use super::{SigningKey, SnpEvidence, vek};
+use super::{SigningKey, SnpEvidence, checks, vek};
+
+/// The root of a chain that is trusted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Root {
+    /// AMD's for a product.
+    Amd(Product),
+    /// The one that the caller named.
+    Test,
+}
+
+impl Root {
+    pub(crate) fn trust(self) -> Trust {
+        match self {
+            Root::Amd(_) => Trust::Vendor("AMD"),
+            Root::Test => Trust::Test,
+        }
+    }
+}
 
 /// The three certificates, parsed. Nothing says yet that they belong together.
 pub(crate) struct Certificates {
@@ -17,7 +34,7 @@ pub(crate) struct Certificates {
     pub(crate) ask: Certificate,
     pub(crate) ark: Certificate,
     /// Whom the root belongs to; `None` when it is not trusted.
-    pub(crate) trust: Option<Trust>,
+    pub(crate) root: Option<Root>,
 }
 
 /// Checks everything about the certificates that needs no report.
@@ -31,7 +48,7 @@ pub(crate) fn check(
     let certificates = parse(ledger, evidence, test_root);
     let crl = read_list(ledger, evidence.crl, policy.crl_required == Some(true));
     let certificates = certificates?;
-    ledger.record(CheckName::Chain, check_chain(&certificates));
+    ledger.record(names::CHAIN, check_chain(&certificates));
     check_dates(ledger, &certificates, at);
     check_key_type(ledger, &certificates.vek);
     if let Some(crl) = crl {
@@ -48,7 +65,7 @@ fn parse(
     let mut read = |name: &str, parsed: Result<Certificate, String>| {
         parsed
             .map_err(|why| {
-                ledger.malformed(CheckName::CertificateParse, format!("{name} certificate: {why}"));
+                ledger.malformed(names::CERTIFICATE_PARSE, format!("{name} certificate: {why}"));
             })
             .ok()
     };
@@ -62,32 +79,32 @@ fn parse(
         None => None,
         Some(test_root) => Some(test_root?),
     };
-    ledger.record(CheckName::CertificateParse, Ok("all certificates are well formed".into()));
-    let trust = trust(&ark, test_root.as_ref());
-    Some(Certificates { vek, ask, ark, trust })
+    ledger.record(names::CERTIFICATE_PARSE, Ok("all certificates are well formed".into()));
+    let root = root(&ark, test_root.as_ref());
+    Some(Certificates { vek, ask, ark, root })
 }
 
 /// Whom a root certificate belongs to: byte for byte one of AMD's, or the test root.
-fn trust(ark: &Certificate, test_root: Option<&Certificate>) -> Option<Trust> {
+fn root(ark: &Certificate, test_root: Option<&Certificate>) -> Option<Root> {
     let amd = AMD_ROOTS.iter().find(|root| root.ark == ark.der);
     match amd {
-        Some(root) => Some(Trust::Amd(root.product)),
-        None => test_root.filter(|root| root.der == ark.der).map(|_| Trust::Test),
+        Some(root) => Some(Root::Amd(root.product)),
+        None => test_root.filter(|root| root.der == ark.der).map(|_| Root::Test),
     }
 }
 
 fn check_chain(certificates: &Certificates) -> Result<String, String> {
-    let Certificates { vek, ask, ark, trust } = certificates;
-    let trust = trust.ok_or_else(|| {
+    let Certificates { vek, ask, ark, root } = certificates;
+    let root = root.ok_or_else(|| {
         format!(
             "the root certificate \"{}\" is not one of AMD's; a test root must be named as such",
             ark.shown_name()
         )
     })?;
     check_links(vek, ask, ark)?;
-    Ok(match trust {
-        Trust::Amd(product) => format!("leads to AMD's root for {product}"),
-        Trust::Test => "leads to the TEST root that was named, which proves nothing".into(),
+    Ok(match root {
+        Root::Amd(product) => format!("leads to AMD's root for {product}"),
+        Root::Test => "leads to the TEST root that was named, which proves nothing".into(),
     })
 }
 
@@ -137,27 +154,27 @@ fn check_dates(ledger: &mut Ledger, certificates: &Certificates, at: Timestamp) 
     for (name, Dates { begin, end, begun, ended }) in &all {
         if !begun {
             let detail = format!("the {name} certificate begins at {begin}; it is {at}");
-            ledger.record(CheckName::NotYetValid, Err(detail));
+            ledger.record(names::NOT_YET_VALID, Err(detail));
         }
         if *ended {
             let detail = format!("the {name} certificate ended at {end}; it is {at}");
-            ledger.record(CheckName::Expired, Err(detail.clone()));
+            ledger.record(names::EXPIRED, Err(detail.clone()));
             if *name == "VEK" {
-                ledger.record(CheckName::VekExpired, Err(detail));
+                ledger.record(checks::VEK_EXPIRED, Err(detail));
             }
         }
     }
     let [.., (_, vek)] = &all;
-    ledger.record(CheckName::VekExpired, Ok(format!("ends at {}", vek.end)));
+    ledger.record(checks::VEK_EXPIRED, Ok(format!("ends at {}", vek.end)));
     let first_end = all.iter().map(|(_, dates)| dates.end).min().unwrap_or(at);
-    ledger.record(CheckName::Expired, Ok(format!("the first to end ends at {first_end}")));
+    ledger.record(names::EXPIRED, Ok(format!("the first to end ends at {first_end}")));
     let last_begin = all.iter().map(|(_, dates)| dates.begin).max().unwrap_or(at);
-    ledger.record(CheckName::NotYetValid, Ok(format!("the last to begin began at {last_begin}")));
+    ledger.record(names::NOT_YET_VALID, Ok(format!("the last to begin began at {last_begin}")));
 }
 
 fn check_key_type(ledger: &mut Ledger, vek: &Certificate) {
     ledger.record(
-        CheckName::VekKeyType,
+        checks::VEK_KEY_TYPE,
         match vek.ec_point(SECP384R1) {
             Some(_) => Ok("P-384".into()),
             None => Err("the endorsement key is not a P-384 key".into()),
@@ -168,26 +185,26 @@ fn check_key_type(ledger: &mut Ledger, vek: &Certificate) {
 /// Settles `crl-missing`, and the list's other checks when there is no list.
 fn read_list(ledger: &mut Ledger, crl: Option<&[u8]>, required: bool) -> Option<RevocationList> {
     const OF_A_LIST: [CheckName; 4] =
-        [CheckName::CrlIssuer, CheckName::CrlSignature, CheckName::CrlExpired, CheckName::Revoked];
+        [names::CRL_ISSUER, names::CRL_SIGNATURE, names::CRL_EXPIRED, names::REVOKED];
     match crl.map(RevocationList::parse) {
         Some(Ok(list)) => {
-            ledger.record(CheckName::CrlMissing, Ok("a revocation list was given".into()));
+            ledger.record(checks::CRL_MISSING, Ok("a revocation list was given".into()));
             Some(list)
         }
         Some(Err(why)) => {
-            ledger.malformed(CheckName::CrlSignature, format!("revocation list: {why}"));
+            ledger.malformed(names::CRL_SIGNATURE, format!("revocation list: {why}"));
             None
         }
         None if required => {
             let detail = "the policy requires a revocation list, and none was given";
-            ledger.record(CheckName::CrlMissing, Err(detail.into()));
+            ledger.record(checks::CRL_MISSING, Err(detail.into()));
             for name in OF_A_LIST {
                 ledger.not_done(name, "no revocation list was given");
             }
             None
         }
         None => {
-            ledger.unset(CheckName::CrlMissing);
+            ledger.unset(checks::CRL_MISSING);
             for name in OF_A_LIST {
                 ledger.unset(name);
             }
@@ -203,8 +220,8 @@ fn check_list(
     at: Timestamp,
 ) {
     let Certificates { ark, ask, .. } = certificates;
-    ledger.record(CheckName::CrlIssuer, list.check_issuer(ark));
-    ledger.record(CheckName::CrlSignature, list.check_signature(ark));
+    ledger.record(names::CRL_ISSUER, list.check_issuer(ark));
+    ledger.record(names::CRL_SIGNATURE, list.check_signature(ark));
     let Dates { begin, end, begun, ended } = list.dates(at);
     let mut current = Ok(format!("of {begin}, next at {end}"));
     if ended {
@@ -212,17 +229,17 @@ fn check_list(
     }
     if !begun {
         let detail = format!("the revocation list begins at {begin}; it is {at}");
-        ledger.record(CheckName::NotYetValid, Err(detail.clone()));
+        ledger.record(names::NOT_YET_VALID, Err(detail.clone()));
         current = Err(detail);
     }
-    ledger.record(CheckName::CrlExpired, current);
+    ledger.record(names::CRL_EXPIRED, current);
     // The list is the root's: it speaks of the certificates that the root issued, by serial number.
     let revoked = [("ARK", ark), ("ASK", ask)]
         .into_iter()
         .find(|(_, certificate)| list.lists(certificate))
         .map(|(name, _)| format!("the {name} certificate is on the revocation list"));
     ledger.record(
-        CheckName::Revoked,
+        names::REVOKED,
         revoked.map_or(Ok("neither ARK nor ASK is on the list".into()), Err),
     );
 }
@@ -234,9 +251,9 @@ pub(crate) fn issuers_fit(certificates: &Certificates, product: Product) -> Resu
         let found = prefixes.iter().find_map(|prefix| name.strip_prefix(prefix));
         found.and_then(Product::from_name)
     };
-    let root = match certificates.trust {
-        Some(Trust::Amd(root)) => Some(root),
-        Some(Trust::Test) | None => named(&certificates.ark, &["ARK-"]),
+    let root = match certificates.root {
+        Some(Root::Amd(root)) => Some(root),
+        Some(Root::Test) | None => named(&certificates.ark, &["ARK-"]),
     };
     let middle = named(&certificates.ask, &["SEV-VLEK-", "SEV-"]);
     match [root, middle].into_iter().flatten().find(|issuer| *issuer != product) {

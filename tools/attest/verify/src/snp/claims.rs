@@ -1,30 +1,13 @@
 //! What a report says, by name.
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use crate::hex::Hex;
+use crate::judgement::Trust;
 
 use super::SigningKey;
 use super::product::{Product, Tcb};
 use super::report::Report;
-
-/// Whom the root of a chain belongs to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Trust {
-    /// AMD, for a product.
-    Amd(Product),
-    /// Nobody in particular: a root for tests, named by the caller. Proves nothing.
-    Test,
-}
-
-impl Serialize for Trust {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(match self {
-            Trust::Amd(_) => "AMD",
-            Trust::Test => "TEST",
-        })
-    }
-}
 
 /// The guest's own policy, fixed at launch (firmware ABI, "Guest Policy").
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]

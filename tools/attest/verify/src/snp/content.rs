@@ -3,16 +3,16 @@
 use casemate_foreign::Foreign;
 use ring::signature::{ECDSA_P384_SHA384_FIXED, UnparsedPublicKey};
 
+use super::policy::{MinimumTcb, SnpPolicy};
 use crate::judgement::Ledger;
-use crate::names::CheckName;
-use crate::policy::{MinimumTcb, SnpPolicy};
+use crate::names;
 use crate::x509::{Certificate, SECP384R1};
 
 use super::chain::{Certificates, issuers_fit};
 use super::claims::GuestPolicy;
 use super::product::{Product, Tcb};
 use super::report::{Report, SIGNED_LEN};
-use super::{SigningKey, vek};
+use super::{SigningKey, checks, vek};
 
 /// The versions that are understood: 2 (ABI 1.51 to 1.54), 3 and 4 (1.55; 4 has the layout of 3) and 5
 /// (from 1.56).
@@ -36,7 +36,7 @@ pub(crate) fn check_format(
 ) {
     let version = report.version.get();
     ledger.record(
-        CheckName::Version,
+        names::VERSION,
         match &policy.versions {
             _ if !VERSIONS.contains(&version) => {
                 Err(format!("version {version} is not one of {VERSIONS:?}: nothing is guessed"))
@@ -49,20 +49,18 @@ pub(crate) fn check_format(
     );
     let algorithm = report.signature_algo.get();
     ledger.record(
-        CheckName::SigAlgo,
+        checks::SIG_ALGO,
         match algorithm {
             1 => Ok("ECDSA P-384 with SHA-384".into()),
             other => Err(format!("signature algorithm {other} is not 1 (ECDSA P-384, SHA-384)")),
         },
     );
-    ledger.record(
-        CheckName::SignatureEncoding,
-        report.signature().map(|_| "padded with zeros".into()),
-    );
-    ledger.record(CheckName::PolicyReserved, GuestPolicy::of(report).check_reserved());
+    ledger
+        .record(checks::SIGNATURE_ENCODING, report.signature().map(|_| "padded with zeros".into()));
+    ledger.record(names::POLICY_RESERVED, GuestPolicy::of(report).check_reserved());
     if VERSIONS.contains(&version) {
         ledger.record(
-            CheckName::ReservedNonzero,
+            checks::RESERVED_NONZERO,
             match report.reserved_nonzero(product) {
                 None => Ok("all zero".into()),
                 Some(offset) => Err(format!("the reserved bytes at {offset} are not zero")),
@@ -87,11 +85,11 @@ pub(crate) fn check_endorsement(
             .verify(signed, &signature)
             .map(|()| "the endorsement key signed this report".into())
             .map_err(|_| "the endorsement key did not sign this report".into());
-        ledger.record(CheckName::Signature, valid);
+        ledger.record(checks::SIGNATURE, valid);
     }
-    ledger.record(CheckName::ProductMismatch, check_product(report, certificates));
+    ledger.record(checks::PRODUCT_MISMATCH, check_product(report, certificates));
     if let Some(product) = product {
-        ledger.record(CheckName::HwidMismatch, check_hwid(report, vek, product));
+        ledger.record(checks::HWID_MISMATCH, check_hwid(report, vek, product));
     }
 }
 
@@ -148,7 +146,7 @@ pub(crate) fn check_tcb(
     product: Option<Product>,
 ) {
     if policy.min_reported_tcb.is_none() {
-        ledger.unset(CheckName::TcbMinimum);
+        ledger.unset(checks::TCB_MINIMUM);
     }
     let Some(product) = product else { return };
     let reported = Tcb::from_bytes(report.reported_tcb, product);
@@ -161,7 +159,7 @@ pub(crate) fn check_tcb(
         }
         (_, Some(name)) => Err(format!("{name}: committed {committed} is above current {current}")),
     };
-    ledger.record(CheckName::TcbOrder, order);
+    ledger.record(checks::TCB_ORDER, order);
     if let Some(certificates) = certificates {
         let matches = vek::tcb(&certificates.vek, product).and_then(|certified| {
             if certified == reported {
@@ -170,10 +168,10 @@ pub(crate) fn check_tcb(
                 Err(format!("the certificate is for {certified}, the report says {reported}"))
             }
         });
-        ledger.record(CheckName::TcbMismatch, matches);
+        ledger.record(checks::TCB_MISMATCH, matches);
     }
     if let Some(minimum) = &policy.min_reported_tcb {
-        ledger.record(CheckName::TcbMinimum, check_minimum(reported, minimum));
+        ledger.record(checks::TCB_MINIMUM, check_minimum(reported, minimum));
     }
 }
 
@@ -220,15 +218,15 @@ pub(crate) fn check_signing_key(
         _ => Ok(claimed),
     });
     match (listed, certificates.map(|all| &all.vek)) {
-        (Err(why), _) => ledger.record(CheckName::SigningKey, Err(why)),
+        (Err(why), _) => ledger.record(checks::SIGNING_KEY, Err(why)),
         (Ok(claimed), Some(vek)) if vek::kind(vek) == Some(claimed) => {
-            ledger.record(CheckName::SigningKey, Ok(claimed.to_string()));
+            ledger.record(checks::SIGNING_KEY, Ok(claimed.to_string()));
         }
         (Ok(claimed), Some(vek)) => ledger.record(
-            CheckName::SigningKey,
+            checks::SIGNING_KEY,
             Err(format!("the report names a {claimed}, the certificate \"{}\"", vek.shown_name())),
         ),
-        (Ok(_), None) => ledger.not_done(CheckName::SigningKey, "there is no certificate"),
+        (Ok(_), None) => ledger.not_done(checks::SIGNING_KEY, "there is no certificate"),
     }
 }
 
@@ -237,7 +235,7 @@ pub(crate) fn check_policy(ledger: &mut Ledger, report: &Report, policy: &SnpPol
     check_guest_policy(ledger, &GuestPolicy::of(report), policy);
     let vmpl = report.vmpl.get();
     ledger.record(
-        CheckName::Vmpl,
+        checks::VMPL,
         match &policy.vmpl {
             _ if vmpl > 3 => Err(format!("{vmpl:#x} is no privilege level of a guest")),
             Some(listed) if !listed.contains(&vmpl) => {
@@ -246,16 +244,16 @@ pub(crate) fn check_policy(ledger: &mut Ledger, report: &Report, policy: &SnpPol
             _ => Ok(format!("VMPL {vmpl}")),
         },
     );
-    ledger.condition(CheckName::Measurement, policy.measurements.as_ref(), |list| {
+    ledger.condition(names::MEASUREMENT, policy.measurements.as_ref(), |list| {
         list.check("MEASUREMENT", &report.measurement)
     });
-    ledger.condition(CheckName::ReportData, policy.report_data.as_ref(), |list| {
+    ledger.condition(names::REPORT_DATA, policy.report_data.as_ref(), |list| {
         list.check("REPORT_DATA", &report.report_data)
     });
-    ledger.condition(CheckName::HostData, policy.host_data.as_ref(), |list| {
+    ledger.condition(checks::HOST_DATA, policy.host_data.as_ref(), |list| {
         list.check("HOST_DATA", &report.host_data)
     });
-    ledger.condition(CheckName::GuestSvn, policy.min_guest_svn, |least| {
+    ledger.condition(checks::GUEST_SVN, policy.min_guest_svn, |least| {
         let found = report.guest_svn.get();
         if found >= least {
             Ok(format!("{found}, at least {least}"))
@@ -263,10 +261,10 @@ pub(crate) fn check_policy(ledger: &mut Ledger, report: &Report, policy: &SnpPol
             Err(format!("the guest's security version is {found}, the policy wants {least}"))
         }
     });
-    ledger.condition(CheckName::IdKey, policy.id_key_digests.as_ref(), |list| {
+    ledger.condition(checks::ID_KEY, policy.id_key_digests.as_ref(), |list| {
         list.check("ID_KEY_DIGEST", &report.id_key_digest)
     });
-    ledger.condition(CheckName::AuthorKey, policy.author_key_digests.as_ref(), |list| {
+    ledger.condition(checks::AUTHOR_KEY, policy.author_key_digests.as_ref(), |list| {
         if report.key_info.get() & 1 == 0 {
             return Err("the guest was launched without an author key".into());
         }
@@ -283,17 +281,17 @@ fn check_guest_policy(ledger: &mut Ledger, guest: &GuestPolicy, policy: &SnpPoli
             Ok(format!("the guest's policy forbids {what}"))
         }
     };
-    ledger.condition(CheckName::PolicyDebug, forbids(policy.allow_debug), |()| {
+    ledger.condition(checks::POLICY_DEBUG, forbids(policy.allow_debug), |()| {
         absent(guest.debug_allowed, "debugging by the host")
     });
-    ledger.condition(CheckName::PolicySmt, forbids(policy.allow_smt), |()| {
+    ledger.condition(checks::POLICY_SMT, forbids(policy.allow_smt), |()| {
         absent(guest.smt_allowed, "simultaneous multithreading")
     });
-    ledger.condition(CheckName::PolicyMigrateMa, forbids(policy.allow_migration_agent), |()| {
+    ledger.condition(checks::POLICY_MIGRATE_MA, forbids(policy.allow_migration_agent), |()| {
         absent(guest.migration_agent_allowed, "a migration agent")
     });
     let single = (policy.require_single_socket == Some(true)).then_some(());
-    ledger.condition(CheckName::PolicySingleSocket, single, |()| {
+    ledger.condition(checks::POLICY_SINGLE_SOCKET, single, |()| {
         if guest.single_socket_required {
             Ok("the guest's policy asks for one socket".into())
         } else {

@@ -2,8 +2,10 @@
 
 mod bundle;
 mod chain;
+pub mod checks;
 mod claims;
 mod content;
+mod policy;
 mod product;
 mod report;
 mod roots;
@@ -14,13 +16,13 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::judgement::{Claims, Judgement, Ledger};
-use crate::names::CheckName;
-use crate::policy::SnpPolicy;
+use crate::judgement::{Judgement, Ledger};
+use crate::names::{self, CheckName};
 use crate::time::Timestamp;
 
 pub use bundle::{BundleError, certificate_table};
-pub use claims::{GuestPolicy, SnpClaims, Trust};
+pub use claims::{GuestPolicy, SnpClaims};
+pub use policy::{MinimumTcb, SnpPolicy};
 pub use product::{Product, Tcb};
 pub use report::{REPORT_LEN, Report, SIGNED_LEN};
 pub use roots::chain_for;
@@ -74,41 +76,41 @@ pub struct SnpEvidence<'a> {
 
 /// The checks of every report. Those that a policy asks for come on top.
 const ALWAYS: &[CheckName] = &[
-    CheckName::Length,
-    CheckName::Version,
-    CheckName::SigAlgo,
-    CheckName::SignatureEncoding,
-    CheckName::CertificateParse,
-    CheckName::Chain,
-    CheckName::NotYetValid,
-    CheckName::Expired,
-    CheckName::VekExpired,
-    CheckName::VekKeyType,
-    CheckName::CrlMissing,
-    CheckName::CrlIssuer,
-    CheckName::CrlSignature,
-    CheckName::CrlExpired,
-    CheckName::Revoked,
-    CheckName::Signature,
-    CheckName::SigningKey,
-    CheckName::ProductMismatch,
-    CheckName::HwidMismatch,
-    CheckName::TcbOrder,
-    CheckName::TcbMismatch,
-    CheckName::TcbMinimum,
-    CheckName::PolicyReserved,
-    CheckName::ReservedNonzero,
-    CheckName::PolicyDebug,
-    CheckName::PolicySmt,
-    CheckName::PolicyMigrateMa,
-    CheckName::PolicySingleSocket,
-    CheckName::Vmpl,
-    CheckName::Measurement,
-    CheckName::ReportData,
-    CheckName::HostData,
-    CheckName::GuestSvn,
-    CheckName::IdKey,
-    CheckName::AuthorKey,
+    names::LENGTH,
+    names::VERSION,
+    checks::SIG_ALGO,
+    checks::SIGNATURE_ENCODING,
+    names::CERTIFICATE_PARSE,
+    names::CHAIN,
+    names::NOT_YET_VALID,
+    names::EXPIRED,
+    checks::VEK_EXPIRED,
+    checks::VEK_KEY_TYPE,
+    checks::CRL_MISSING,
+    names::CRL_ISSUER,
+    names::CRL_SIGNATURE,
+    names::CRL_EXPIRED,
+    names::REVOKED,
+    checks::SIGNATURE,
+    checks::SIGNING_KEY,
+    checks::PRODUCT_MISMATCH,
+    checks::HWID_MISMATCH,
+    checks::TCB_ORDER,
+    checks::TCB_MISMATCH,
+    checks::TCB_MINIMUM,
+    names::POLICY_RESERVED,
+    checks::RESERVED_NONZERO,
+    checks::POLICY_DEBUG,
+    checks::POLICY_SMT,
+    checks::POLICY_MIGRATE_MA,
+    checks::POLICY_SINGLE_SOCKET,
+    checks::VMPL,
+    names::MEASUREMENT,
+    names::REPORT_DATA,
+    checks::HOST_DATA,
+    checks::GUEST_SVN,
+    checks::ID_KEY,
+    checks::AUTHOR_KEY,
 ];
 
 /// Judges a report at the time `at`. A `test_root` (DER or PEM) is trusted as if it were AMD's; the
@@ -119,19 +121,20 @@ pub fn verify(
     policy: &SnpPolicy,
     test_root: Option<&[u8]>,
     at: Timestamp,
-) -> Judgement {
+) -> Judgement<SnpClaims> {
     let mut ledger = Ledger::new(ALWAYS);
     let certificates = chain::check(&mut ledger, evidence, policy, test_root, at);
     let report = Report::parse(evidence.report);
     match report {
-        Some(_) => ledger.record(CheckName::Length, Ok(format!("{REPORT_LEN} bytes"))),
+        Some(_) => ledger.record(names::LENGTH, Ok(format!("{REPORT_LEN} bytes"))),
         None => ledger.malformed(
-            CheckName::Length,
+            names::LENGTH,
             format!("a report has {REPORT_LEN} bytes, this has {}", evidence.report.len()),
         ),
     }
+    let trust = certificates.as_ref().and_then(|all| all.root).map(chain::Root::trust);
     let claims = match report {
-        None => Claims::None {},
+        None => None,
         Some(report) => {
             let certificates = certificates.as_ref();
             let product = content::product(report, certificates);
@@ -142,9 +145,10 @@ pub fn verify(
             content::check_tcb(&mut ledger, report, policy, certificates, product);
             content::check_signing_key(&mut ledger, report, policy, certificates);
             content::check_policy(&mut ledger, report, policy);
-            let trust = certificates.and_then(|certificates| certificates.trust);
-            Claims::Snp(Box::new(SnpClaims::new(report, product, trust)))
+            Some(SnpClaims::new(report, product, trust))
         }
     };
-    ledger.close(claims, "an earlier check failed, so there was nothing to compare")
+    let debuggable = claims.as_ref().is_some_and(|claims| claims.policy.debug_allowed);
+    let nothing = "an earlier check failed, so there was nothing to compare";
+    Judgement { trust, debuggable, ..ledger.close(claims, nothing) }
 }

@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
+use super::policy::TcbStatus;
 use crate::hex::Hex;
-use crate::policy::TcbStatus;
+use crate::judgement::Trust;
 use crate::rtmr::Registers;
 
-use super::platform::Root;
 use super::quote::Quote;
 use super::tcb::Platform;
 
@@ -16,7 +16,7 @@ pub struct TdxClaims {
     /// `"tdx"`.
     pub platform: &'static str,
     /// Whom the root of the quote's chain belongs to; null when it is not trusted.
-    pub trust: Option<Root>,
+    pub trust: Option<Trust>,
     /// The quote's version.
     pub version: u16,
     /// The platform's TCB status; null when it could not be judged.
@@ -56,7 +56,7 @@ pub struct TdxClaims {
 impl TdxClaims {
     pub(crate) fn new(
         quote: &Quote<'_>,
-        trust: Option<Root>,
+        trust: Option<Trust>,
         platform: Option<Platform>,
         replayed: Option<Registers>,
     ) -> Self {

@@ -9,10 +9,11 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use serde::Deserialize;
 
 use crate::judgement::Ledger;
-use crate::names::CheckName;
+use crate::names;
 use crate::time::Timestamp;
 use crate::x509::{Certificate, Dates, PRIME256V1, RevocationList, parse_pem_chain};
 
+use super::checks;
 use super::platform::{PckChain, check_intel_root};
 
 const SIGNER: &str = "Intel SGX TCB Signing";
@@ -85,12 +86,12 @@ impl Collateral {
                 Err(format!("about \"{}\", not \"{wanted}\"", Foreign(found)))
             }
         };
-        ledger.record(CheckName::TcbInfoId, named(&self.tcb_info.id, "TDX"));
-        ledger.record(CheckName::QeIdentityId, named(&self.qe_identity.id, "TD_QE"));
+        ledger.record(checks::TCB_INFO_ID, named(&self.tcb_info.id, "TDX"));
+        ledger.record(checks::QE_IDENTITY_ID, named(&self.qe_identity.id, "TD_QE"));
         let Some(chain) = chain else { return };
-        ledger.record(CheckName::Fmspc, self.check_fmspc(chain));
+        ledger.record(checks::FMSPC, self.check_fmspc(chain));
         ledger.record(
-            CheckName::CrlIssuer,
+            names::CRL_ISSUER,
             self.root_crl
                 .check_issuer(&chain.root)
                 .and_then(|_| self.pck_crl.check_issuer(&chain.issuer)),
@@ -104,7 +105,7 @@ impl Collateral {
         ];
         let revoked = listed.iter().find(|(list, certificate)| list.lists(certificate));
         ledger.record(
-            CheckName::Revoked,
+            names::REVOKED,
             match revoked {
                 None => Ok("no certificate is on a revocation list".into()),
                 Some((_, one)) => Err(format!("\"{}\" is revoked", one.shown_name())),
@@ -132,13 +133,13 @@ impl Collateral {
             first_end = Some(first_end.map_or(dates.end, |first| first.min(dates.end)));
             if !dates.begun {
                 let detail = format!("{name} begins at {}; it is {at}", dates.begin);
-                ledger.record(CheckName::NotYetValid, Err(detail));
+                ledger.record(names::NOT_YET_VALID, Err(detail));
             }
             if dates.ended {
                 let detail = format!("{name} ended at {}; it is {at}", dates.end);
-                ledger.record(CheckName::CollateralExpired, Err(detail.clone()));
+                ledger.record(checks::COLLATERAL_EXPIRED, Err(detail.clone()));
                 if crl {
-                    ledger.record(CheckName::CrlExpired, Err(detail));
+                    ledger.record(names::CRL_EXPIRED, Err(detail));
                 }
             }
         };
@@ -160,11 +161,11 @@ impl Collateral {
             }
         }
         for why in unreadable {
-            ledger.record(CheckName::CollateralExpired, Err(why));
+            ledger.record(checks::COLLATERAL_EXPIRED, Err(why));
         }
         let end = first_end.unwrap_or(at);
-        ledger.record(CheckName::CollateralExpired, Ok(format!("good until {end}")));
-        ledger.record(CheckName::CrlExpired, Ok("both revocation lists are current".into()));
+        ledger.record(checks::COLLATERAL_EXPIRED, Ok(format!("good until {end}")));
+        ledger.record(names::CRL_EXPIRED, Ok("both revocation lists are current".into()));
     }
 
     /// Records the signatures, one by one.
@@ -181,11 +182,11 @@ impl Collateral {
             &self.raw.qe_identity,
             &self.raw.qe_identity_signature,
         );
-        ledger.record(CheckName::CollateralSignature, tcb_info);
-        ledger.record(CheckName::CollateralSignature, qe_identity);
+        ledger.record(checks::COLLATERAL_SIGNATURE, tcb_info);
+        ledger.record(checks::COLLATERAL_SIGNATURE, qe_identity);
         if let Some(chain) = chain {
-            ledger.record(CheckName::CrlSignature, self.root_crl.check_signature(&chain.root));
-            ledger.record(CheckName::CrlSignature, self.pck_crl.check_signature(&chain.issuer));
+            ledger.record(names::CRL_SIGNATURE, self.root_crl.check_signature(&chain.root));
+            ledger.record(names::CRL_SIGNATURE, self.pck_crl.check_signature(&chain.issuer));
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The TD report against the policy, and against an event log.
 
+use super::policy::TdxPolicy;
 use crate::hex::Hex;
 use crate::judgement::Ledger;
-use crate::names::CheckName;
-use crate::policy::TdxPolicy;
+use crate::names;
 use crate::rtmr::{self, Registers};
 
+use super::checks;
 use super::quote::TdReport;
 
 /// TD attributes that the TDX module ABI specification (table "TD Attributes") reserves as zero.
@@ -24,21 +25,20 @@ pub(crate) fn check(
     policy: &TdxPolicy,
 ) -> Option<Registers> {
     check_attributes(ledger, report, policy);
-    ledger.condition(CheckName::Measurement, policy.mrtd.as_ref(), |list| {
+    ledger.condition(names::MEASUREMENT, policy.mrtd.as_ref(), |list| {
         list.check("MRTD", &report.mrtd)
     });
-    ledger.condition(CheckName::Mrconfigid, policy.mrconfigid.as_ref(), |list| {
+    ledger.condition(checks::MRCONFIGID, policy.mrconfigid.as_ref(), |list| {
         list.check("MRCONFIGID", &report.mrconfigid)
     });
-    ledger.condition(CheckName::Mrowner, policy.mrowner.as_ref(), |list| {
+    ledger.condition(checks::MROWNER, policy.mrowner.as_ref(), |list| {
         list.check("MROWNER", &report.mrowner)
     });
-    ledger.condition(CheckName::Mrownerconfig, policy.mrownerconfig.as_ref(), |list| {
+    ledger.condition(checks::MROWNERCONFIG, policy.mrownerconfig.as_ref(), |list| {
         list.check("MROWNERCONFIG", &report.mrownerconfig)
     });
-    ledger
-        .condition(CheckName::Xfam, policy.xfam.as_ref(), |list| list.check("XFAM", &report.xfam));
-    ledger.condition(CheckName::ReportData, policy.report_data.as_ref(), |list| {
+    ledger.condition(checks::XFAM, policy.xfam.as_ref(), |list| list.check("XFAM", &report.xfam));
+    ledger.condition(names::REPORT_DATA, policy.report_data.as_ref(), |list| {
         list.check("REPORTDATA", &report.report_data)
     });
     check_registers(ledger, report, event_log, policy)
@@ -47,7 +47,7 @@ pub(crate) fn check(
 fn check_attributes(ledger: &mut Ledger, report: &TdReport, policy: &TdxPolicy) {
     let attributes = u64::from_le_bytes(report.td_attributes);
     ledger.record(
-        CheckName::PolicyReserved,
+        names::POLICY_RESERVED,
         if attributes & RESERVED == 0 {
             Ok(format!("{attributes:#x}"))
         } else {
@@ -55,7 +55,7 @@ fn check_attributes(ledger: &mut Ledger, report: &TdReport, policy: &TdxPolicy) 
         },
     );
     let forbidden = (policy.allow_debug == Some(false)).then_some(());
-    ledger.condition(CheckName::TdDebug, forbidden, |()| {
+    ledger.condition(checks::TD_DEBUG, forbidden, |()| {
         if attributes & UNDER_DEBUG == 0 {
             Ok("the TD is not under debug".into())
         } else {
@@ -77,7 +77,7 @@ fn check_attributes(ledger: &mut Ledger, report: &TdReport, policy: &TdxPolicy) 
         .as_ref()
         .map(|list| list.check("TD attributes", &report.td_attributes));
     ledger.record(
-        CheckName::TdAttributes,
+        checks::TD_ATTRIBUTES,
         match (unsafe_bit, listed) {
             (Some((_, why)), _) => Err((*why).to_owned()),
             (None, Some(listed)) => listed,
@@ -93,22 +93,20 @@ fn check_registers(
     policy: &TdxPolicy,
 ) -> Option<Registers> {
     let Some(log) = event_log else {
-        ledger.condition(CheckName::Rtmr, policy.rtmr.as_ref(), |wanted| {
-            check_wanted(report, wanted)
-        });
+        ledger.condition(checks::RTMR, policy.rtmr.as_ref(), |wanted| check_wanted(report, wanted));
         return None;
     };
     let registers = match rtmr::replay(log) {
         Ok(registers) => registers,
         Err(error) => {
-            ledger.malformed(CheckName::Rtmr, error.to_string());
+            ledger.malformed(checks::RTMR, error.to_string());
             return None;
         }
     };
     let different =
         (0..).zip(registers.iter().zip(&report.rtmr)).find(|(_, (log, rtmr))| log != rtmr);
     ledger.record(
-        CheckName::Rtmr,
+        checks::RTMR,
         match different {
             None => Ok("the event log gives all four registers".into()),
             Some((number, (log, rtmr))) => {
@@ -117,7 +115,7 @@ fn check_registers(
         },
     );
     if let Some(wanted) = &policy.rtmr {
-        ledger.record(CheckName::Rtmr, check_wanted(report, wanted));
+        ledger.record(checks::RTMR, check_wanted(report, wanted));
     }
     Some(registers)
 }

@@ -1,15 +1,16 @@
 //! TDX quotes.
 
+pub mod checks;
 mod claims;
 mod collateral;
 mod content;
 mod platform;
+mod policy;
 mod quote;
 mod tcb;
 
-use crate::judgement::{Claims, Judgement, Ledger, Verdict};
-use crate::names::CheckName;
-use crate::policy::TdxPolicy;
+use crate::judgement::{Judgement, Ledger, Trust, Verdict};
+use crate::names::{self, CheckName};
 use crate::time::Timestamp;
 use crate::x509::Certificate;
 
@@ -18,7 +19,7 @@ use platform::PckChain;
 use quote::{Header, Quote, TEE_TDX};
 
 pub use claims::TdxClaims;
-pub use platform::Root;
+pub use policy::{TcbStatus, TdxPolicy};
 pub use quote::{TdReport, td_report};
 
 /// A quote and what there is to judge it by.
@@ -35,46 +36,46 @@ pub struct TdxEvidence<'a> {
 
 /// What makes a quote genuine, collateral or not.
 const GENUINE: &[CheckName] = &[
-    CheckName::Length,
-    CheckName::Version,
-    CheckName::TeeType,
-    CheckName::Body,
-    CheckName::AttKeyType,
-    CheckName::CertificateParse,
-    CheckName::Chain,
-    CheckName::NotYetValid,
-    CheckName::Expired,
-    CheckName::QuoteSignature,
-    CheckName::QeBinding,
-    CheckName::QeSignature,
+    names::LENGTH,
+    names::VERSION,
+    checks::TEE_TYPE,
+    checks::BODY,
+    checks::ATT_KEY_TYPE,
+    names::CERTIFICATE_PARSE,
+    names::CHAIN,
+    names::NOT_YET_VALID,
+    names::EXPIRED,
+    checks::QUOTE_SIGNATURE,
+    checks::QE_BINDING,
+    checks::QE_SIGNATURE,
 ];
 
 /// What collateral is needed for.
 const BY_COLLATERAL: &[CheckName] = &[
-    CheckName::CrlIssuer,
-    CheckName::CrlSignature,
-    CheckName::CrlExpired,
-    CheckName::Revoked,
-    CheckName::CollateralSignature,
-    CheckName::CollateralExpired,
-    CheckName::TcbInfoId,
-    CheckName::QeIdentityId,
-    CheckName::Fmspc,
-    CheckName::TcbStatus,
+    names::CRL_ISSUER,
+    names::CRL_SIGNATURE,
+    names::CRL_EXPIRED,
+    names::REVOKED,
+    checks::COLLATERAL_SIGNATURE,
+    checks::COLLATERAL_EXPIRED,
+    checks::TCB_INFO_ID,
+    checks::QE_IDENTITY_ID,
+    checks::FMSPC,
+    checks::TCB_STATUS,
 ];
 
 /// What the TD report is asked for.
 const BY_CONTENT: &[CheckName] = &[
-    CheckName::PolicyReserved,
-    CheckName::TdDebug,
-    CheckName::Measurement,
-    CheckName::Mrconfigid,
-    CheckName::Mrowner,
-    CheckName::Mrownerconfig,
-    CheckName::TdAttributes,
-    CheckName::Xfam,
-    CheckName::Rtmr,
-    CheckName::ReportData,
+    names::POLICY_RESERVED,
+    checks::TD_DEBUG,
+    names::MEASUREMENT,
+    checks::MRCONFIGID,
+    checks::MROWNER,
+    checks::MROWNERCONFIG,
+    checks::TD_ATTRIBUTES,
+    checks::XFAM,
+    checks::RTMR,
+    names::REPORT_DATA,
 ];
 
 /// Judges a quote at the time `at`. A `test_root` (DER or PEM) is trusted as if it were Intel's; the
@@ -85,10 +86,9 @@ pub fn verify(
     policy: &TdxPolicy,
     test_root: Option<&[u8]>,
     at: Timestamp,
-) -> Judgement {
-    let mut ledger = Ledger::new(
-        &[GENUINE, &[CheckName::CollateralMissing], BY_COLLATERAL, BY_CONTENT].concat(),
-    );
+) -> Judgement<TdxClaims> {
+    let mut ledger =
+        Ledger::new(&[GENUINE, &[checks::COLLATERAL_MISSING], BY_COLLATERAL, BY_CONTENT].concat());
     let collateral = read_collateral(&mut ledger, evidence.collateral);
     let quote = match Quote::parse(evidence.quote) {
         Ok(quote) => quote,
@@ -99,7 +99,7 @@ pub fn verify(
                 ledger.record(unreadable.check, Err(unreadable.detail));
             }
             judge_other_tee(&mut ledger, evidence, collateral.as_ref(), policy, at);
-            return ledger.close(Claims::None {}, "the quote could not be read");
+            return ledger.close(None, "the quote could not be read");
         }
     };
     check_structure(&mut ledger, evidence.quote, &quote);
@@ -112,10 +112,9 @@ pub fn verify(
     let replayed = content::check(&mut ledger, quote.report, evidence.event_log, policy);
     let genuine = ledger.all_passed(GENUINE);
     let claims = TdxClaims::new(&quote, trust, status, replayed);
-    let mut judgement = ledger.close(
-        Claims::Tdx(Box::new(claims)),
-        "an earlier check failed, so there was nothing to compare",
-    );
+    let debuggable = claims.debug;
+    let nothing = "an earlier check failed, so there was nothing to compare";
+    let mut judgement = Judgement { trust, debuggable, ..ledger.close(Some(claims), nothing) };
     if genuine && evidence.collateral.is_none() {
         judgement.verdict = Verdict::NoCollateral;
     }
@@ -125,16 +124,16 @@ pub fn verify(
 fn read_collateral(ledger: &mut Ledger, json: Option<&[u8]>) -> Option<Collateral> {
     let detail = match json.map(Collateral::parse) {
         Some(Ok(collateral)) => {
-            ledger.record(CheckName::CollateralMissing, Ok("collateral was given".into()));
+            ledger.record(checks::COLLATERAL_MISSING, Ok("collateral was given".into()));
             return Some(collateral);
         }
         Some(Err(why)) => {
-            ledger.malformed(CheckName::CollateralMissing, format!("collateral: {why}"));
+            ledger.malformed(checks::COLLATERAL_MISSING, format!("collateral: {why}"));
             "the collateral could not be read"
         }
         None => {
             let detail = "no collateral was given: nothing says whether the platform is good";
-            ledger.record(CheckName::CollateralMissing, Err(detail.into()));
+            ledger.record(checks::COLLATERAL_MISSING, Err(detail.into()));
             "no collateral was given"
         }
     };
@@ -157,19 +156,19 @@ fn judge_other_tee(
     if let (true, Some(collateral)) = (other, collateral)
         && let Ok(platform) = tcb::judge(evidence.quote, collateral, at)
     {
-        ledger.record(CheckName::TcbStatus, platform.check(policy, at));
+        ledger.record(checks::TCB_STATUS, platform.check(policy, at));
     }
 }
 
 fn check_structure(ledger: &mut Ledger, bytes: &[u8], quote: &Quote<'_>) {
-    ledger.record(CheckName::Length, Ok(format!("complete in {} bytes", bytes.len())));
-    ledger.record(CheckName::Version, Ok(format!("version {}", quote.header.version.get())));
-    ledger.record(CheckName::TeeType, Ok("TDX".into()));
-    ledger.record(CheckName::Body, Ok("a TD report".into()));
-    ledger.record(CheckName::AttKeyType, Ok("ECDSA P-256".into()));
+    ledger.record(names::LENGTH, Ok(format!("complete in {} bytes", bytes.len())));
+    ledger.record(names::VERSION, Ok(format!("version {}", quote.header.version.get())));
+    ledger.record(checks::TEE_TYPE, Ok("TDX".into()));
+    ledger.record(checks::BODY, Ok("a TD report".into()));
+    ledger.record(checks::ATT_KEY_TYPE, Ok("ECDSA P-256".into()));
     if !quote.header.vendor_is_intel() {
         let detail = "the quoting enclave's vendor is not Intel";
-        ledger.record(CheckName::QeIdentityId, Err(detail.into()));
+        ledger.record(checks::QE_IDENTITY_ID, Err(detail.into()));
     }
 }
 
@@ -177,12 +176,12 @@ fn read_chain(ledger: &mut Ledger, quote: &Quote<'_>, at: Timestamp) -> Option<P
     match PckChain::parse(quote) {
         Ok(chain) => {
             let detail = "three well-formed certificates";
-            ledger.record(CheckName::CertificateParse, Ok(detail.into()));
+            ledger.record(names::CERTIFICATE_PARSE, Ok(detail.into()));
             chain.check_dates(ledger, at);
             Some(chain)
         }
         Err(why) => {
-            ledger.record(CheckName::CertificateParse, Err(why));
+            ledger.record(names::CERTIFICATE_PARSE, Err(why));
             None
         }
     }
@@ -194,14 +193,14 @@ fn check_signatures(
     quote: &Quote<'_>,
     chain: Option<&PckChain>,
     test_root: Option<&[u8]>,
-) -> Option<Root> {
+) -> Option<Trust> {
     platform::check_quote_signature(ledger, quote);
     platform::check_qe_binding(ledger, quote);
     let chain = chain?;
     let test_root = match test_root.map(Certificate::parse).transpose() {
         Ok(test_root) => test_root,
         Err(why) => {
-            ledger.malformed(CheckName::CertificateParse, format!("test root: {why}"));
+            ledger.malformed(names::CERTIFICATE_PARSE, format!("test root: {why}"));
             return None;
         }
     };
@@ -209,10 +208,10 @@ fn check_signatures(
         .check_shape(test_root.as_ref())
         .and_then(|root| chain.check_signatures().map(|()| root));
     let detail = root.clone().map(|root| match root {
-        Root::Intel => "leads to Intel's root".into(),
-        Root::Test => "leads to the TEST root that was named, which proves nothing".into(),
+        Trust::Vendor(name) => format!("leads to {name}'s root"),
+        Trust::Test => "leads to the TEST root that was named, which proves nothing".into(),
     });
-    ledger.record(CheckName::Chain, detail);
+    ledger.record(names::CHAIN, detail);
     platform::check_qe_signature(ledger, quote, &chain.leaf);
     root.ok()
 }
@@ -231,17 +230,17 @@ fn check_platform(
     collateral.check_signatures(ledger, chain);
     match tcb::judge(evidence.quote, collateral, at) {
         Ok(platform) => {
-            ledger.record(CheckName::TcbStatus, platform.check(policy, at));
+            ledger.record(checks::TCB_STATUS, platform.check(policy, at));
             Some(platform)
         }
         Err(why) => {
             let named = |name: &CheckName| {
-                *name != CheckName::TcbStatus && !ledger.all_passed(std::slice::from_ref(name))
+                *name != checks::TCB_STATUS && !ledger.all_passed(std::slice::from_ref(name))
             };
             if GENUINE.iter().chain(BY_COLLATERAL).any(named) {
-                ledger.not_done(CheckName::TcbStatus, &format!("another check failed: {why}"));
+                ledger.not_done(checks::TCB_STATUS, &format!("another check failed: {why}"));
             } else {
-                ledger.record(CheckName::TcbStatus, Err(why));
+                ledger.record(checks::TCB_STATUS, Err(why));
             }
             None
         }

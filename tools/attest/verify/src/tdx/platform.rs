@@ -2,15 +2,17 @@
 
 use ring::digest::{SHA256, digest};
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
-use serde::Serialize;
 
-use crate::judgement::Ledger;
-use crate::names::CheckName;
+use crate::judgement::{Ledger, Trust};
+use crate::names;
 use crate::time::Timestamp;
 use crate::x509::{Certificate, PRIME256V1, parse_pem_chain};
 
+use super::checks;
 use super::quote::Quote;
 
+/// Whom Intel's root belongs to.
+const INTEL: Trust = Trust::Vendor("Intel");
 /// SHA-256 of the certificate "Intel SGX Root CA" (valid 2018 to 2049).
 pub(crate) const INTEL_ROOT_SHA256: &str =
     "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3";
@@ -44,12 +46,12 @@ impl PckChain {
 
     /// That the names, roles and dates fit, and whose root it is; `test_root` is taken like Intel's.
     /// Says nothing about signatures.
-    pub(crate) fn check_shape(&self, test_root: Option<&Certificate>) -> Result<Root, String> {
+    pub(crate) fn check_shape(&self, test_root: Option<&Certificate>) -> Result<Trust, String> {
         let root = match test_root {
-            Some(test_root) if test_root.der == self.root.der => Root::Test,
-            _ => check_intel_root(&self.root).map(|()| Root::Intel)?,
+            Some(test_root) if test_root.der == self.root.der => Trust::Test,
+            _ => check_intel_root(&self.root).map(|()| INTEL)?,
         };
-        if root == Root::Intel && !PCK_ISSUERS.contains(&self.issuer.common_name().as_str()) {
+        if root == INTEL && !PCK_ISSUERS.contains(&self.issuer.common_name().as_str()) {
             return Err(format!("\"{}\" may not certify platforms", self.issuer.shown_name()));
         }
         self.root.check_authority(1).map_err(|why| format!("the root certificate {why}"))?;
@@ -79,26 +81,16 @@ impl PckChain {
             let name = certificate.shown_name();
             if !dates.begun {
                 let detail = format!("\"{name}\" begins at {}; it is {at}", dates.begin);
-                ledger.record(CheckName::NotYetValid, Err(detail));
+                ledger.record(names::NOT_YET_VALID, Err(detail));
             }
             if dates.ended {
                 let detail = format!("\"{name}\" ended at {}; it is {at}", dates.end);
-                ledger.record(CheckName::Expired, Err(detail));
+                ledger.record(names::EXPIRED, Err(detail));
             }
         }
-        ledger.record(CheckName::NotYetValid, Ok("everything has begun".into()));
-        ledger.record(CheckName::Expired, Ok("no certificate of the quote has ended".into()));
+        ledger.record(names::NOT_YET_VALID, Ok("everything has begun".into()));
+        ledger.record(names::EXPIRED, Ok("no certificate of the quote has ended".into()));
     }
-}
-
-/// Whom the root of a chain belongs to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-pub enum Root {
-    /// Intel.
-    Intel,
-    /// Nobody in particular: a root for tests, named by the caller. Proves nothing.
-    #[serde(rename = "TEST")]
-    Test,
 }
 
 /// That a certificate is Intel's root, byte for byte.
@@ -116,7 +108,7 @@ pub(crate) fn check_quote_signature(ledger: &mut Ledger, quote: &Quote<'_>) {
     let mut point = [4; 65];
     point[1..].copy_from_slice(quote.auth.key);
     ledger.record(
-        CheckName::QuoteSignature,
+        checks::QUOTE_SIGNATURE,
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
             .verify(quote.signed, quote.auth.signature)
             .map(|()| "the attestation key signed this quote".into())
@@ -132,7 +124,7 @@ pub(crate) fn check_qe_signature(ledger: &mut Ledger, quote: &Quote<'_>, leaf: &
             .map_err(|_| "the platform's key did not sign the quoting enclave's report")
     });
     ledger.record(
-        CheckName::QeSignature,
+        checks::QE_SIGNATURE,
         valid
             .map(|()| "the platform's key signed the quoting enclave's report".into())
             .map_err(str::to_owned),
@@ -146,7 +138,7 @@ pub(crate) fn check_qe_binding(ledger: &mut Ledger, quote: &Quote<'_>) {
     let expected = digest(&SHA256, &bytes);
     let found = quote.qe.report.get(320..352);
     ledger.record(
-        CheckName::QeBinding,
+        checks::QE_BINDING,
         if found == Some(expected.as_ref()) {
             Ok("the quoting enclave's report names this attestation key".into())
         } else {

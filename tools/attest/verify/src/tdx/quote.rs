@@ -3,7 +3,9 @@
 use zerocopy::little_endian::{U16, U32};
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
-use crate::names::CheckName;
+use crate::names::{self, CheckName};
+
+use super::checks;
 
 /// The quoting enclave vendor that this program knows: Intel.
 const INTEL_QE_VENDOR: [u8; 16] = dcap_qvl::INTEL_QE_VENDOR_ID;
@@ -120,7 +122,7 @@ impl<'a> Quote<'a> {
     /// exactly.
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, Unreadable> {
         let truncated = || Unreadable {
-            check: CheckName::Length,
+            check: names::LENGTH,
             detail: format!("the quote is not complete: {} bytes", bytes.len()),
             malformed: true,
         };
@@ -142,12 +144,12 @@ impl<'a> Quote<'a> {
             4 => TD_REPORT_15_EX_LEN,
             other => {
                 let detail = format!("body type {other} is not a TD report (2, 3 or 4)");
-                return Err(fault(CheckName::Body, detail));
+                return Err(fault(checks::BODY, detail));
             }
         };
         if body_len != expected {
             let detail = format!("a body of type {body_type} has {expected} bytes, not {body_len}");
-            return Err(fault(CheckName::Body, detail));
+            return Err(fault(checks::BODY, detail));
         }
         let body = reader.take(body_len).ok_or_else(truncated)?;
         let (report, _) = TdReport::ref_from_prefix(body).map_err(|_| truncated())?;
@@ -156,7 +158,7 @@ impl<'a> Quote<'a> {
         let auth = Auth::parse(auth).ok_or_else(truncated)?;
         if auth.kind != 6 {
             let detail = format!("certification data of type {}, not 6 (QE report)", auth.kind);
-            return Err(fault(CheckName::CertificateParse, detail));
+            return Err(fault(names::CERTIFICATE_PARSE, detail));
         }
         let mut qe = Reader(auth.certification);
         let qe = QeReport::parse(&mut qe).ok_or_else(truncated)?;
@@ -196,22 +198,22 @@ fn check_header(header: &Header) -> Result<(), Unreadable> {
     let version = header.version.get();
     if !header.is_a_quote() {
         let detail = format!("not a quote: version {version}, an unknown kind, not Intel's");
-        return Err(Unreadable { check: CheckName::Version, detail, malformed: true });
+        return Err(Unreadable { check: names::VERSION, detail, malformed: true });
     }
     if !(3..=5).contains(&version) {
-        return Err(fault(CheckName::Version, format!("version {version} is not 4 or 5")));
+        return Err(fault(names::VERSION, format!("version {version} is not 4 or 5")));
     }
     if header.tee_type.get() != TEE_TDX {
         let detail = format!("TEE type {:#x} is not TDX (0x81)", header.tee_type.get());
-        return Err(fault(CheckName::TeeType, detail));
+        return Err(fault(checks::TEE_TYPE, detail));
     }
     if version == 3 {
-        return Err(fault(CheckName::Version, "a quote of version 3 is not of a TD".into()));
+        return Err(fault(names::VERSION, "a quote of version 3 is not of a TD".into()));
     }
     if header.att_key_type.get() != 2 {
         let detail =
             format!("attestation key type {} is not 2 (ECDSA P-256)", header.att_key_type.get());
-        return Err(fault(CheckName::AttKeyType, detail));
+        return Err(fault(checks::ATT_KEY_TYPE, detail));
     }
     Ok(())
 }

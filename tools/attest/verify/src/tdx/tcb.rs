@@ -4,7 +4,7 @@ use casemate_foreign::Foreign;
 use dcap_qvl::verify::QuoteVerifier;
 use dcap_qvl::{QuoteClaims, QuotePolicy};
 
-use crate::policy::{TcbStatus, TdxPolicy};
+use super::policy::{TcbStatus, TdxPolicy};
 use crate::time::Timestamp;
 
 use super::collateral::Collateral;

@@ -19,7 +19,7 @@ use casemate_launch::{Digest384, PlatformKind};
 use casemate_plan::{Rules, plan};
 use casemate_verify::snp::{REPORT_LEN, Report};
 use casemate_verify::tdx::TdxEvidence;
-use casemate_verify::{Claims, MAX_INPUT, TdxPolicy, Timestamp};
+use casemate_verify::{MAX_INPUT, TdxPolicy, Timestamp};
 use serde_json::{Value, json};
 
 use super::output::Format;
@@ -239,12 +239,9 @@ fn words(found: &Explanation) -> Found {
 /// MRTD of a quote. Nothing of it is verified here.
 fn mrtd_of(quote: &[u8]) -> Option<Digest384> {
     let evidence = TdxEvidence { quote, collateral: None, event_log: None };
-    match casemate_verify::tdx::verify(&evidence, &TdxPolicy::default(), None, Timestamp::now())
-        .claims
-    {
-        Claims::Tdx(claims) => Some(Digest384(claims.mrtd.0)),
-        _ => None,
-    }
+    let judgement =
+        casemate_verify::tdx::verify(&evidence, &TdxPolicy::default(), None, Timestamp::now());
+    judgement.claims.map(|claims| Digest384(claims.mrtd.0))
 }
 
 fn search_tdx(measurement: Digest384, firmware: &Path) -> anyhow::Result<Option<Found>> {

@@ -3,9 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use casemate_verify::snp::Trust;
-use casemate_verify::tdx::Root;
-use casemate_verify::{CheckName, Claims, Judgement, Outcome, Verdict, Weakness};
+use casemate_verify::{CheckName, Judgement, Outcome, Part, Question, Verdict, Weakness};
 use serde::Serialize;
 
 use super::{Common, Format};
@@ -72,15 +70,7 @@ fn headline(judgement: &Judgement) -> String {
             format!("reject: {}", failed.join(", "))
         }
     };
-    if is_test(judgement) { format!("TEST {verdict}") } else { verdict }
-}
-
-fn is_test(judgement: &Judgement) -> bool {
-    match &judgement.claims {
-        Claims::Snp(claims) => claims.trust == Some(Trust::Test),
-        Claims::Tdx(claims) => claims.trust == Some(Root::Test),
-        Claims::None {} => false,
-    }
+    if judgement.is_test() { format!("TEST {verdict}") } else { verdict }
 }
 
 fn word(outcome: Outcome) -> &'static str {
@@ -91,15 +81,38 @@ fn word(outcome: Outcome) -> &'static str {
     }
 }
 
+/// Each check, the parts below the node that they belong to; and the four answers.
 fn table(out: &mut impl Write, judgement: &Judgement) -> std::io::Result<()> {
+    rows(out, judgement, "  ")?;
+    for question in Question::ALL {
+        writeln!(out, "  {}: {}", answer_of(question), word(judgement.answer(question)))?;
+    }
+    Ok(())
+}
+
+fn rows(out: &mut impl Write, judgement: &Judgement, indent: &str) -> std::io::Result<()> {
     for check in &judgement.checks {
-        writeln!(out, "  {:8}  {:20}  {}", word(check.result), check.name.as_str(), check.detail)?;
+        let (result, name) = (word(check.result), check.name.as_str());
+        writeln!(out, "{indent}{result:8}  {name:20}  {}", check.detail)?;
     }
     if !judgement.unset.is_empty() {
         let names: Vec<_> = judgement.unset.iter().map(|name| name.as_str()).collect();
-        writeln!(out, "  not asked for by the policy: {}", names.join(", "))?;
+        writeln!(out, "{indent}not asked for by the policy: {}", names.join(", "))?;
+    }
+    for Part { part, judgement } in &judgement.parts {
+        writeln!(out, "{indent}{part}: {}", judgement.verdict.as_str())?;
+        rows(out, judgement, &format!("{indent}  "))?;
     }
     Ok(())
+}
+
+fn answer_of(question: Question) -> &'static str {
+    match question {
+        Question::Platform => "genuine platform",
+        Question::Firmware => "known firmware",
+        Question::System => "known system",
+        Question::Fresh => "fresh",
+    }
 }
 
 fn sentences(out: &mut impl Write, judgement: &Judgement) -> std::io::Result<()> {
@@ -112,22 +125,21 @@ fn sentences(out: &mut impl Write, judgement: &Judgement) -> std::io::Result<()>
         let sentence = name.sentence().trim_end_matches('.');
         writeln!(out, "  {name} (not asked for by the policy): {sentence}.")?;
     }
+    for Part { part, judgement } in &judgement.parts {
+        writeln!(out, "  {part}: {}", judgement.verdict.as_str())?;
+        sentences(out, judgement)?;
+    }
     Ok(())
 }
 
 /// What a reader must not miss.
 fn remarks(judgement: &Judgement) {
-    if is_test(judgement) {
+    if judgement.is_test() {
         eprintln!(
             "casemate: TEST: the chain leads to the TEST root that was named; this proves nothing"
         );
     }
-    let debug = match &judgement.claims {
-        Claims::Snp(claims) => claims.policy.debug_allowed,
-        Claims::Tdx(claims) => claims.debug,
-        Claims::None {} => false,
-    };
-    if debug {
+    if judgement.debuggable {
         eprintln!("casemate: warning: the host can debug this guest, and read all of its memory");
     }
 }

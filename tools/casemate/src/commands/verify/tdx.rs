@@ -52,7 +52,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             args.common.require_nonce(&mut policy.report_data);
             let at = args.common.at();
             let judgement = tdx::verify(&evidence, &policy, test_root.as_deref(), at);
-            (judgement, policy.weaknesses())
+            (judgement.erase(), policy.weaknesses())
         }
         Err(error) => (Judgement::policy_invalid(&error), Vec::new()),
     };
