@@ -185,7 +185,7 @@ fn target<'a>(snp: &'a mut SnpInputs, name: &str) -> Result<&'a mut Vec<u8>> {
 }
 
 /// The operations on bytes.
-fn change_bytes(bytes: &mut Vec<u8>, op: &Value) -> Result<()> {
+pub(crate) fn change_bytes(bytes: &mut Vec<u8>, op: &Value) -> Result<()> {
     let offset = || position(op, "offset", bytes.len());
     match text(op, "op")? {
         "xor" => {
@@ -251,11 +251,11 @@ fn find<'a>(entries: &'a [Value], id: &str) -> Result<&'a Value> {
         .with_context(|| format!("no entry {id}"))
 }
 
-fn text<'a>(value: &'a Value, key: &str) -> Result<&'a str> {
+pub(crate) fn text<'a>(value: &'a Value, key: &str) -> Result<&'a str> {
     value[key].as_str().with_context(|| format!("no text under {key}"))
 }
 
-fn number(value: &Value, key: &str) -> Result<i64> {
+pub(crate) fn number(value: &Value, key: &str) -> Result<i64> {
     value[key].as_i64().with_context(|| format!("no number under {key}"))
 }
 
@@ -266,7 +266,7 @@ fn position(op: &Value, key: &str, len: usize) -> Result<usize> {
     Ok(usize::try_from(position)?)
 }
 
-fn decode(hex: &str) -> Result<Vec<u8>> {
+pub(crate) fn decode(hex: &str) -> Result<Vec<u8>> {
     ensure!(hex.len().is_multiple_of(2) && hex.is_ascii(), "odd hexadecimal");
     (0..hex.len()).step_by(2).map(|at| Ok(u8::from_str_radix(&hex[at..at + 2], 16)?)).collect()
 }

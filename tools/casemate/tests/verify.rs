@@ -387,3 +387,26 @@ fn expected_guests_close_the_measurement() {
     };
     assert!(open(&[]) && !open(&["--expect", &guest]));
 }
+
+#[test]
+fn azure_guests_are_judged_from_files() {
+    let cloud = |name: &str| folder().join("cloud/az-snp-genoa").join(name).display().to_string();
+    let [hcl, message, signature, pcrs, vek] =
+        ["hcl-report.bin", "quote.msg", "quote.sig", "pcrs.bin", "vek.der"].map(cloud);
+    let nonce = "0218488bae25d2509232bf676f1a66a30d7372add909109b36016ef136f2938ca05475f8b46094de6b64270ea35d950f";
+    let quote = ["--quote-message", &message, "--quote-signature", &signature, "--pcrs", &pcrs];
+    let judge = |nonce: &str, quote: &[&str]| {
+        let at = ["--at", "2026-11-22T00:00:00Z", "--nonce", nonce];
+        let output = casemate(&[&["azure", "--hcl", &hcl, "--vek", &vek][..], &at, quote].concat());
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (status, text) = judge(nonce, &quote);
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("\n  snp-report: accept\n    passed    length "), "{text}");
+    assert!(text.ends_with("known system: not done\n  fresh: passed\n"), "{text}");
+    let (status, text) = judge("00", &quote);
+    assert_eq!((status, text.lines().next()), (Some(1), Some("reject: nonce")));
+    let (status, text) = judge(nonce, &[]);
+    assert_eq!((status, text.lines().next()), (Some(1), Some("reject: quote-missing")));
+    assert_eq!(casemate(&["azure"]).status.code(), Some(2));
+}

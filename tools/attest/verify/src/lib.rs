@@ -1,8 +1,9 @@
-//! Judges SEV-SNP reports and TDX quotes against a policy, offline, at a given time.
+//! Judges evidence of confidential guests against a policy, offline, at a given time.
 //!
-//! [`snp::verify`] and [`tdx::verify`] take evidence, a policy, and a [`Timestamp`], and return a
-//! [`Judgement`]: a verdict, every check by name with what it found, and the claims of the evidence.
-//! Neither reads a clock, a file or the network, and neither panics on any input.
+//! The `verify` function of each kind ([`snp`], [`tdx`], [`azure`]) takes evidence, a policy, and a
+//! [`Timestamp`], and returns a [`Judgement`]: a verdict, every check by name with what it found, the claims of
+//! the evidence, and the judgements of the evidence that it rests on. None reads a clock, a file or the network,
+//! and none panics on any input.
 //!
 //! The verdict is [`Verdict::Accept`] only when every check of the evidence's kind, and every
 //! check that the policy asks for, was done and passed. A check that could not be done is in the
@@ -11,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod azure;
 mod hex;
 mod judgement;
 pub mod names;
@@ -19,6 +21,7 @@ pub mod rtmr;
 pub mod snp;
 pub mod tdx;
 mod time;
+pub mod tpm;
 mod weak;
 mod x509;
 
@@ -33,7 +36,14 @@ pub use weak::Weakness;
 
 /// The names of all checks, those of several kinds first.
 pub fn check_names() -> impl Iterator<Item = CheckName> {
-    [names::NAMES, snp::checks::NAMES, tdx::checks::NAMES].into_iter().flatten().copied()
+    let kinds = [
+        names::NAMES,
+        snp::checks::NAMES,
+        tdx::checks::NAMES,
+        tpm::checks::NAMES,
+        azure::checks::NAMES,
+    ];
+    kinds.into_iter().flatten().copied()
 }
 
 /// The longest report, certificate or revocation list that is read, in bytes.

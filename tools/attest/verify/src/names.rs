@@ -112,6 +112,7 @@ check_names! {
     CRL_SIGNATURE "crl-signature" "The revocation lists are signed by their issuers.",
     CRL_EXPIRED "crl-expired" "The revocation list is current.",
     REVOKED "revoked" "No certificate of the chain is on the revocation list.",
+    QUOTE_SIGNATURE [Platform] "quote-signature" "The attestation key signed exactly these bytes of the quote.",
     POLICY_INVALID "policy-invalid" "The policy can be read and understood in full.",
     POLICY_RESERVED "policy-reserved" "Bits that the specification fixes have their values in the guest's policy or attributes.",
     MEASUREMENT [Firmware] "measurement" "What was launched is what the policy names.",

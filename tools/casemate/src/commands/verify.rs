@@ -11,11 +11,12 @@ use clap::{Subcommand, ValueEnum};
 use super::measure::guest::{self, Expected};
 use super::{read, read_optional};
 
+mod azure;
 mod output;
 mod snp;
 mod tdx;
 
-/// Judge evidence: an SEV-SNP report or a TDX quote
+/// Judge evidence: an SEV-SNP report, a TDX quote, or evidence of a cloud
 ///
 /// Works offline, on files. Every check is listed by name with what it found. "accept" means that
 /// every check of this kind of evidence, and every one that the policy asks for, was done and passed.
@@ -32,24 +33,16 @@ pub(crate) struct Args {
 enum Kind {
     Snp(snp::Args),
     Tdx(tdx::Args),
+    Azure(azure::Args),
 }
 
-/// Options of both kinds.
+/// Options of all kinds.
 #[derive(clap::Args)]
 struct Common {
     /// Conditions on the evidence, as JSON; without it: no debugging, and for SNP no migration agent and
     /// VMPL 0, for TDX the TCB status UpToDate
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// The guest must be the one that this configuration describes, launched by casemate run: its
-    /// measurement and its HOST_DATA (SNP) or MRCONFIGID (TDX) are computed, as casemate measure
-    /// GUEST.toml does, and added to the policy's conditions
-    #[arg(long, value_name = "GUEST.toml")]
-    expect: Option<PathBuf>,
-    /// The nonce given to `casemate-agent report --nonce`: REPORT_DATA must be the agent's hash of it.
-    /// Added to the policy's conditions
-    #[arg(long, value_name = "HEX")]
-    nonce: Option<Nonce>,
     /// The time for which to judge, such as 2026-11-24T12:30:00Z (RFC 3339); default: now
     #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
     at: Option<Timestamp>,
@@ -62,6 +55,26 @@ struct Common {
 }
 
 impl Common {
+    fn at(&self) -> Timestamp {
+        self.at.unwrap_or_else(Timestamp::now)
+    }
+}
+
+/// Conditions on guests that run `casemate-agent`.
+#[derive(clap::Args)]
+struct Guest {
+    /// The guest must be the one that this configuration describes, launched by casemate run: its
+    /// measurement and its HOST_DATA (SNP) or MRCONFIGID (TDX) are computed, as casemate measure
+    /// GUEST.toml does, and added to the policy's conditions
+    #[arg(long, value_name = "GUEST.toml")]
+    expect: Option<PathBuf>,
+    /// The nonce given to `casemate-agent report --nonce`: REPORT_DATA must be the agent's hash of it.
+    /// Added to the policy's conditions
+    #[arg(long, value_name = "HEX")]
+    nonce: Option<Nonce>,
+}
+
+impl Guest {
     /// What `--expect` computes.
     fn expected(&self, platform: PlatformKind) -> anyhow::Result<Option<Expected>> {
         self.expect.as_ref().map(|file| guest::expected(file, platform)).transpose()
@@ -72,10 +85,6 @@ impl Common {
         if let Some(nonce) = &self.nonce {
             require(report_data, challenge_data(Challenger::Report, nonce.as_ref()));
         }
-    }
-
-    fn at(&self) -> Timestamp {
-        self.at.unwrap_or_else(Timestamp::now)
     }
 }
 
@@ -98,5 +107,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.kind {
         Kind::Snp(args) => snp::run(args),
         Kind::Tdx(args) => tdx::run(args),
+        Kind::Azure(args) => azure::run(args),
     }
 }

@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::SigningKey;
 use crate::hex::{Hex, OneOrMany};
-use crate::policy::{PolicyError, from_json, optional_object};
+use crate::policy::{PolicyError, from_json, object};
 use crate::weak::{Weakness, those};
 
 /// Conditions on an SEV-SNP report.
@@ -34,7 +34,7 @@ pub struct SnpPolicy {
     /// The lowest guest security version.
     pub min_guest_svn: Option<u32>,
     /// The lowest security version of each component of REPORTED_TCB.
-    #[serde(deserialize_with = "optional_object")]
+    #[serde(deserialize_with = "object")]
     pub min_reported_tcb: Option<MinimumTcb>,
     /// Digests of ID keys, 48 bytes each.
     pub id_key_digests: Option<OneOrMany<Hex<48>>>,

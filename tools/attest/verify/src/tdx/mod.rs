@@ -45,7 +45,7 @@ const GENUINE: &[CheckName] = &[
     names::CHAIN,
     names::NOT_YET_VALID,
     names::EXPIRED,
-    checks::QUOTE_SIGNATURE,
+    names::QUOTE_SIGNATURE,
     checks::QE_BINDING,
     checks::QE_SIGNATURE,
 ];

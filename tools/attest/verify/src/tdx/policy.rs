@@ -54,9 +54,13 @@ impl TdxPolicy {
     /// # Errors
     /// Not JSON, an unknown or repeated key, or a value of the wrong type or length.
     pub fn from_json(json: &[u8]) -> Result<Self, PolicyError> {
-        let policy: TdxPolicy = from_json(json, "TDX")?;
-        match policy.rtmr.as_ref().map(Vec::len) {
-            None | Some(0 | 4) => Ok(policy),
+        from_json::<Self>(json, "TDX")?.checked()
+    }
+
+    /// That the list of registers has an entry for each.
+    pub(crate) fn checked(self) -> Result<Self, PolicyError> {
+        match self.rtmr.as_ref().map(Vec::len) {
+            None | Some(0 | 4) => Ok(self),
             Some(other) => Err(PolicyError {
                 kind: "TDX",
                 source: serde::de::Error::custom(format!(

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use casemate_verify::snp::{self, SnpEvidence};
 use casemate_verify::{Judgement, MAX_CERTIFICATE, MAX_INPUT, SnpPolicy};
 
-use super::{Common, PlatformKind, output, read, read_optional, require};
+use super::{Common, Guest, PlatformKind, output, read, read_optional, require};
 
 /// Judge an SEV-SNP attestation report
 ///
@@ -34,6 +34,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     test_root: Option<PathBuf>,
     #[command(flatten)]
+    guest: Guest,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -50,11 +52,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let policy = policy.map_or(Ok(SnpPolicy::strict()), |json| SnpPolicy::from_json(&json));
     let (judgement, open) = match policy {
         Ok(mut policy) => {
-            if let Some(expected) = args.common.expected(PlatformKind::Snp)? {
+            if let Some(expected) = args.guest.expected(PlatformKind::Snp)? {
                 require(&mut policy.measurements, expected.measurement.0);
                 require(&mut policy.host_data, expected.host_data);
             }
-            args.common.require_nonce(&mut policy.report_data);
+            args.guest.require_nonce(&mut policy.report_data);
             let at = args.common.at();
             let judgement = snp::verify(&evidence, &policy, test_root.as_deref(), at);
             (judgement.erase(), policy.weaknesses())

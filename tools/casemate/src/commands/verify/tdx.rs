@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use casemate_verify::tdx::{self, TdxEvidence};
 use casemate_verify::{Judgement, MAX_CERTIFICATE, MAX_INPUT, TdxPolicy};
 
-use super::{Common, PlatformKind, output, read, read_optional, require};
+use super::{Common, Guest, PlatformKind, output, read, read_optional, require};
 
 /// Judge a TDX quote
 ///
@@ -28,6 +28,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     test_root: Option<PathBuf>,
     #[command(flatten)]
+    guest: Guest,
+    #[command(flatten)]
     common: Common,
 }
 
@@ -45,11 +47,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let policy = policy.map_or(Ok(TdxPolicy::strict()), |json| TdxPolicy::from_json(&json));
     let (judgement, open) = match policy {
         Ok(mut policy) => {
-            if let Some(expected) = args.common.expected(PlatformKind::Tdx)? {
+            if let Some(expected) = args.guest.expected(PlatformKind::Tdx)? {
                 require(&mut policy.mrtd, expected.measurement.0);
                 require(&mut policy.mrconfigid, expected.mrconfigid);
             }
-            args.common.require_nonce(&mut policy.report_data);
+            args.guest.require_nonce(&mut policy.report_data);
             let at = args.common.at();
             let judgement = tdx::verify(&evidence, &policy, test_root.as_deref(), at);
             (judgement.erase(), policy.weaknesses())
