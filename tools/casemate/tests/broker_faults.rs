@@ -99,6 +99,7 @@ fn long_log(folder: &Folder) {
             verdict: Some(text.clone()),
             failing: Vec::new(),
             trust: Some(text.clone()),
+            answered: vec![text.clone(); 9],
             reason: text.clone(),
         })
         .unwrap();

@@ -81,6 +81,9 @@ pub struct Record {
     pub failing: Vec<String>,
     /// Whose root the evidence rests on; `TEST` proves nothing.
     pub trust: Option<String>,
+    /// The questions that the evidence answered, of `platform`, `firmware`, `system` and `fresh`.
+    #[serde(default)]
+    pub answered: Vec<String>,
     /// In words.
     pub reason: String,
 }
@@ -89,10 +92,13 @@ pub struct Record {
 const MAX_FIELD: usize = 512;
 const MAX_FAILING: usize = 64;
 const MAX_NAME: usize = 64;
+/// There are four questions.
+const MAX_ANSWERED: usize = 4;
 
 /// No record makes a line that [`verify`] refuses for its length. A character takes at most four bytes:
 /// those that JSON escapes to more do not print, but for `"` and `\`, which take two.
-const _: () = assert!((11 * MAX_FIELD + MAX_FAILING * (MAX_NAME + 1)) * 4 + 1024 < MAX_LINE);
+const _: () =
+    assert!((11 * MAX_FIELD + (MAX_FAILING + MAX_ANSWERED) * (MAX_NAME + 1)) * 4 + 1024 < MAX_LINE);
 
 impl Record {
     /// The record without characters that do not print, and with its texts cut: peers choose some.
@@ -111,6 +117,7 @@ impl Record {
             verdict: self.verdict.map(text),
             failing: self.failing.into_iter().take(MAX_FAILING).map(name).collect(),
             trust: self.trust.map(text),
+            answered: self.answered.into_iter().take(MAX_ANSWERED).map(name).collect(),
             reason: text(self.reason),
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use casemate_foreign::{Foreign, one_line};
 use casemate_protocol::{Evidence, HASH_ALGORITHM, PREFIX, VERSION, report_data};
-use casemate_verify::{Judgement, Outcome, Timestamp, Verdict};
+use casemate_verify::{Judgement, Outcome, Question, Timestamp, Verdict};
 use kbs_types::{Attestation, Challenge, ErrorInformation, Request, Tee};
 use ring::digest::{SHA384, digest};
 use serde::de::DeserializeOwned;
@@ -424,6 +424,7 @@ fn record(peer: &impl ToString, at: Timestamp) -> Record {
         verdict: None,
         failing: Vec::new(),
         trust: None,
+        answered: Vec::new(),
         reason: String::new(),
     }
 }
@@ -432,6 +433,9 @@ fn record(peer: &impl ToString, at: Timestamp) -> Record {
 fn judged(record: &mut Record, judgement: &Judgement) -> Result<(), Refusal> {
     record.verdict = Some(judgement.verdict.as_str().into());
     record.trust = judgement.trust.map(|trust| trust.as_str().to_owned());
+    let answered =
+        Question::ALL.into_iter().filter(|one| judgement.answer(*one) == Outcome::Passed);
+    record.answered = answered.map(|question| question.as_str().to_owned()).collect();
     let failing = judgement.checks.iter().filter(|check| check.result != Outcome::Passed);
     record.failing = failing.map(|check| check.name.to_string()).collect();
     if judgement.verdict == Verdict::Accept {

@@ -190,6 +190,7 @@ proptest! {
             verdict: Some(text(6)),
             failing: names.iter().cycle().take(names.len() * repeat).cloned().collect(),
             trust: Some(text(7)),
+            answered: vec![text(7); 9],
             reason: text(8),
         };
         log.append(record.clone()).unwrap();

@@ -39,6 +39,7 @@ fn the_right_guest_gets_the_secret_and_it_is_written_down() {
     let records = folder.records();
     let [record] = records.as_slice() else { panic!("{records:?}") };
     assert_eq!(record["event"], "release");
+    assert_eq!(record["answered"], json!(["platform", "firmware", "fresh"]));
     assert_eq!(record["secret"], ID);
     assert_eq!(record["verdict"], "accept");
     assert_eq!(record["failing"], json!([]));

@@ -214,6 +214,7 @@ pub(crate) fn record(number: u64) -> Record {
         verdict: Some("accept".into()),
         failing: vec!["measurement".into()],
         trust: (number == 1).then(|| "TEST".into()),
+        answered: vec!["platform".into()],
         reason: "a \"reason\",\"hash\":\"with\nall that\"} \u{1f512}".into(),
     }
 }
