@@ -47,6 +47,15 @@ pub(crate) fn check_format(
             _ => Ok(format!("version {version}")),
         },
     );
+    let newest = VERSIONS.into_iter().max().unwrap_or_default();
+    ledger.record(
+        checks::NEWER,
+        if version > newest {
+            Err(format!("version {version}; the newest known is {newest}"))
+        } else {
+            Ok(format!("the newest known is {newest}"))
+        },
+    );
     let algorithm = report.signature_algo.get();
     ledger.record(
         checks::SIG_ALGO,
@@ -85,7 +94,7 @@ pub(crate) fn check_endorsement(
             .verify(signed, &signature)
             .map(|()| "the endorsement key signed this report".into())
             .map_err(|_| "the endorsement key did not sign this report".into());
-        ledger.record(checks::SIGNATURE, valid);
+        ledger.record(names::SIGNATURE, valid);
     }
     ledger.record(checks::PRODUCT_MISMATCH, check_product(report, certificates));
     if let Some(product) = product {
@@ -145,8 +154,19 @@ pub(crate) fn check_tcb(
     certificates: Option<&Certificates>,
     product: Option<Product>,
 ) {
-    if policy.min_reported_tcb.is_none() {
-        ledger.unset(checks::TCB_MINIMUM);
+    let minima = [
+        (checks::TCB_MINIMUM, policy.min_reported_tcb, report.reported_tcb),
+        (checks::TCB_COMMITTED, policy.min_committed_tcb, report.committed_tcb),
+        (checks::TCB_LAUNCH, policy.min_launch_tcb, report.launch_tcb),
+    ];
+    for (name, minimum, bytes) in minima {
+        match (minimum, product) {
+            (None, _) => ledger.unset(name),
+            (Some(minimum), Some(product)) => {
+                ledger.record(name, check_minimum(Tcb::from_bytes(bytes, product), &minimum));
+            }
+            (Some(_), None) => {}
+        }
     }
     let Some(product) = product else { return };
     let reported = Tcb::from_bytes(report.reported_tcb, product);
@@ -170,18 +190,15 @@ pub(crate) fn check_tcb(
         });
         ledger.record(checks::TCB_MISMATCH, matches);
     }
-    if let Some(minimum) = &policy.min_reported_tcb {
-        ledger.record(checks::TCB_MINIMUM, check_minimum(reported, minimum));
-    }
 }
 
-fn check_minimum(reported: Tcb, minimum: &MinimumTcb) -> Result<String, String> {
+fn check_minimum(found: Tcb, minimum: &MinimumTcb) -> Result<String, String> {
     let pairs = [
-        ("bl", Some(reported.bl), minimum.bl),
-        ("tee", Some(reported.tee), minimum.tee),
-        ("snp", Some(reported.snp), minimum.snp),
-        ("ucode", Some(reported.ucode), minimum.ucode),
-        ("fmc", reported.fmc, minimum.fmc),
+        ("bl", Some(found.bl), minimum.bl),
+        ("tee", Some(found.tee), minimum.tee),
+        ("snp", Some(found.snp), minimum.snp),
+        ("ucode", Some(found.ucode), minimum.ucode),
+        ("fmc", found.fmc, minimum.fmc),
     ];
     for (name, found, wanted) in pairs {
         match (found, wanted) {
@@ -194,7 +211,7 @@ fn check_minimum(reported: Tcb, minimum: &MinimumTcb) -> Result<String, String> 
             _ => {}
         }
     }
-    Ok(format!("reported {reported}"))
+    Ok(found.to_string())
 }
 
 /// Checks which kind of key signed.
@@ -269,6 +286,44 @@ pub(crate) fn check_policy(ledger: &mut Ledger, report: &Report, policy: &SnpPol
             return Err("the guest was launched without an author key".into());
         }
         list.check("AUTHOR_KEY_DIGEST", &report.author_key_digest)
+    });
+}
+
+/// Checks what the policy asks of the platform.
+pub(crate) fn check_platform(
+    ledger: &mut Ledger,
+    report: &Report,
+    policy: &SnpPolicy,
+    product: Option<Product>,
+) {
+    ledger.condition(checks::PLATFORM_INFO, policy.platform_info, |wanted| {
+        wanted.check(report.platform_info.get())
+    });
+    ledger.condition(checks::MITIGATIONS, policy.mitigations, |wanted| {
+        let Some([launch, current]) = report.mitigations() else {
+            return Err(format!("a report of version {} does not say", report.version.get()));
+        };
+        match wanted & !(launch & current) {
+            0 => Ok(format!("{launch:#x} at launch, {current:#x} now")),
+            missing => Err(format!("bits {missing:#x} are off at launch or now")),
+        }
+    });
+    ledger.condition(checks::CHIP, policy.chip_ids.as_ref(), |list| {
+        if report.chip_id == [0; 64] {
+            return Err("the report does not name its chip".into());
+        }
+        list.check("CHIP_ID", &report.chip_id)
+    });
+    ledger.condition(checks::PRODUCT, policy.products.as_ref(), |list| match product {
+        Some(product) if list.contains(&product) => Ok(product.to_string()),
+        Some(product) => Err(format!("{product} is not one of the policy's {list:?}")),
+        None => Err("nothing says what the product is".into()),
+    });
+    ledger.condition(checks::FAMILY_ID, policy.family_ids.as_ref(), |list| {
+        list.check("FAMILY_ID", &report.family_id)
+    });
+    ledger.condition(checks::IMAGE_ID, policy.image_ids.as_ref(), |list| {
+        list.check("IMAGE_ID", &report.image_id)
     });
 }
 

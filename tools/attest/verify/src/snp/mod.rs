@@ -22,7 +22,7 @@ use crate::time::Timestamp;
 
 pub use bundle::{BundleError, certificate_table};
 pub use claims::{GuestPolicy, SnpClaims};
-pub use policy::{MinimumTcb, SnpPolicy};
+pub use policy::{MinimumTcb, PlatformInfo, SnpPolicy};
 pub use product::{Product, Tcb};
 pub use report::{REPORT_LEN, Report, SIGNED_LEN};
 pub use roots::chain_for;
@@ -91,7 +91,7 @@ const ALWAYS: &[CheckName] = &[
     names::CRL_SIGNATURE,
     names::CRL_EXPIRED,
     names::REVOKED,
-    checks::SIGNATURE,
+    names::SIGNATURE,
     checks::SIGNING_KEY,
     checks::PRODUCT_MISMATCH,
     checks::HWID_MISMATCH,
@@ -111,6 +111,15 @@ const ALWAYS: &[CheckName] = &[
     checks::GUEST_SVN,
     checks::ID_KEY,
     checks::AUTHOR_KEY,
+    checks::NEWER,
+    checks::TCB_COMMITTED,
+    checks::TCB_LAUNCH,
+    checks::PLATFORM_INFO,
+    checks::MITIGATIONS,
+    checks::CHIP,
+    checks::PRODUCT,
+    checks::FAMILY_ID,
+    checks::IMAGE_ID,
 ];
 
 /// Judges a report at the time `at`. A `test_root` (DER or PEM) is trusted as if it were AMD's; the
@@ -145,6 +154,7 @@ pub fn verify(
             content::check_tcb(&mut ledger, report, policy, certificates, product);
             content::check_signing_key(&mut ledger, report, policy, certificates);
             content::check_policy(&mut ledger, report, policy);
+            content::check_platform(&mut ledger, report, policy, product);
             Some(SnpClaims::new(report, product, trust))
         }
     };

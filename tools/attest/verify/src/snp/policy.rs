@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::SigningKey;
+use super::product::Product;
 use crate::hex::{Hex, OneOrMany};
 use crate::policy::{PolicyError, from_json, object};
 use crate::weak::{Weakness, those};
@@ -36,12 +37,71 @@ pub struct SnpPolicy {
     /// The lowest security version of each component of REPORTED_TCB.
     #[serde(deserialize_with = "object")]
     pub min_reported_tcb: Option<MinimumTcb>,
+    /// The same for COMMITTED_TCB, below which the platform's firmware cannot go back.
+    #[serde(deserialize_with = "object")]
+    pub min_committed_tcb: Option<MinimumTcb>,
+    /// The same for LAUNCH_TCB, which ran when the guest was launched.
+    #[serde(deserialize_with = "object")]
+    pub min_launch_tcb: Option<MinimumTcb>,
+    /// What the platform must say of itself.
+    #[serde(deserialize_with = "object")]
+    pub platform_info: Option<PlatformInfo>,
+    /// Bits of the mitigation vector that must be set, at launch and now; reports from version 5.
+    pub mitigations: Option<u64>,
+    /// Chips, 64 bytes each; shorter identifiers are followed by zeros.
+    pub chip_ids: Option<OneOrMany<Hex<64>>>,
+    /// Processor products.
+    pub products: Option<Vec<Product>>,
+    /// FAMILY_ID of the ID block, 16 bytes each.
+    pub family_ids: Option<OneOrMany<Hex<16>>>,
+    /// IMAGE_ID of the ID block, 16 bytes each.
+    pub image_ids: Option<OneOrMany<Hex<16>>>,
     /// Digests of ID keys, 48 bytes each.
     pub id_key_digests: Option<OneOrMany<Hex<48>>>,
     /// Digests of author keys, 48 bytes each.
     pub author_key_digests: Option<OneOrMany<Hex<48>>>,
     /// `true`: a revocation list must be given.
     pub crl_required: Option<bool>,
+}
+
+/// Bits of PLATFORM_INFO (SEV-SNP firmware ABI, "ATTESTATION_REPORT Structure"): each must be as given; absent:
+/// either.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PlatformInfo {
+    /// Bit 0: simultaneous multithreading is on.
+    pub smt: Option<bool>,
+    /// Bit 1: all memory is encrypted (TSME).
+    pub tsme: Option<bool>,
+    /// Bit 2: memory has error correction.
+    pub ecc: Option<bool>,
+    /// Bit 3: power readings (RAPL) are off.
+    pub rapl_disabled: Option<bool>,
+    /// Bit 4: the host cannot read ciphertext of guests.
+    pub ciphertext_hiding: Option<bool>,
+    /// Bit 5: the firmware has checked memory for aliases since the last reset.
+    pub alias_check: Option<bool>,
+}
+
+impl PlatformInfo {
+    /// Whether each bit is as wanted.
+    pub(crate) fn check(&self, found: u64) -> Result<String, String> {
+        let bits = [
+            ("smt", self.smt),
+            ("tsme", self.tsme),
+            ("ecc", self.ecc),
+            ("rapl_disabled", self.rapl_disabled),
+            ("ciphertext_hiding", self.ciphertext_hiding),
+            ("alias_check", self.alias_check),
+        ];
+        for (bit, (name, wanted)) in bits.into_iter().enumerate() {
+            let found = found >> bit & 1 == 1;
+            if wanted.is_some_and(|wanted| wanted != found) {
+                return Err(format!("{name} is {found}, the policy wants {}", !found));
+            }
+        }
+        Ok(format!("{found:#x}"))
+    }
 }
 
 /// The lowest security version per component of a TCB_VERSION; absent: any.
@@ -170,5 +230,19 @@ mod tests {
         assert!(open("{\"min_reported_tcb\": {}}").contains(&"min_reported_tcb"));
         let signed = format!("{{\"id_key_digests\": \"{}\"}}", "00".repeat(48));
         assert!(!open(&signed).contains(&"measurements"));
+    }
+
+    #[test]
+    fn bits_of_the_platform_are_compared_one_by_one() {
+        let want = |json: &str| serde_json::from_str::<PlatformInfo>(json).unwrap();
+        assert!(want("{}").check(0x3f).is_ok());
+        assert!(want(r#"{"smt": false, "alias_check": true}"#).check(0b10_0000).is_ok());
+        assert!(want(r#"{"smt": false}"#).check(0b10_0001).is_err());
+        assert!(want(r#"{"alias_check": true}"#).check(0b01_1111).is_err());
+        assert!(want(r#"{"ciphertext_hiding": true}"#).check(0b1_0000).is_ok());
+        assert!(
+            want(r#"{"tsme": true, "ecc": true, "rapl_disabled": true}"#).check(0b1110).is_ok()
+        );
+        assert!(serde_json::from_str::<PlatformInfo>(r#"{"alias": true}"#).is_err());
     }
 }

@@ -87,6 +87,17 @@ impl Report {
         Ok(signature)
     }
 
+    /// Mitigations at launch and now; from version 5.
+    pub(crate) fn mitigations(&self) -> Option<[u64; 2]> {
+        let (halves, _) = self.mitigation_vectors.as_chunks::<8>();
+        match halves {
+            [launch, current] if self.version.get() >= 5 => {
+                Some([launch, current].map(|half| u64::from_le_bytes(*half)))
+            }
+            _ => None,
+        }
+    }
+
     /// The offset of a field that this report's version reserves and that is not zero.
     pub(crate) fn reserved_nonzero(&self, product: Option<Product>) -> Option<String> {
         let version = self.version.get();
@@ -96,7 +107,7 @@ impl Report {
             None => Vec::new(),
         };
         let key_info = (self.key_info.get() >> 5).to_le_bytes();
-        let fields: [(&str, &[u8]); 11] = [
+        let fields: [(&str, &[u8]); 12] = [
             ("0x4c", &self.reserved_4c),
             ("0x188", if version < 3 { &self.cpuid } else { &[] }),
             ("0x18b", &self.reserved_18b),
@@ -108,6 +119,7 @@ impl Report {
             ("0x38 (CURRENT_TCB)", &tcb_reserved(&self.current_tcb)),
             ("0x180 (REPORTED_TCB)", &tcb_reserved(&self.reported_tcb)),
             ("0x1e0 (COMMITTED_TCB)", &tcb_reserved(&self.committed_tcb)),
+            ("0x1f0 (LAUNCH_TCB)", &tcb_reserved(&self.launch_tcb)),
         ];
         fields
             .iter()

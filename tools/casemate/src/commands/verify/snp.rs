@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use casemate_verify::snp::{self, SnpEvidence};
+use casemate_verify::snp::{self, CertificateTable, SnpEvidence};
 use casemate_verify::{Judgement, MAX_CERTIFICATE, MAX_INPUT, SnpPolicy};
 
 use super::{Common, Guest, PlatformKind, output, read, read_optional, require};
@@ -18,15 +18,16 @@ pub(crate) struct Args {
     /// The report, 1184 bytes
     #[arg(long, value_name = "FILE")]
     report: PathBuf,
-    /// The certificate of the key that signed it: VCEK or VLEK
+    /// The certificate of the key that signed it, VCEK or VLEK, or the table of certificates that the host gave
+    /// the guest (auxblob)
     #[arg(long, value_name = "FILE")]
     vek: PathBuf,
-    /// The certificate above it: ASK for a VCEK, ASVK for a VLEK
-    #[arg(long, value_name = "FILE")]
-    ask: PathBuf,
-    /// The root certificate
-    #[arg(long, value_name = "FILE")]
-    ark: PathBuf,
+    /// The certificate above it: ASK for a VCEK, ASVK for a VLEK [default: AMD's, built in]
+    #[arg(long, value_name = "FILE", requires = "ark")]
+    ask: Option<PathBuf>,
+    /// The root certificate [default: AMD's, built in]
+    #[arg(long, value_name = "FILE", requires = "ask")]
+    ark: Option<PathBuf>,
     /// The root's revocation list
     #[arg(long, value_name = "FILE")]
     crl: Option<PathBuf>,
@@ -43,12 +44,23 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let policy = read_optional("policy", args.common.policy.as_deref(), MAX_INPUT)?;
     let report = read("report", &args.report, MAX_CERTIFICATE)?;
     let vek = read("endorsement key certificate", &args.vek, MAX_CERTIFICATE)?;
-    let ask = read("ASK certificate", &args.ask, MAX_CERTIFICATE)?;
-    let ark = read("ARK certificate", &args.ark, MAX_CERTIFICATE)?;
+    let ask = read_optional("ASK certificate", args.ask.as_deref(), MAX_CERTIFICATE)?;
+    let ark = read_optional("ARK certificate", args.ark.as_deref(), MAX_CERTIFICATE)?;
     let crl = read_optional("revocation list", args.crl.as_deref(), MAX_CERTIFICATE)?;
     let test_root = read_optional("test root", args.test_root.as_deref(), MAX_CERTIFICATE)?;
-    let evidence =
-        SnpEvidence { report: &report, vek: &vek, ask: &ask, ark: &ark, crl: crl.as_deref() };
+    let table = CertificateTable::parse(&vek).ok().filter(|table| {
+        // A certificate is no table: one that is read as an empty table is judged as what it is.
+        table.vcek.or(table.vlek).is_some()
+    });
+    let table =
+        table.unwrap_or(CertificateTable { vcek: Some(&vek), ..CertificateTable::default() });
+    let veks: Vec<&[u8]> = table.vcek.into_iter().chain(table.vlek).collect();
+    let vek = snp::choose_vek(&report, &veks).or(veks.first().copied()).unwrap_or_default();
+    let given = ask.as_deref().zip(ark.as_deref());
+    let issuers = given.or_else(|| snp::chain_for(vek)).or(table.ask.zip(table.ark));
+    let (ask, ark) = issuers.unwrap_or_default();
+    let crl = crl.as_deref().or(table.crl);
+    let evidence = SnpEvidence { report: &report, vek, ask, ark, crl };
     let policy = policy.map_or(Ok(SnpPolicy::strict()), |json| SnpPolicy::from_json(&json));
     let (judgement, open) = match policy {
         Ok(mut policy) => {
