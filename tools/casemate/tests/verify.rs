@@ -410,3 +410,75 @@ fn azure_guests_are_judged_from_files() {
     assert_eq!((status, text.lines().next()), (Some(1), Some("reject: quote-missing")));
     assert_eq!(casemate(&["azure"]).status.code(), Some(2));
 }
+
+#[test]
+fn attestations_of_google_and_nitro_are_judged_from_files() {
+    let cloud = |name: &str| folder().join("cloud").join(name).display().to_string();
+    let attestation = cloud("gcp-gce-cos-85-nonce9009/attestation.pb");
+    let issuer = cloud("gcp-gce-cos-85-nonce9009/ak-intermediate.crt");
+    let document = cloud("nitro-dstack/document.cbor");
+    let judge = |list: &[&str]| {
+        let output = casemate(list);
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    let google = ["google", "--attestation", &attestation, "--at", "2026-11-22T00:00:00Z"];
+    let (status, text) =
+        judge(&[&google[..], &["--nonce", "9009", "--intermediate", &issuer]].concat());
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains("\n  genuine platform: not done\n"), "{text}");
+    assert_eq!(judge(&google).0, Some(1), "without its issuer");
+    let nitro = ["nitro", "--document", &document];
+    let (status, text) = judge(&[&nitro[..], &["--at", "2025-12-25T16:05:00Z"]].concat());
+    assert_eq!(status, Some(0), "{text}");
+    let (status, text) = judge(&[&nitro[..], &["--at", "2025-12-26T16:05:00Z"]].concat());
+    assert_eq!((status, text.lines().next()), (Some(1), Some("reject: cert-expired")));
+    assert_eq!(judge(&["nitro", "--document", &attestation]).0, Some(2));
+}
+
+#[test]
+fn issuers_are_built_in_and_tables_are_taken() {
+    let own = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder().join("snp").join(name).display().to_string();
+    let (report, vek) = (path("oak-turin_oc/report.bin"), path("oak-turin_oc/vek.der"));
+    let table = own.path().join("table").display().to_string();
+    let made = Command::new(env!("CARGO_BIN_EXE_casemate"))
+        .args(["certificates", "--vek", &vek, "--ask", &path("roots/turin-ask.der")])
+        .args(["--ark", &path("roots/turin-ark.der"), "--out", &table])
+        .status();
+    assert!(made.unwrap().success());
+    let judge = |list: &[&str]| {
+        let at = ["--at", "2026-11-22T00:00:00Z"];
+        casemate(&[&["snp", "--report", &report][..], &at, list].concat()).status.code()
+    };
+    assert_eq!(judge(&["--vek", &vek]), Some(0));
+    assert_eq!(judge(&["--vek", &table]), Some(0));
+    // Issuers that are given count, even if they are wrong.
+    let (ask, ark) = (path("roots/milan-ask.der"), path("roots/milan-ark.der"));
+    assert_eq!(judge(&["--vek", &table, "--ask", &ask, "--ark", &ark]), Some(1));
+    assert_eq!(judge(&["--vek", &vek, "--ask", &ask]), Some(2));
+    // A root that only the host gives is not AMD's.
+    let synthetic = |name: &str| folder().join("synthetic").join(name).display().to_string();
+    let made = Command::new(env!("CARGO_BIN_EXE_casemate"))
+        .args(["certificates", "--vek", &synthetic("vcek.der"), "--ask", &synthetic("ask.der")])
+        .args(["--ark", &synthetic("ark.der"), "--out", &table])
+        .status();
+    assert!(made.unwrap().success());
+    let report = synthetic("reports/ok-v5.bin");
+    let output = casemate(&["snp", "--report", &report, "--vek", &table]);
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn tokens_of_arm_are_judged_by_the_named_key() {
+    let cloud = |name: &str| folder().join("cloud/cca-tf-rmm").join(name).display().to_string();
+    let (token, key) = (cloud("token.cbor"), cloud("platform-key.jwk"));
+    let judge = |list: &[&str]| {
+        let output = casemate(&[&["cca", "--token", &token][..], list].concat());
+        (output.status.code(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(judge(&["--platform-key", &key]).0, Some(0));
+    let (status, text) = judge(&[]);
+    assert_eq!(status, Some(1));
+    assert!(text.contains("not done  platform-signature"), "{text}");
+    assert_eq!(judge(&["--platform-key", &token]).0, Some(2));
+}

@@ -124,3 +124,46 @@ impl<'de, const N: usize> Deserialize<'de> for OneOrMany<Hex<N>> {
         deserializer.deserialize_any(Visitor)
     }
 }
+
+/// A value of 32, 48 or 64 bytes, or a list of such; an empty list allows nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Values(pub Vec<Vec<u8>>);
+
+impl Values {
+    /// Whether `found` is one of the values; either way in words.
+    pub(crate) fn check(&self, what: &str, found: &[u8]) -> Result<String, String> {
+        let shown = text(found);
+        if self.0.iter().any(|value| value == found) {
+            Ok(format!("{what} {shown} is listed"))
+        } else if self.0.is_empty() {
+            Err(format!("{what} is {shown}; the policy's list is empty and allows nothing"))
+        } else {
+            Err(format!("{what} is {shown}, which the policy does not list"))
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Values {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Texts {
+            One(String),
+            Many(Vec<String>),
+        }
+        let texts = match Texts::deserialize(deserializer)? {
+            Texts::One(text) => vec![text],
+            Texts::Many(texts) => texts,
+        };
+        let mut values = Vec::new();
+        for text in texts {
+            let value = bytes_of(&text).map_err(D::Error::custom)?;
+            if ![32, 48, 64].contains(&value.len()) {
+                let length = value.len();
+                return Err(D::Error::custom(format!("{length} bytes are not 32, 48 or 64")));
+            }
+            values.push(value);
+        }
+        Ok(Values(values))
+    }
+}

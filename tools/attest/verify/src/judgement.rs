@@ -61,6 +61,8 @@ pub struct Check {
 pub enum Trust {
     /// A vendor, whose root is built in.
     Vendor(&'static str),
+    /// A maker whose key the caller named, as no root is built in.
+    Caller,
     /// Nobody in particular: a root for tests, named by the caller. Proves nothing.
     Test,
 }
@@ -71,6 +73,7 @@ impl Trust {
     pub fn as_str(self) -> &'static str {
         match self {
             Trust::Vendor(name) => name,
+            Trust::Caller => "named by the caller",
             Trust::Test => "TEST",
         }
     }

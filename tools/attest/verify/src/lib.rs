@@ -1,6 +1,6 @@
 //! Judges evidence of confidential guests against a policy, offline, at a given time.
 //!
-//! The `verify` function of each kind ([`snp`], [`tdx`], [`azure`]) takes evidence, a policy, and a
+//! The `verify` function of each kind ([`snp`], [`tdx`], [`azure`], [`nitro`], [`google`], [`cca`]) takes evidence, a policy, and a
 //! [`Timestamp`], and returns a [`Judgement`]: a verdict, every check by name with what it found, the claims of
 //! the evidence, and the judgements of the evidence that it rests on. None reads a clock, a file or the network,
 //! and none panics on any input.
@@ -13,9 +13,14 @@
 #![forbid(unsafe_code)]
 
 pub mod azure;
+mod cbor;
+pub mod cca;
+mod cose;
+pub mod google;
 mod hex;
 mod judgement;
 pub mod names;
+pub mod nitro;
 mod policy;
 pub mod rtmr;
 pub mod snp;
@@ -25,7 +30,7 @@ pub mod tpm;
 mod weak;
 mod x509;
 
-pub use hex::{Hex, OneOrMany};
+pub use hex::{Hex, OneOrMany, Values};
 pub use judgement::{Check, Judgement, Outcome, Part, Trust, Verdict};
 pub use names::{CheckName, Question};
 pub use policy::PolicyError;
@@ -42,6 +47,9 @@ pub fn check_names() -> impl Iterator<Item = CheckName> {
         tdx::checks::NAMES,
         tpm::checks::NAMES,
         azure::checks::NAMES,
+        nitro::checks::NAMES,
+        google::checks::NAMES,
+        cca::checks::NAMES,
     ];
     kinds.into_iter().flatten().copied()
 }

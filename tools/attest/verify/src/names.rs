@@ -22,6 +22,17 @@ impl Question {
     /// All of them.
     pub const ALL: [Question; 4] =
         [Question::Platform, Question::Firmware, Question::System, Question::Fresh];
+
+    /// As output and audit records spell it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Question::Platform => "platform",
+            Question::Firmware => "firmware",
+            Question::System => "system",
+            Question::Fresh => "fresh",
+        }
+    }
 }
 
 /// A check's name. Each kind of evidence declares its own with [`check_names`]; those of several kinds
@@ -112,7 +123,9 @@ check_names! {
     CRL_SIGNATURE "crl-signature" "The revocation lists are signed by their issuers.",
     CRL_EXPIRED "crl-expired" "The revocation list is current.",
     REVOKED "revoked" "No certificate of the chain is on the revocation list.",
-    QUOTE_SIGNATURE [Platform] "quote-signature" "The attestation key signed exactly these bytes of the quote.",
+    SIGNATURE [Platform] "signature" "The certified key signed exactly these bytes of the evidence.",
+    PARSE "parse" "The evidence is one well-formed structure of its kind, and nothing follows it.",
+    COSE_ALGORITHM "cose-algorithm" "The protected header names the algorithm of this kind of evidence.",
     POLICY_INVALID "policy-invalid" "The policy can be read and understood in full.",
     POLICY_RESERVED "policy-reserved" "Bits that the specification fixes have their values in the guest's policy or attributes.",
     MEASUREMENT [Firmware] "measurement" "What was launched is what the policy names.",

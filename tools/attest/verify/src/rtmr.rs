@@ -226,6 +226,23 @@ mod tests {
         }
     }
 
+    /// Logs as GRUB and systemd leave them, with filling of either kind.
+    #[test]
+    fn logs_of_google_s_guests_give_the_stated_registers() {
+        let cases = casemate_test_support::cloud::cases("ccel-log").unwrap();
+        assert_eq!(cases.len(), 2);
+        for case in cases {
+            let registers =
+                replay(&case.files["log"]).unwrap_or_else(|error| panic!("{}: {error}", case.id));
+            for (number, value) in registers.iter().enumerate() {
+                // A register that a log does not speak of is zero.
+                let stated = &case.entry["registers"]["sha384"][number.to_string()];
+                let stated = stated.as_str().map_or("00".repeat(48), str::to_owned);
+                assert_eq!(stated, crate::hex::text(value), "{}: RTMR{number}", case.id);
+            }
+        }
+    }
+
     #[test]
     fn registers_that_do_not_exist_are_refused() {
         let event = |rtmr: u64| {

@@ -3,10 +3,13 @@
 use std::fmt;
 
 use casemate_foreign::Foreign;
-use ring::signature::{ECDSA_P256_SHA256_ASN1, RSA_PSS_2048_8192_SHA384, UnparsedPublicKey};
+use ring::signature::{
+    ECDSA_P256_SHA256_ASN1, ECDSA_P384_SHA384_ASN1, RSA_PKCS1_2048_8192_SHA256,
+    RSA_PSS_2048_8192_SHA384, UnparsedPublicKey,
+};
 use x509_cert::certificate::{CertificateInner, Rfc5280};
 use x509_cert::crl::CertificateList;
-use x509_cert::der::asn1::{AnyRef, ObjectIdentifier};
+use x509_cert::der::asn1::{AnyRef, ObjectIdentifier, UintRef};
 use x509_cert::der::{self, Decode, Encode as _, Reader as _, SliceReader};
 use x509_cert::ext::Extension;
 use x509_cert::ext::pkix::{BasicConstraints, KeyUsage};
@@ -19,6 +22,8 @@ const BASIC_CONSTRAINTS: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29
 const KEY_USAGE: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.29.15");
 const RSASSA_PSS: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.10");
 const RSA_ENCRYPTION: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+const SHA256_WITH_RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.11");
+const ECDSA_WITH_SHA384: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.3");
 const ECDSA_WITH_SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.4.3.2");
 const EC_PUBLIC_KEY: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.10045.2.1");
 pub(crate) const SECP384R1: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.132.0.34");
@@ -135,6 +140,19 @@ impl Certificate {
         if matches { key.subject_public_key.as_bytes() } else { None }
     }
 
+    /// Modulus and exponent of an RSA key, big-endian; `None` for any other key.
+    pub(crate) fn rsa_key(&self) -> Option<(Vec<u8>, Vec<u8>)> {
+        let key = self.parsed.tbs_certificate().subject_public_key_info();
+        if key.algorithm.oid != RSA_ENCRYPTION {
+            return None;
+        }
+        let numbers = AnyRef::from_der(key.subject_public_key.as_bytes()?).ok()?;
+        let mut reader = SliceReader::new(numbers.value()).ok()?;
+        let [modulus, exponent] =
+            [UintRef::decode(&mut reader).ok()?, UintRef::decode(&mut reader).ok()?];
+        Some((modulus.as_bytes().to_vec(), exponent.as_bytes().to_vec()))
+    }
+
     /// Whether `at` lies in the validity, both ends included.
     pub(crate) fn dates(&self, at: Timestamp) -> Dates {
         let validity = self.parsed.tbs_certificate().validity();
@@ -172,8 +190,15 @@ impl Certificate {
 
     /// That no critical extension says something that nobody here understands.
     pub(crate) fn check_critical(&self) -> Result<(), String> {
+        self.check_critical_but(&[])
+    }
+
+    /// The same, apart from extensions that the caller understands.
+    pub(crate) fn check_critical_but(&self, known: &[ObjectIdentifier]) -> Result<(), String> {
         let unknown = self.extensions().iter().find(|extension| {
-            extension.critical && ![BASIC_CONSTRAINTS, KEY_USAGE].contains(&extension.extn_id)
+            extension.critical
+                && ![BASIC_CONSTRAINTS, KEY_USAGE].contains(&extension.extn_id)
+                && !known.contains(&extension.extn_id)
         });
         match unknown {
             None => Ok(()),
@@ -208,6 +233,10 @@ impl Certificate {
             UnparsedPublicKey::new(&RSA_PSS_2048_8192_SHA384, key_bytes).verify(signed, signature)
         } else if algorithm.oid == ECDSA_WITH_SHA256 && self.ec_point(PRIME256V1).is_some() {
             UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key_bytes).verify(signed, signature)
+        } else if algorithm.oid == ECDSA_WITH_SHA384 && self.ec_point(SECP384R1).is_some() {
+            UnparsedPublicKey::new(&ECDSA_P384_SHA384_ASN1, key_bytes).verify(signed, signature)
+        } else if algorithm.oid == SHA256_WITH_RSA && key.algorithm.oid == RSA_ENCRYPTION {
+            UnparsedPublicKey::new(&RSA_PKCS1_2048_8192_SHA256, key_bytes).verify(signed, signature)
         } else {
             return Err(format!("is signed with an algorithm not used here ({})", algorithm.oid));
         };

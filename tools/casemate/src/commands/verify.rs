@@ -12,6 +12,9 @@ use super::measure::guest::{self, Expected};
 use super::{read, read_optional};
 
 mod azure;
+mod cca;
+mod google;
+mod nitro;
 mod output;
 mod snp;
 mod tdx;
@@ -34,6 +37,9 @@ enum Kind {
     Snp(snp::Args),
     Tdx(tdx::Args),
     Azure(azure::Args),
+    Google(google::Args),
+    Nitro(nitro::Args),
+    Cca(cca::Args),
 }
 
 /// Options of all kinds.
@@ -108,5 +114,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         Kind::Snp(args) => snp::run(args),
         Kind::Tdx(args) => tdx::run(args),
         Kind::Azure(args) => azure::run(args),
+        Kind::Google(args) => google::run(args),
+        Kind::Nitro(args) => nitro::run(args),
+        Kind::Cca(args) => cca::run(args),
     }
 }

@@ -6,6 +6,7 @@ check_names! {
     TEE_TYPE "tee-type" "The quote comes from a trust domain, not from an SGX enclave.",
     BODY "body" "The quote's body is a TD report of a known type and its exact size.",
     ATT_KEY_TYPE "att-key-type" "The attestation key is ECDSA over P-256.",
+    QUOTE_SIGNATURE [Platform] "quote-signature" "The attestation key signed exactly these bytes of the quote.",
     QE_BINDING [Platform] "qe-binding" "The quoting enclave's report names the attestation key.",
     QE_SIGNATURE [Platform] "qe-signature" "The platform's certificate key signed the quoting enclave's report.",
     COLLATERAL_MISSING "collateral-missing" "TCB information, enclave identity and revocation lists are there to judge the platform by.",

@@ -45,7 +45,7 @@ const GENUINE: &[CheckName] = &[
     names::CHAIN,
     names::NOT_YET_VALID,
     names::EXPIRED,
-    names::QUOTE_SIGNATURE,
+    checks::QUOTE_SIGNATURE,
     checks::QE_BINDING,
     checks::QE_SIGNATURE,
 ];
@@ -209,6 +209,7 @@ fn check_signatures(
         .and_then(|root| chain.check_signatures().map(|()| root));
     let detail = root.clone().map(|root| match root {
         Trust::Vendor(name) => format!("leads to {name}'s root"),
+        Trust::Caller => "leads to a root that the caller named".into(),
         Trust::Test => "leads to the TEST root that was named, which proves nothing".into(),
     });
     ledger.record(names::CHAIN, detail);

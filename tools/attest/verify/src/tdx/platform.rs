@@ -108,7 +108,7 @@ pub(crate) fn check_quote_signature(ledger: &mut Ledger, quote: &Quote<'_>) {
     let mut point = [4; 65];
     point[1..].copy_from_slice(quote.auth.key);
     ledger.record(
-        names::QUOTE_SIGNATURE,
+        checks::QUOTE_SIGNATURE,
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
             .verify(quote.signed, quote.auth.signature)
             .map(|()| "the attestation key signed this quote".into())

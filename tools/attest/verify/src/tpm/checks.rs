@@ -8,6 +8,7 @@ check_names! {
     QUOTE_MAGIC "quote-magic" "The quote begins with TPM_GENERATED, which the TPM lets nobody else sign.",
     QUOTE_TYPE "quote-type" "The attestation structure is a quote.",
     QUOTE_TRAILING "quote-trailing" "Nothing follows the attestation structure.",
+    QUOTE_SIGNATURE "quote-signature" "The attestation key signed exactly these bytes of the quote.",
     NONCE [Fresh] "nonce" "The evidence has exactly the nonce that the policy names.",
     PCR_SELECTION "pcr-selection" "The signed selection is of one SHA-256 bank and has every register that the policy needs.",
     PCR_DIGEST "pcr-digest" "The values of the selected registers give the signed digest.",

@@ -8,6 +8,7 @@ const EXPONENT: [u8; 3] = [1, 0, 1];
 const MODULUS: std::ops::RangeInclusive<usize> = 256..=512;
 
 /// A public key.
+#[derive(PartialEq, Eq)]
 pub(crate) struct RsaKey {
     modulus: Vec<u8>,
 }

@@ -6,16 +6,20 @@
 
 mod attest;
 pub mod checks;
+mod eventlog;
 mod key;
 mod policy;
+mod public;
 mod reader;
 mod registers;
 
 use crate::judgement::Ledger;
-use crate::names::{self, CheckName};
+use crate::names::CheckName;
 
+pub(crate) use eventlog::EventLog;
 pub(crate) use key::RsaKey;
 pub use policy::{PcrPolicy, VTPM_PCRS};
+pub(crate) use public::{PublicArea, rsassa_sha256};
 pub(crate) use registers::Registers;
 
 use attest::Quote;
@@ -41,7 +45,7 @@ pub(crate) const CHECKS: &[CheckName] = &[
     checks::QUOTE_MAGIC,
     checks::QUOTE_TYPE,
     checks::QUOTE_TRAILING,
-    names::QUOTE_SIGNATURE,
+    checks::QUOTE_SIGNATURE,
     checks::NONCE,
     checks::PCR_SELECTION,
     checks::PCR_DIGEST,
@@ -62,7 +66,7 @@ pub(crate) fn check(
     };
     ledger.record(checks::QUOTE_MISSING, Ok("there is a quote".into()));
     if let Some(key) = key {
-        ledger.record(names::QUOTE_SIGNATURE, key.check(parts.message, parts.signature));
+        ledger.record(checks::QUOTE_SIGNATURE, key.check(parts.message, parts.signature));
     }
     let quote = match Quote::parse(parts.message) {
         Ok(quote) => quote,
