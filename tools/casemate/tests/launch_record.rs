@@ -74,14 +74,15 @@ fn request(command: &str) -> Option<u64> {
     })
 }
 
-/// The requests that a process's first thread makes to KVM and the secure processor, by strace.
+/// The requests that the first thread of the process with the guest makes to KVM and the secure processor,
+/// by strace: the first of all threads that makes one.
 fn requests(strace: &str) -> Vec<u64> {
-    let lines: Vec<_> = strace.lines().collect();
-    let thread = lines[0].split_whitespace().next().unwrap();
     let to_kvm = |line: &&str| {
         ["</dev/kvm>", "kvm-vm>", "kvm-vcpu:", "</dev/sev>"].iter().any(|file| line.contains(file))
     };
-    let own = lines.iter().filter(|line| line.split_whitespace().next() == Some(thread));
+    let thread = |line: &str| line.split_whitespace().next().unwrap().to_owned();
+    let first = thread(strace.lines().find(to_kvm).unwrap());
+    let own = strace.lines().filter(|line| thread(line) == first);
     let number = |line: &str| {
         let request = line.split(", ").nth(1).unwrap();
         u64::from_str_radix(request.trim_start_matches("0x"), 16).unwrap()

@@ -45,7 +45,8 @@ fn what_a_guest_has_when_its_kernel_starts_does_not_grow_with_its_memory() {
     let mut script = String::new();
     for (memory, accept, prefault) in guests {
         let flags = format!(
-            "--kernel {waits} --firmware-log true --accept-memory {accept} --prefault {prefault}"
+            "--kernel {waits} --firmware-log true --accept-memory {accept} --prefault {prefault} \
+             --stop-timeout 0"
         );
         let run = guest.run(&flags).replace("192M", memory);
         script += &format!(

@@ -35,7 +35,7 @@ impl Question {
     }
 }
 
-/// A check's name. Each kind of evidence declares its own with [`check_names`]; those of several kinds
+/// A check's name. Each kind of evidence declares its own with `check_names`; those of several kinds
 /// are here.
 #[derive(Clone, Copy, Debug)]
 pub struct CheckName {
