@@ -6,10 +6,8 @@ mod common;
 
 use std::fs;
 
+use casemate_test_support::process::GUEST_IN_SHELL;
 use common::{Guest, lab, pattern, said, sum};
-
-/// Shell: which process holds the guest of a `casemate run`, by that command's own number.
-const GUEST: &str = "guest() { cat /proc/$1/task/$1/children; }\n";
 
 const DISKS: &str = r"
 dmesg -n 1
@@ -76,11 +74,11 @@ fn entropy_network_and_console_work() {
     let nets = "--net tap7 --net tap8,bytes_per_second=10M";
     let command = guest.command("vmlinux", "", &format!("{nets} --console true --vcpus 2"));
     let script = format!(
-        "{GUEST}for net in 0 1; do tap=tap$((7 + net)); ip tuntap add $tap mode tap\n\
+        "{GUEST_IN_SHELL}for net in 0 1; do tap=tap$((7 + net)); ip tuntap add $tap mode tap\n\
          ip addr add 10.0.$net.1/24 dev $tap && ip link set $tap up; done\n\
          mkfifo /tmp/keys; {command} </tmp/keys >/tmp/log 2>&1 & exec 3>/tmp/keys\n\
          until grep -q CONSOLE /tmp/log; do sleep 0.2; done\n\
-         echo THREADS $(cat /proc/$(guest $!)/task/*/comm)\n\
+         echo THREADS $(cat /proc/$(guest)/task/*/comm)\n\
          echo to the guest >&3; wait $!; echo STATUS $?; cat /tmp/log"
     );
     let Some(output) = guest.in_lab(&script) else { return };
@@ -113,9 +111,9 @@ fn a_balloon_gives_free_pages_back_by_itself() {
     let guest = Guest::new("6.12", BALLOON);
     let command = guest.command("vmlinux", "", "--memory 320M --balloon true");
     let script = format!(
-        "{GUEST}{command} </dev/null >/tmp/log 2>&1 &\n\
+        "{GUEST_IN_SHELL}{command} </dev/null >/tmp/log 2>&1 &\n\
          for word in FULL EMPTY; do until grep -q $word /tmp/log; do sleep 0.2; done\n\
-         echo $word $(sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\) kB/\\1/p' /proc/$(guest $!)/status); done\n\
+         echo $word $(sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\) kB/\\1/p' /proc/$(guest)/status); done\n\
          wait $!; echo STATUS $?"
     );
     let Some(output) = guest.in_lab(&script) else { return };
@@ -150,11 +148,11 @@ fn the_monitor_fills_and_empties_the_balloon() {
     let flags = "--memory 256M --balloon true --disk /tmp/disk,read_only=true";
     let command = guest.command("vmlinux", "", flags);
     let script = format!(
-        "{GUEST}truncate -s 128M /tmp/disk; mkfifo /tmp/keys
+        "{GUEST_IN_SHELL}truncate -s 128M /tmp/disk; mkfifo /tmp/keys
          script -qefc \"{command}\" /tmp/log </tmp/keys >/dev/null & exec 3>/tmp/keys
          after() {{
              until grep -q \"$1\" /tmp/log || ! kill -0 $!; do sleep 0.5; printf \"$3\" >&3; done
-             echo $2 $(sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\) kB/\\1/p' /proc/$(for casemate in $(pidof casemate); do guest $casemate; done)/status)
+             echo $2 $(sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\) kB/\\1/p' /proc/$(guest)/status)
          }}
          after READ BEFORE; printf '\\001cballoon 160M\\r' >&3
          after SMALL SMALL; after 'balloon: 160M' FULL 'status\\r'

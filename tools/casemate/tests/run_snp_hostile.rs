@@ -11,6 +11,7 @@ mod payload;
 use std::path::Path;
 
 use casemate_lab::{Host, require};
+use casemate_test_support::process::GUEST_IN_SHELL;
 use confidential::{Guest, said, sha256};
 use payload::{Request, SCRATCH, SHARED_VIEW, image};
 
@@ -292,11 +293,11 @@ fn converted_memory_is_given_back() {
     requests.extend([Request::Read(MARK), Request::Input]);
     let file = payload(&guest, "converts", &requests, Request::port(0x600, 0x34));
     let script = format!(
-        "mkfifo /tmp/input\n{} </tmp/input >/tmp/log 2>&1 &\nexec 3>/tmp/input\n\
+        "{GUEST_IN_SHELL}mkfifo /tmp/input\n{} </tmp/input >/tmp/log 2>&1 &\nexec 3>/tmp/input\n\
          for step in 1 2 3 4 5; do\n\
          until [ $(grep -c '^ffffffff' /tmp/log) -ge $step ]; do sleep 0.1; done\n\
          echo PRIVATE-$step $(sed -n 's/^Cached: *//p' /proc/meminfo)\n\
-         echo SHARED-$step $(sed -n 's/^VmRSS:[^0-9]*//p' /proc/$(pidof casemate)/status)\n\
+         echo SHARED-$step $(sed -n 's/^VmRSS:[^0-9]*//p' /proc/$(guest)/status)\n\
          echo >&3; done; wait; cat /tmp/log",
         guest
             .run(&format!("--vcpu-type host --firmware {file} --prefault 0"))
