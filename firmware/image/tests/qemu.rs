@@ -56,7 +56,7 @@ fn boots(series: &str) {
             vcpus,
         };
         let plan = firmware::plain_plan(FIRMWARE, Flags::default(), &payloads).unwrap();
-        let console = run(&packages, &plan, vcpus);
+        let console = run(&plan, vcpus);
         assert!(console.contains(&format!("UP vcpus={vcpus} kernel={series}")), "{console}");
     }
 }
@@ -66,12 +66,12 @@ fn boots(series: &str) {
 /// The loader window needs memory behind it. So the machine has almost 4 GiB, up to the devices, in
 /// one piece; the host gives it what is used. Its time is instructions, not waits: the same on every
 /// host, and no slower than the host is.
-fn run(packages: &Packages, plan: &LaunchPlan, vcpus: u32) -> String {
+fn run(plan: &LaunchPlan, vcpus: u32) -> String {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let bios = write(folder.path(), plan, IMAGE, 4 << 30);
     let window = write(folder.path(), plan, WINDOW, WINDOW_END);
     let serial = folder.path().join("serial");
-    let mut command = qemu(packages).unwrap();
+    let mut command = qemu().unwrap();
     let mib = WINDOW_END >> 20;
     command
         .args(["-accel", "tcg", "-icount", "shift=1,sleep=off"])

@@ -232,13 +232,14 @@ impl Emulator {
     }
 }
 
-/// A QEMU for machines of a test's own, without arguments yet. It ends with the thread that starts it.
+/// The QEMU that is installed on this machine, for machines of a test's own, without arguments yet. The one of
+/// the emulated hosts is built with their devices only. It ends with the thread that starts it.
 ///
 /// # Errors
 ///
-/// This machine has none, and none was built.
-pub fn qemu(packages: &Packages) -> Result<Command, EmulatorError> {
-    Ok(Emulator::find(Host::Kvm, packages, Building::Refused)?.command())
+/// None is installed.
+pub fn qemu() -> Result<Command, EmulatorError> {
+    Ok(Emulator::stock(Host::Kvm, Path::new(STOCK))?.command())
 }
 
 /// Whether something that takes minutes to build is here.
