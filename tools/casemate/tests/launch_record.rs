@@ -87,7 +87,7 @@ fn requests(strace: &str) -> Vec<u64> {
         let request = line.split(", ").nth(1).unwrap();
         u64::from_str_radix(request.trim_start_matches("0x"), 16).unwrap()
     };
-    own.filter(|line| to_kvm(line)).map(|line| number(line)).collect()
+    own.filter(to_kvm).map(number).collect()
 }
 
 /// What strace sees of a launch is what `casemate host` asks, and then the trace: nothing is missing, and
