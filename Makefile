@@ -3,7 +3,7 @@
 #   make demo      an SEV-SNP guest, in an emulated host if need be, and its report judged
 #   make check     formatting, lints and unit tests, without emulated hosts: while one writes
 #   make test      what the gate runs
-#   make test-all  also what takes hours
+#   make test-all  also ten minutes of each fuzz target: hours
 #   make release   the program as it is released: one file without libraries
 #   make install   that, and the files of the emulated hosts, to PREFIX (default /usr/local)
 #   make bench     figures, as JSON and as a table

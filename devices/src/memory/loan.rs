@@ -8,7 +8,7 @@ use std::ops::Deref;
 use vm_memory::{GuestAddress, GuestMemoryBackend as _};
 
 use super::DeviceMemory;
-use super::shared::{checked, touched};
+use super::shared::{PAGE, checked, touched};
 
 /// Pages that the kernel may touch for a device until this is dropped, whatever the guest does with
 /// them. Where the guest takes them back meanwhile, memory that the kernel makes the host give for
@@ -47,7 +47,7 @@ impl<M: Deref<Target = DeviceMemory>> Drop for Loan<M> {
         let Some(number) = self.number else { return };
         let memory = &*self.memory;
         memory.iommu().ledger.repay(number, |pages| {
-            let (start, count) = (pages.start * 4096, (pages.end - pages.start) * 4096);
+            let (start, count) = (pages.start * PAGE, (pages.end - pages.start) * PAGE);
             if let Err(error) = discard(memory, GuestAddress(start), count) {
                 tracing::warn!(%error, "could not discard pages that a device touched late");
             }

@@ -4,6 +4,8 @@ mod ledger;
 mod loan;
 mod shared;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 
 /// The primitives of `ledger`; its model has those of loom in their place.

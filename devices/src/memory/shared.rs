@@ -9,7 +9,7 @@ use vm_memory::{GuestAddress, Permissions};
 use super::ledger::{Access, Account, Claim, Ledger, Pages};
 
 /// Bytes of a page.
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 
 /// Memory that a guest shares with the host, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,8 +31,8 @@ pub struct Excess {
     pub limit: u64,
 }
 
-/// Whoever keeps translations or mappings of guest memory (vhost, VFIO). It is told of each
-/// conversion before the guest goes on.
+/// Keeps translations or mappings of guest memory (vhost, VFIO), and learns of each conversion before
+/// the guest goes on.
 pub trait Subscriber: Send + Sync {
     /// The guest shares this range.
     fn shared(&self, range: Range<GuestAddress>);
@@ -143,7 +143,7 @@ impl SharedPages {
         pages.is_ok_and(|pages| self.ledger.enter(&pages).is_some())
     }
 
-    /// From now on devices may use the whole pages of `length` bytes at `start`: for memory that has no
+    /// From now on devices may use the whole pages of `length` bytes at `start`: for memory without
     /// private half, and tests.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use vm_memory::{Bytes as _, GuestAddress, GuestMemory as _, GuestMemoryMmap, Permissions};
 
 use super::ledger::{Account, Excess as PagesExcess, Ledger};
+use super::testing::Shared;
 use super::*;
 
 const PAGE: u64 = 0x1000;
@@ -24,22 +25,6 @@ fn memory() -> DeviceMemory {
 
 fn range(start: u64, end: u64) -> Range<GuestAddress> {
     GuestAddress(start)..GuestAddress(end)
-}
-
-/// Shared halves that are memory, and private ones that are nothing.
-struct Shared<'a>(&'a DeviceMemory);
-
-impl Halves for Shared<'_> {
-    type Error = std::io::Error;
-
-    fn switch(&self, _: Range<GuestAddress>, _: bool) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    fn discard_other(&self, range: Range<GuestAddress>, private: bool) -> std::io::Result<()> {
-        let length = range.end.0 - range.start.0;
-        if private { discard(self.0, range.start, length) } else { Ok(()) }
-    }
 }
 
 #[test]
@@ -149,7 +134,7 @@ fn access_that_began_before_a_conversion_leaves_nothing() {
     conversion.to_private(range(0x1000, 0x2000), &Shared(&memory)).unwrap();
     drop(conversion);
     assert_eq!(pages.memory().current, 0x4000, "two shared pages, and two that are lent");
-    // What the kernel does late.
+    // The kernel writes after the conversion.
     memory.get_backend().write_slice(&[1; 0x1800], GuestAddress(0x800)).unwrap();
     // The guest shares one of the pages again, and uses it.
     let mut conversion = pages.convert(range(0x1000, 0x2000));

@@ -60,7 +60,7 @@ pub struct PciRoot {
     lpc: Option<Function>,
 }
 
-/// Where a device is on the bus.
+/// A device's place on the bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Its slot.

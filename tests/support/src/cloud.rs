@@ -30,6 +30,31 @@ pub struct Case {
     pub failing: Vec<String>,
 }
 
+impl Case {
+    /// Compares a judgement's verdict and the names of its failed checks with those that are expected.
+    ///
+    /// # Panics
+    /// If they differ.
+    pub fn expect(&self, verdict: &str, failed: &[&str]) {
+        assert!(
+            [verdict, "either"].contains(&self.verdict.as_str()),
+            "{}: {verdict}, {failed:?}",
+            self.id
+        );
+        let named = self.failing.iter().any(|name| failed.contains(&name.as_str()));
+        assert!(named || self.failing.is_empty(), "{}: {failed:?}", self.id);
+    }
+}
+
+/// The case of this name.
+///
+/// # Errors
+/// As [`cases`], or if there is none.
+pub fn case(kind: &str, id: &str) -> Result<Case> {
+    let found = cases(kind)?.into_iter().find(|case| case.id == id);
+    found.with_context(|| format!("no case {id}"))
+}
+
 /// All cases of a kind, mutations included.
 ///
 /// # Errors

@@ -13,7 +13,7 @@
 //! | [`exit`] | what the exits of confidential guests carry |
 //! | [`error`] | why a command failed, and what to try |
 //! | [`trace`] | record, replay and fail commands, for tests and `--record` |
-//! | [`host`] | what this machine can launch, and what is in the way |
+//! | [`host`] | which guests this machine can launch, and why not others |
 //!
 //! Layouts and numbers are those of Linux 7.2's `linux/kvm.h`, `asm/kvm.h` and `linux/psp-sev.h`; each
 //! has size and offset asserts beside it. Commands exist from Linux 6.11 (SEV-SNP) and 6.16 (TDX)

@@ -26,7 +26,7 @@ struct Guest {
     ledger: Ledger,
     /// The host has given memory for the page's shared half.
     allocated: AtomicBool,
-    /// What KVM knows.
+    /// The half that KVM maps.
     private: AtomicBool,
 }
 

@@ -19,6 +19,7 @@ mod cose;
 pub mod google;
 mod hex;
 mod judgement;
+mod little_endian;
 pub mod names;
 pub mod nitro;
 mod policy;

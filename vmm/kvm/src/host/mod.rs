@@ -1,4 +1,4 @@
-//! What this machine can launch, and what is in the way.
+//! Which guests this machine can launch, and why not others.
 //!
 //! [`Facts::gather`] looks; [`findings`] judges what was seen, one [`Finding`] per line of
 //! `casemate host`; [`check`] is for callers that are about to launch.
@@ -53,7 +53,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// Whether it is in the way of a launch on `platform`.
+    /// Whether it prevents a launch on `platform`.
     #[must_use]
     pub fn blocks(&self, platform: PlatformKind) -> bool {
         self.state == State::Missing && self.platforms.contains(&platform)
@@ -74,7 +74,7 @@ pub fn can_launch(findings: &[Finding], platform: PlatformKind) -> bool {
 /// A KVM without [`VIRTUALISATION`] does not block plain guests here: it runs small programs.
 ///
 /// # Errors
-/// What is in the way, so that no launch fails with a bare errno.
+/// Findings that prevent a launch: without them a launch would fail with a bare errno.
 pub fn check(platform: PlatformKind) -> Result<(), Vec<Finding>> {
     let mut blocking = findings(&Facts::gather(Path::new("/")));
     blocking.retain(|finding| {

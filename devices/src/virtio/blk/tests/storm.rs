@@ -10,27 +10,11 @@ use std::thread;
 use vm_memory::GuestMemoryBackend as _;
 
 use super::*;
-use crate::memory::{Halves, discard};
+use crate::memory::testing::Shared;
 
 const PAGE: u64 = 4096;
 /// Pages of the guest that change.
 const PAGES: u64 = 64;
-
-/// Shared halves that are memory, and private ones that are nothing.
-struct Shared<'a>(&'a DeviceMemory);
-
-impl Halves for Shared<'_> {
-    type Error = std::io::Error;
-
-    fn switch(&self, _: Range<GuestAddress>, _: bool) -> std::io::Result<()> {
-        Ok(())
-    }
-
-    fn discard_other(&self, range: Range<GuestAddress>, private: bool) -> std::io::Result<()> {
-        let length = range.end.0 - range.start.0;
-        if private { discard(self.0, range.start, length) } else { Ok(()) }
-    }
-}
 
 fn pages(first: u64, count: u64) -> Range<GuestAddress> {
     GuestAddress(DATA + first * PAGE)..GuestAddress(DATA + (first + count) * PAGE)

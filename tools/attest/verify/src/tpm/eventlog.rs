@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 
 use ring::digest::{SHA256, digest};
 
+use crate::little_endian::Reader;
+
 /// The longest log that is read.
 const MAX_LOG: usize = 1 << 20;
 /// Event types (section 10.4.1).
@@ -85,8 +87,7 @@ impl<'a> EventLog<'a> {
 fn header(reader: &mut Reader<'_>) -> Option<Vec<(u16, usize)>> {
     let (_register, kind) = (reader.u32()?, reader.u32()?);
     reader.take(20)?;
-    let length = reader.u32()?;
-    let mut data = Reader(reader.take(usize::try_from(length).ok()?)?);
+    let mut data = Reader(reader.sized()?);
     let signature = data.take(SIGNATURE.len())?;
     data.take(8)?;
     let count = data.u32().filter(|count| *count <= MAX_ALGORITHMS)?;
@@ -114,27 +115,7 @@ fn event<'a>(reader: &mut Reader<'a>, algorithms: &[(u16, usize)]) -> Option<Eve
             return None;
         }
     }
-    let length = reader.u32()?;
-    let data = reader.take(usize::try_from(length).ok()?)?;
-    Some(Event { register, kind, digest: found, data })
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.take(2)?.try_into().ok().map(u16::from_le_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.take(4)?.try_into().ok().map(u32::from_le_bytes)
-    }
+    Some(Event { register, kind, digest: found, data: reader.sized()? })
 }
 
 #[cfg(test)]

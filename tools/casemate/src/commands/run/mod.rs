@@ -245,8 +245,8 @@ fn taps(nets: &[Net], args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The guest of this machine's confidential platform; of SEV-SNP where it has none, for its launch to
-/// say what is in the way.
+/// The guest of this machine's confidential platform; of SEV-SNP where it has none, so that
+/// its launch names the cause.
 fn confidential(config: &GuestConfig) -> anyhow::Result<Guest> {
     use casemate_kvm::host::check;
     let for_snp = config.snp.is_some();
@@ -278,7 +278,7 @@ fn platform(guest: &Guest) -> anyhow::Result<Box<dyn Platform>> {
     })
 }
 
-/// Whether this machine can launch such guests; if not, what is in the way and how to mend it.
+/// Whether this machine can launch such guests; if not, the causes and their remedies.
 fn ready(platform: PlatformKind) -> anyhow::Result<()> {
     let Err(findings) = casemate_kvm::host::check(platform) else { return Ok(()) };
     let mut text = format!("this machine launches no {} guests", platform.name());
@@ -304,7 +304,7 @@ fn notes() -> String {
             && (finding.state == State::Note || finding.blocks(PlatformKind::Plain))
     });
     let lines: String = findings.iter().map(line).collect();
-    if lines.is_empty() { lines } else { format!("\nif one of these is in the way:{lines}") }
+    if lines.is_empty() { lines } else { format!("\npossible causes on this machine:{lines}") }
 }
 
 /// What `launch` returns; its commands are in `file` then.
@@ -320,7 +320,7 @@ fn recorded<T>(file: &Path, launch: impl FnOnce() -> T) -> anyhow::Result<T> {
     Ok(outcome)
 }
 
-/// The guest, launched with these on its terminal; if it cannot be, what is in the way on this machine.
+/// The guest, launched with these on its terminal; if that fails, possible causes on this machine.
 fn launched(
     guest: &Guest,
     serial: Outlet,
