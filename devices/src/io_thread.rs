@@ -1,8 +1,8 @@
 //! Threads on which devices serve their queues.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
 use event_manager::{EventManager, MutEventSubscriber, RemoteEndpoint};
@@ -39,23 +39,16 @@ impl IoThread {
             EventManager::<Worker>::new_with_capacity(EVENTS).map_err(io::Error::other)?;
         let endpoint = manager.remote_endpoint();
         let stop = Arc::new(AtomicBool::new(false));
-        let (ready, started) = mpsc::sync_channel(1);
         let stopped = Arc::clone(&stop);
-        let thread = thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let result = setup();
-            let failed = result.is_err();
-            // Nobody listens only if the process is on its way out.
-            let _ = ready.send(result);
-            while !failed && !stopped.load(Ordering::Acquire) {
+        let thread = crate::thread::spawn(name, setup, move || {
+            while !stopped.load(Ordering::Acquire) {
                 if let Err(error) = manager.run() {
                     tracing::error!(%error, "an I/O thread cannot wait for events and ends");
                     break;
                 }
             }
         })?;
-        let handle = Handle { endpoint, stop, thread: Some(thread) };
-        started.recv().map_err(io::Error::other)??;
-        Ok(Self(Arc::new(handle)))
+        Ok(Self(Arc::new(Handle { endpoint, stop, thread: Some(thread) })))
     }
 
     /// Adds a worker, whose `init` is called on the thread before this returns. Not from the thread

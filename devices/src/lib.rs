@@ -13,4 +13,5 @@ pub mod memory;
 pub mod outlet;
 pub mod pci;
 pub mod rate_limit;
+pub mod thread;
 pub mod virtio;

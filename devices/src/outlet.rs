@@ -56,15 +56,18 @@ struct State {
 }
 
 impl Outlet {
-    /// Bytes go to `file`, written by a thread called `name`.
+    /// Bytes go to `file`, written by a thread called `name`, on which `setup` runs first (the sandbox).
     ///
     /// # Errors
-    /// If the process has no more threads or file descriptors.
-    pub fn new(name: &str, file: File) -> io::Result<Self> {
+    /// If the process has no more threads or file descriptors, or `setup` failed.
+    pub fn new(
+        name: &str,
+        file: File,
+        setup: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Self> {
         let shared = Shared::new(State::default())?;
         let writer = Arc::clone(&shared);
-        let thread =
-            thread::Builder::new().name(name.to_owned()).spawn(move || writer.write_out(&file))?;
+        let thread = crate::thread::spawn(name, setup, move || writer.write_out(&file))?;
         Ok(Self(Arc::new(Handle { shared, thread: Some(thread) })))
     }
 
@@ -311,7 +314,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(30);
 
     fn outlet(to: impl Into<OwnedFd>) -> Outlet {
-        Outlet::new("out", File::from(to.into())).unwrap()
+        Outlet::new("out", File::from(to.into()), || Ok(())).unwrap()
     }
 
     #[test]

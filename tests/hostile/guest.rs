@@ -36,7 +36,7 @@ pub(crate) fn command(folder: &Path, name: &str, flags: &[&str]) -> Command {
     }
     let mut command = Command::new(env!("CARGO_BIN_EXE_casemate"));
     command.args(["run", "--platform", "plain", "--memory", "128M"]);
-    command.args(["--stop-timeout", "0", "--kernel"]).arg(kernel);
+    command.args(["--sandbox", "on", "--stop-timeout", "0", "--kernel"]).arg(kernel);
     let folder = folder.to_str().unwrap();
     command.args(flags.iter().map(|flag| flag.replace("DIR", folder)));
     command.env_remove("RUST_LOG").stdin(Stdio::null());

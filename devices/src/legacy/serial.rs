@@ -15,7 +15,7 @@
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -62,11 +62,16 @@ impl Serial {
     /// The number of ports.
     pub const PORTS: u16 = 8;
 
-    /// A port that interrupts through `line` and sends what the guest writes to `outlet`.
+    /// A port that interrupts through `line` and sends what the guest writes to `outlet`, by a thread on
+    /// which `setup` runs first (the sandbox).
     ///
     /// # Errors
-    /// If the process has no more threads or file descriptors.
-    pub fn new(line: Arc<dyn Line>, outlet: Outlet) -> io::Result<(Self, SerialInput)> {
+    /// If the process has no more threads or file descriptors, or `setup` failed.
+    pub fn new(
+        line: Arc<dyn Line>,
+        outlet: Outlet,
+        setup: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<(Self, SerialInput)> {
         let port = Arc::new(Port {
             uart: Mutex::new(Uart::new()),
             line,
@@ -76,7 +81,7 @@ impl Serial {
             wake: Condvar::new(),
         });
         let carrier = Arc::clone(&port);
-        let wire = thread::Builder::new().name("serial".into()).spawn(move || carrier.carry())?;
+        let wire = crate::thread::spawn("serial", setup, move || carrier.carry())?;
         Ok((Self { port: Arc::clone(&port), wire: Some(wire) }, SerialInput(port)))
     }
 }
@@ -234,6 +239,7 @@ mod tests {
     use std::io::Read as _;
     use std::os::fd::OwnedFd;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
     use std::time::Instant;
 
     use super::super::uart::FIFO;
@@ -263,8 +269,8 @@ mod tests {
     fn serial() -> (Serial, SerialInput, Arc<Edges>, io::PipeReader) {
         let line = Arc::new(Edges::default());
         let (reader, writer) = io::pipe().unwrap();
-        let outlet = Outlet::new("out", File::from(OwnedFd::from(writer))).unwrap();
-        let (serial, input) = Serial::new(line.clone(), outlet).unwrap();
+        let outlet = Outlet::new("out", File::from(OwnedFd::from(writer)), || Ok(())).unwrap();
+        let (serial, input) = Serial::new(line.clone(), outlet, || Ok(())).unwrap();
         (serial, input, line, reader)
     }
 

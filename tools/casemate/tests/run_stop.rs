@@ -27,7 +27,17 @@ impl Guest {
         let kernel = folder.path().join("kernel");
         fs::write(&kernel, elf(&[code, &HALT].concat(), Start::Pvh)).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_casemate"));
-        command.args(["run", "--platform", "plain", "--memory", "4M", "--kernel"]).arg(kernel);
+        command.args([
+            "run",
+            "--platform",
+            "plain",
+            "--memory",
+            "4M",
+            "--sandbox",
+            "on",
+            "--kernel",
+        ]);
+        command.arg(kernel);
         command.args(flags).envs(environment.iter().copied()).env_remove("RUST_LOG");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();

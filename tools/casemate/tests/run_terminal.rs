@@ -47,7 +47,7 @@ impl OnTerminal {
         let flags_of_file = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let terminal = open(name, flags_of_file, Mode::empty()).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_casemate"))
-            .args(["run", "--platform", "plain", "--kernel"])
+            .args(["run", "--platform", "plain", "--sandbox", "on", "--kernel"])
             .arg(kernel)
             .args(flags)
             .stdin(terminal.try_clone().unwrap())

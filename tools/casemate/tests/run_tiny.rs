@@ -34,7 +34,7 @@ impl Guest {
         let kernel = folder.path().join("kernel");
         fs::write(&kernel, elf(&[code, &HALT].concat(), Start::Pvh)).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_casemate"))
-            .args(["run", "--platform", "plain", "--memory", "4M", "--kernel"])
+            .args(["run", "--platform", "plain", "--memory", "4M", "--sandbox", "on", "--kernel"])
             .arg(kernel)
             .args(flags)
             .env("RUST_LOG", log)

@@ -23,6 +23,8 @@ use casemate_devices::virtio::pci::{Host, VirtioPci};
 use casemate_devices::virtio::rng::Rng;
 use casemate_devices::virtio::vsock::{KernelVsock, Vsock};
 
+use casemate_sandbox::{Sandbox, Thread};
+
 use crate::launch::LaunchError;
 use crate::outcome::{End, Outcome};
 use crate::ram::GuestRam;
@@ -39,6 +41,7 @@ pub struct ConsolePorts {
 pub(crate) struct Devices {
     /// For devices that cannot go on.
     end: End,
+    sandbox: Sandbox,
     /// What each is, in words, for errors.
     list: Vec<(String, Box<dyn VirtioDevice>)>,
     shared: Option<IoThread>,
@@ -54,9 +57,12 @@ impl Devices {
         ram: &GuestRam,
         console: Option<ConsolePorts>,
         end: &End,
+        sandbox: &Sandbox,
     ) -> Result<Self, LaunchError> {
-        let (end, list, disks) = (end.clone(), Vec::new(), Vec::new());
-        let mut devices = Self { end, list, shared: None, disks, balloon: None, console: None };
+        let (end, sandbox) = (end.clone(), sandbox.clone());
+        let (list, disks) = (Vec::new(), Vec::new());
+        let mut devices =
+            Self { end, sandbox, list, shared: None, disks, balloon: None, console: None };
         for (index, disk) in (0..).zip(&config.disk) {
             devices.disk(disk, index)?;
         }
@@ -70,7 +76,7 @@ impl Devices {
             devices.add(what, device);
         } else if let Some(vsock) = &config.vsock {
             let what = format!("socket device at {}", vsock.socket.display());
-            let device = Vsock::new(vsock.cid, &vsock.socket, spawn("vsock")?)
+            let device = Vsock::new(vsock.cid, &vsock.socket, spawn("vsock", &devices.sandbox)?)
                 .map_err(LaunchError::device(&what))?;
             devices.add(what, device);
         }
@@ -122,7 +128,8 @@ impl Devices {
                     .and_then(|n| NonZeroU64::new(n.into())),
             },
         };
-        let device = Block::new(image, &options, threads(&format!("disk{index}"), disk.queues)?);
+        let threads = threads(&format!("disk{index}"), disk.queues, &self.sandbox)?;
+        let device = Block::new(image, &options, threads);
         self.disks.push(device.handle());
         self.add(what, device);
         Ok(())
@@ -140,7 +147,8 @@ impl Devices {
             transmit: limits,
             vhost: true,
         };
-        let device = VirtioNet::new(links, options, threads(&format!("net{index}"), net.queues)?);
+        let threads = threads(&format!("net{index}"), net.queues, &self.sandbox)?;
+        let device = VirtioNet::new(links, options, threads);
         self.add(what, device);
         Ok(())
     }
@@ -149,7 +157,7 @@ impl Devices {
     fn thread(&mut self) -> Result<IoThread, LaunchError> {
         match &self.shared {
             Some(thread) => Ok(thread.clone()),
-            None => Ok(self.shared.insert(spawn("io")?).clone()),
+            None => Ok(self.shared.insert(spawn("io", &self.sandbox)?).clone()),
         }
     }
 
@@ -167,16 +175,17 @@ impl Devices {
 
 /// The threads of one device: it may be busy, or wait for a slow file or a rate limit, and others go
 /// on. There is one for each of its `queues`, as far as the host has processors.
-fn threads(device: &str, queues: u16) -> Result<Vec<IoThread>, LaunchError> {
+fn threads(device: &str, queues: u16, sandbox: &Sandbox) -> Result<Vec<IoThread>, LaunchError> {
     let processors = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     match usize::from(queues).min(processors) {
-        0 | 1 => Ok(vec![spawn(device)?]),
-        count => (0..count).map(|queue| spawn(&format!("{device}.{queue}"))).collect(),
+        0 | 1 => Ok(vec![spawn(device, sandbox)?]),
+        count => (0..count).map(|queue| spawn(&format!("{device}.{queue}"), sandbox)).collect(),
     }
 }
 
-fn spawn(name: &str) -> Result<IoThread, LaunchError> {
-    IoThread::spawn(name, || Ok(())).map_err(LaunchError::device(name))
+fn spawn(name: &str, sandbox: &Sandbox) -> Result<IoThread, LaunchError> {
+    let sandbox = sandbox.clone();
+    IoThread::spawn(name, move || Ok(sandbox.enter(Thread::Io)?)).map_err(LaunchError::device(name))
 }
 
 fn limit(bytes: Option<ByteSize>) -> Option<NonZeroU64> {

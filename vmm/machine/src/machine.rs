@@ -1,5 +1,6 @@
 //! A guest that runs.
 
+use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,6 +19,7 @@ use casemate_devices::virtio::blk::BlockHandle;
 use casemate_devices::virtio::console::ConsoleHandle;
 use casemate_devices::virtio::pci::Host;
 use casemate_launch::{GpaRange, PageKind};
+use casemate_sandbox::{Sandbox, Thread};
 use event_manager::{
     EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps as _,
 };
@@ -32,8 +34,8 @@ use crate::outcome::{End, Outcome};
 use crate::platform::Platform;
 use crate::quiet::Quiet;
 use crate::ram::GuestRam;
-use crate::teardown::{self, Tasks};
-use crate::vcpu::{Surroundings, Threads};
+use crate::teardown::{self, Tasks, Teardown};
+use crate::vcpu::{Surroundings, Threads, chain};
 use casemate_plan::board::{ECAM, IO_APIC, IO_APIC_SIZE, PCI_WINDOW, gsi, port, power};
 
 /// Events taken from the kernel at once; there are hardly ever two.
@@ -49,6 +51,7 @@ pub struct Machine {
     memory: Bus,
     prefault: Vec<GpaRange>,
     control: Control,
+    sandbox: Sandbox,
     /// Threads of the process before the guest had any.
     before: Tasks,
 }
@@ -137,7 +140,8 @@ impl Control {
 }
 
 impl Machine {
-    /// Launches `guest`; what its serial port sends goes to `output`.
+    /// Launches `guest`; what its serial port sends goes to `output`. Its threads, and the calling one once the
+    /// guest runs, enter `sandbox`.
     ///
     /// # Errors
     /// If a step of the launch fails. Then nothing is left of it.
@@ -146,6 +150,7 @@ impl Machine {
         platform: Box<dyn Platform>,
         output: Outlet,
         console: Option<ConsolePorts>,
+        sandbox: &Sandbox,
     ) -> Result<Self, LaunchError> {
         limits::check(&guest.config)?;
         let before = Tasks::now();
@@ -154,16 +159,17 @@ impl Machine {
             .sharing_at_most(guest.config.shared_memory.map(|size| size.0));
         // What the host may refuse comes before KVM.
         let end = End::new().map_err(LaunchError::device("end of the run"))?;
-        let devices = Devices::open(&guest.config, &ram, console, &end)?;
+        let devices = Devices::open(&guest.config, &ram, console, &end, sandbox)?;
         let (balloon, console) = (devices.balloon.clone(), devices.console.clone());
         let disks = devices.disks.clone();
         let quiet = Quiet::new();
-        let launched = Created::new(platform, ram, &guest.plan, guest.config.topology())?
+        let mut launched = Created::new(platform, ram, &guest.plan, guest.config.topology())?
             .populate(&guest.plan)?
             .finish()?;
         drop(quiet);
+        launched.platform.serve(sandbox).map_err(LaunchError::device("helper of vCPUs"))?;
         let mut buses = Buses::new(&launched.vm)?;
-        let serial = buses.serial(output)?;
+        let serial = buses.serial(output, sandbox)?;
         buses.clock()?;
         buses.endings(&end)?;
         let host = Host {
@@ -193,7 +199,8 @@ impl Machine {
             let shared = guest.plan.imports.iter().filter(|import| import.kind == PageKind::Shared);
             prefault.extend(shared.map(|import| import.range));
         }
-        Ok(Self { launched, ports: buses.ports, memory: buses.memory, prefault, control, before })
+        let (ports, memory, sandbox) = (buses.ports, buses.memory, sandbox.clone());
+        Ok(Self { launched, ports, memory, prefault, control, sandbox, before })
     }
 
     /// The handle by which the host speaks to the guest.
@@ -202,11 +209,11 @@ impl Machine {
         &self.control
     }
 
-    /// Runs the guest until it ends, and calls `watchers` on this thread when what they watch is
+    /// Runs the guest until it ends, in its sandbox, and calls `watchers` on this thread when what they watch is
     /// ready. Waits a few seconds for the guest's threads and devices to end with it, and no longer.
     ///
     /// # Errors
-    /// If the host has no more threads or file descriptors.
+    /// If the host has no more threads or file descriptors, or refuses the sandbox.
     pub fn run(self, watchers: Vec<Watcher>) -> Result<Ended, LaunchError> {
         let end = self.control.end.clone();
         let mut events = EventManager::<Watcher>::new_with_capacity(EVENTS)
@@ -226,8 +233,16 @@ impl Machine {
             prefault: self.prefault,
             exits: self.control.exits,
         });
-        let threads =
-            Threads::start(vcpus, &around).map_err(LaunchError::device("vCPU threads"))?;
+        let sandbox = &self.sandbox;
+        let refused = LaunchError::device::<io::Error>;
+        let folder = teardown::folder();
+        sandbox.seal().map_err(LaunchError::device("sandbox"))?;
+        let teardown = Teardown::start(sandbox).map_err(refused("end of the run"))?;
+        let threads = Threads::start(vcpus, &around, sandbox).map_err(refused("vCPU threads"))?;
+        let begun = self.before.begun(folder);
+        if let Err(error) = sandbox.enter(Thread::Main) {
+            end.declare(Outcome::Failed(chain(&error)));
+        }
         let outcome = loop {
             if let Some(outcome) = end.outcome() {
                 break outcome.clone();
@@ -242,7 +257,7 @@ impl Machine {
             around.platform.before_close(private.into_iter().map(GpaRange::len).sum());
             drop(around);
         };
-        let unfinished = teardown::within(teardown::LIMIT, &self.before, end);
+        let unfinished = teardown.within(teardown::LIMIT, begun, end);
         Ok(Ended { outcome, unfinished })
     }
 }
@@ -284,8 +299,10 @@ impl Buses {
         Pin { io_apic: self.io_apic.clone(), gsi }
     }
 
-    fn serial(&mut self, output: Outlet) -> Result<SerialInput, LaunchError> {
-        let (serial, input) = Serial::new(Arc::new(self.pin(gsi::SERIAL)), output)
+    fn serial(&mut self, output: Outlet, sandbox: &Sandbox) -> Result<SerialInput, LaunchError> {
+        let sandbox = sandbox.clone();
+        let setup = move || Ok(sandbox.enter(Thread::Serial)?);
+        let (serial, input) = Serial::new(Arc::new(self.pin(gsi::SERIAL)), output, setup)
             .map_err(LaunchError::device("serial port"))?;
         self.port("serial port", port::SERIAL, Serial::PORTS, serial)?;
         Ok(input)

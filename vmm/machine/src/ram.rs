@@ -121,6 +121,7 @@ impl GuestRam {
             all.clone().map(|range| (GuestAddress(range.start().0), size(range))).collect();
         let backend = GuestMemoryMmap::from_ranges(&ranges)
             .map_err(|source| RamError::Map { bytes: all.map(GpaRange::len).sum(), source })?;
+        backend.iter().for_each(hide);
         if !confidential {
             backend.iter().for_each(want_huge_pages);
         }
@@ -333,6 +334,16 @@ impl Halves for PartHalves<'_> {
 
 fn addresses(range: GpaRange) -> Range<GuestAddress> {
     GuestAddress(range.start().0)..GuestAddress(range.end().0)
+}
+
+/// Keeps a region out of core files.
+fn hide(region: &GuestRegionMmap) {
+    // SAFETY: the advice concerns core files, and nothing that is in the region, which `region` has mapped.
+    let outcome =
+        unsafe { libc::madvise(region.as_ptr().cast(), region.size(), libc::MADV_DONTDUMP) };
+    if outcome != 0 {
+        tracing::warn!(error = %io::Error::last_os_error(), "guest memory would be in core files");
+    }
 }
 
 /// The pages that are in both.

@@ -32,7 +32,7 @@ fn bench_with(file: OwnedFd, input: io::PipeWriter) -> Bench {
     let (output, far) = UnixStream::pair().unwrap();
     output.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let thread = IoThread::spawn("console", || Ok(())).unwrap();
-    let far = Outlet::new("out", File::from(OwnedFd::from(far))).unwrap();
+    let far = Outlet::new("out", File::from(OwnedFd::from(far)), || Ok(())).unwrap();
     let mut console = Console::new(Some(file), far, thread);
     let receive = MockQueue::new(&memory, 0x10_0000, 64);
     let transmit = MockQueue::new(&memory, 0x11_0000, 64);
@@ -151,7 +151,7 @@ fn files_and_nothing_at_all_will_do() {
     let mut file = tempfile::tempfile().unwrap();
     let null = File::open("/dev/null").unwrap();
     let thread = IoThread::spawn("console", || Ok(())).unwrap();
-    let output = Outlet::new("out", file.try_clone().unwrap()).unwrap();
+    let output = Outlet::new("out", file.try_clone().unwrap(), || Ok(())).unwrap();
     let mut console = Console::new(Some(null.into()), output.clone(), thread);
     let mut receive = MockQueue::new(&memory, 0x10_0000, 64);
     let mut transmit = MockQueue::new(&memory, 0x11_0000, 64);

@@ -4,13 +4,13 @@
 //! its line in time, and without descriptors nobody is listened to for a moment.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, EventSet, Events};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::timerfd::TimerFd;
 
 use super::greeting::{Greeting, Progress};
@@ -25,7 +25,7 @@ const TICK: Duration = Duration::from_secs(1);
 pub(super) struct Door {
     listener: UnixListener,
     /// A descriptor that is given up to refuse a connection when there is no other.
-    spare: Option<File>,
+    spare: Option<EventFd>,
     timer: TimerFd,
     is_ticking: bool,
     is_listening: bool,
@@ -173,6 +173,6 @@ impl Door {
     }
 }
 
-fn spare() -> io::Result<File> {
-    File::open("/dev/null")
+fn spare() -> io::Result<EventFd> {
+    EventFd::new(EFD_NONBLOCK)
 }

@@ -12,6 +12,7 @@ use casemate_kvm::trace::{Event, Interposer};
 use casemate_lab::Host;
 use casemate_machine::platform::{Plain, Platform, Snp, Tdx};
 use casemate_machine::{Guest, Machine, Outlet};
+use casemate_sandbox::Sandbox;
 use casemate_test_support::vectors::Inputs;
 
 /// Each guest, and the emulated host on which its launch was recorded.
@@ -145,7 +146,8 @@ pub(crate) fn launch(guest: &Guest, interposer: Interposer) -> (Result<(), Strin
         })
     };
     interposer.run(|| {
-        let machine = Machine::launch(guest, platform()?, Outlet::sink().unwrap(), None);
+        let machine =
+            Machine::launch(guest, platform()?, Outlet::sink().unwrap(), None, &Sandbox::off());
         machine.map(drop).map_err(|error| chain(&error))
     })
 }

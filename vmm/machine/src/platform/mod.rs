@@ -10,10 +10,12 @@ pub use plain::Plain;
 pub use snp::Snp;
 pub use tdx::{Tdx, report as quote_request};
 
+use std::io;
 use std::sync::Arc;
 
 use casemate_kvm::Page;
 use casemate_launch::{Contents, Import, InitialVcpu, PlatformKind};
+use casemate_sandbox::Sandbox;
 use kvm_bindings::{CpuId, kvm_run};
 use kvm_ioctls::{VcpuFd, VmFd};
 
@@ -86,6 +88,15 @@ pub trait Platform: Send + Sync {
     /// # Errors
     /// If KVM or the platform's firmware refuses.
     fn finish(&mut self, vm: &VmFd) -> Result<(), StepError>;
+
+    /// Starts the thread that does for vCPUs what their own threads may not in `sandbox`, if the platform needs
+    /// one.
+    ///
+    /// # Errors
+    /// If the host has no more threads or files, or refuses the sandbox.
+    fn serve(&mut self, _sandbox: &Sandbox) -> io::Result<()> {
+        Ok(())
+    }
 
     /// Answers an exit that only this platform knows, in `run`.
     fn answer(&self, run: &mut kvm_run, caller: Caller<'_>) -> Answer;

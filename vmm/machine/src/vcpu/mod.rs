@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use casemate_devices::bus::Bus;
 use casemate_kvm::exit::{HypercallReply, MapGpaRange};
 use casemate_launch::{Gpa, GpaRange};
+use casemate_sandbox::{Sandbox, Thread};
 use kvm_ioctls::{VcpuFd, VmFd};
 
 use kick::Kickable;
@@ -42,7 +43,11 @@ impl Threads {
     ///
     /// # Errors
     /// If the host has no more threads. Those that run already are stopped.
-    pub(crate) fn start(vcpus: Vec<VcpuFd>, around: &Arc<Surroundings>) -> io::Result<Self> {
+    pub(crate) fn start(
+        vcpus: Vec<VcpuFd>,
+        around: &Arc<Surroundings>,
+        sandbox: &Sandbox,
+    ) -> io::Result<Self> {
         kick::allow()?;
         let mut threads = Self(Vec::with_capacity(vcpus.len()));
         let count = u32::try_from(vcpus.len()).unwrap_or(u32::MAX);
@@ -50,8 +55,12 @@ impl Threads {
         for (index, vcpu) in (0..).zip(vcpus) {
             let name = format!("vcpu{index}");
             let (own, gate, giver) = (around.clone(), gate.clone(), givers.pop());
+            let sandbox = sandbox.clone();
             let life = move || {
                 let _last = DeclareEnd(&own.end);
+                if let Err(error) = sandbox.enter(Thread::Vcpu) {
+                    return own.end.declare(Outcome::Failed(chain(&error)));
+                }
                 if let Some(giver) = giver {
                     giver.give(&vcpu, &own.prefault, &own.end);
                 }
@@ -194,7 +203,7 @@ impl Surroundings {
 }
 
 /// An error with its causes, for a guest's last words.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -4,7 +4,8 @@ use std::io;
 use std::mem;
 use std::os::fd::AsRawFd;
 
-use io_uring::{IoUring, cqueue};
+use io_uring::register::Restriction;
+use io_uring::{IoUring, cqueue, opcode, squeue};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::{Finished, Image, Job};
@@ -23,15 +24,19 @@ impl Ring {
     /// A ring for `depth` jobs at once on `image`.
     pub(super) fn new(image: &Image, depth: u16) -> io::Result<Self> {
         let entries = u32::from(depth);
-        // With COOP_TASKRUN (Linux 5.19) completions do not interrupt what this thread does.
+        // With COOP_TASKRUN (Linux 5.19) completions do not interrupt what this thread does. The ring is
+        // disabled until it is restricted.
         let ring = IoUring::builder()
+            .setup_r_disabled()
             .setup_coop_taskrun()
             .build(entries)
-            .or_else(|_| IoUring::new(entries))?;
+            .or_else(|_| IoUring::builder().setup_r_disabled().build(entries))?;
         let completions = EventFd::new(EFD_NONBLOCK)?;
         let files = [image.file(true).as_raw_fd(), image.file(false).as_raw_fd()];
         ring.submitter().register_files(&files)?;
         ring.submitter().register_eventfd(completions.as_raw_fd())?;
+        ring.submitter().register_restrictions(&mut restrictions())?;
+        ring.submitter().register_enable_rings()?;
         Ok(Self {
             ring,
             completions,
@@ -133,6 +138,22 @@ impl Drop for Ring {
     fn drop(&mut self) {
         self.drain();
     }
+}
+
+/// What a job does, on the files that are registered: filters of system calls do not see entries of a ring.
+fn restrictions() -> [Restriction; 7] {
+    let file = squeue::Flags::FIXED_FILE.bits();
+    let operations = [
+        opcode::Read::CODE,
+        opcode::Readv::CODE,
+        opcode::Write::CODE,
+        opcode::Writev::CODE,
+        opcode::Fallocate::CODE,
+        opcode::Fsync::CODE,
+    ];
+    let [read, readv, write, writev, fallocate, fsync] = operations.map(Restriction::sqe_op);
+    let files = Restriction::sqe_flags_required(file);
+    [read, readv, write, writev, fallocate, fsync, files]
 }
 
 fn is_passing(error: &io::Error) -> bool {

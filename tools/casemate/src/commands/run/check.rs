@@ -17,8 +17,9 @@ use casemate_broker::bind_unix;
 use casemate_foreign::one_line;
 use casemate_launch::tdx::PageOrder;
 use casemate_launch::{LaunchPlan, Policy, SnpPolicy, TdxPolicy, snp, tdx};
-use casemate_machine::{Control, Guest, Outcome};
+use casemate_machine::{Control, Guest, Outcome, thread};
 use casemate_protocol::{CHECK_PORT, Challenger, Evidence, challenge_data};
+use casemate_sandbox::{Sandbox, Thread};
 use casemate_verify::Hex;
 use casemate_verify::snp::Report;
 use casemate_verify::tdx::td_report;
@@ -38,6 +39,8 @@ pub(super) struct Waiting {
     listener: UnixListener,
     socket: Socket,
     expected: Expected,
+    /// Opened while files can be.
+    random: File,
 }
 
 /// A socket's file; it goes away with the value.
@@ -63,7 +66,8 @@ impl Waiting {
         let failed = || format!("could not wait for evidence at {}", socket.display());
         let listener = bind_unix(&socket).with_context(failed)?;
         listener.set_nonblocking(true).with_context(failed)?;
-        Ok(Self { listener, socket: Socket(socket), expected })
+        let random = File::open("/dev/urandom").context("could not open /dev/urandom")?;
+        Ok(Self { listener, socket: Socket(socket), expected, random })
     }
 
     /// Waits at most `limit` for the guest behind `control`.
@@ -72,16 +76,20 @@ impl Waiting {
         control: Control,
         reporter: Reporter,
         limit: Duration,
+        sandbox: &Sandbox,
     ) -> io::Result<Check> {
         let over = Arc::new(AtomicBool::new(false));
         let ended = over.clone();
-        let work = move || match wait(&self.listener, &self.expected, limit, &ended) {
+        let sandbox = sandbox.clone();
+        let setup = move || Ok(sandbox.enter(Thread::Check)?);
+        let Self { listener, socket, expected, random } = self;
+        let work = move || match wait(&listener, &random, &expected, limit, &ended) {
             Ok(true) => reporter.attested(),
             Ok(false) => {}
             Err(error) => control.stop(Outcome::Failed(format!("{error:#}"))),
         };
-        let thread = std::thread::Builder::new().name("check".into()).spawn(work)?;
-        Ok(Check { over, thread: Some(thread), _socket: self.socket })
+        let thread = thread::spawn("check", setup, work)?;
+        Ok(Check { over, thread: Some(thread), _socket: socket })
     }
 }
 
@@ -105,6 +113,7 @@ impl Drop for Check {
 /// Whether the guest has shown the right evidence; not if the run is over first.
 fn wait(
     listener: &UnixListener,
+    random: &File,
     expected: &Expected,
     limit: Duration,
     over: &AtomicBool,
@@ -112,7 +121,7 @@ fn wait(
     let deadline = Instant::now() + limit;
     while !over.load(Ordering::Relaxed) {
         match listener.accept() {
-            Ok((stream, _)) => return asked(stream, expected, over),
+            Ok((stream, _)) => return asked(stream, random, expected, over),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error).context("could not wait for the guest's evidence"),
         }
@@ -128,13 +137,16 @@ fn wait(
 }
 
 /// Asks for evidence, and tells both sides what is wrong with it. `false` if the run is over first.
-fn asked(mut stream: UnixStream, expected: &Expected, over: &AtomicBool) -> anyhow::Result<bool> {
+fn asked(
+    mut stream: UnixStream,
+    mut random: &File,
+    expected: &Expected,
+    over: &AtomicBool,
+) -> anyhow::Result<bool> {
     const FAILED: &str = "could not get the guest's evidence";
     stream.set_nonblocking(true).context(FAILED)?;
     let mut challenge = [0; 64];
-    File::open("/dev/urandom")
-        .and_then(|mut file| file.read_exact(&mut challenge))
-        .context(FAILED)?;
+    random.read_exact(&mut challenge).context(FAILED)?;
     stream.write_all(&challenge).context(FAILED)?;
     let Some(line) = read_line(&stream, PATIENCE, over).context(FAILED)? else { return Ok(false) };
     let verdict = expected.compare(&line, &challenge_data(Challenger::Check, &challenge));
@@ -313,7 +325,9 @@ mod tests {
             verdict
         });
         // The report is not over the nonce.
-        let error = asked(ours, &expected, &AtomicBool::new(false)).unwrap_err().to_string();
+        let random = File::open("/dev/urandom").unwrap();
+        let error =
+            asked(ours, &random, &expected, &AtomicBool::new(false)).unwrap_err().to_string();
         assert_eq!(guest.join().unwrap().trim_end(), error);
         assert!(error.contains("REPORT_DATA is "), "{error}");
     }

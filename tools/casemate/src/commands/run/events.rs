@@ -1,47 +1,25 @@
 //! Commands of the parent, and changes of the terminal's size, watched while the guest runs.
 
-use std::io::{self, Read as _};
-use std::os::unix::net::UnixStream;
+use std::io;
 
 use casemate_machine::{Control, Outcome, Watcher};
+use casemate_sandbox::Signals;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::termios::tcgetwinsize;
-use signal_hook::SigId;
 use signal_hook::consts::SIGWINCH;
-use signal_hook::low_level::{pipe, unregister};
 
 use super::link::{Command, Event, ToParent};
 
 /// Obeys `parent` in the guest behind `control`, and tells it that the event loop runs; with a console it
 /// also tells the guest the terminal's size.
 pub(super) fn watcher(parent: &ToParent, control: Control) -> io::Result<Watcher> {
-    let resized = control.console().map(|_| Resized::register()).transpose()?;
+    let resized = control.console().map(|_| Signals::block(&[SIGWINCH])).transpose()?;
     Ok(Box::new(ParentWatcher { parent: parent.try_clone()?, resized, control }))
-}
-
-/// Readable after SIGWINCH.
-struct Resized {
-    stream: UnixStream,
-    registered: SigId,
-}
-
-impl Resized {
-    fn register() -> io::Result<Self> {
-        let (stream, sender) = UnixStream::pair()?;
-        stream.set_nonblocking(true)?;
-        Ok(Self { stream, registered: pipe::register(SIGWINCH, sender)? })
-    }
-}
-
-impl Drop for Resized {
-    fn drop(&mut self) {
-        unregister(self.registered);
-    }
 }
 
 struct ParentWatcher {
     parent: ToParent,
-    resized: Option<Resized>,
+    resized: Option<Signals>,
     control: Control,
 }
 
@@ -51,9 +29,10 @@ const RESIZED: u32 = 1;
 impl MutEventSubscriber for ParentWatcher {
     fn init(&mut self, ops: &mut EventOps<'_>) {
         let watched = ops.add(Events::with_data(&self.parent, COMMAND, EventSet::IN));
-        let resized = self.resized.as_ref().map_or(Ok(()), |resized| {
-            ops.add(Events::with_data(&resized.stream, RESIZED, EventSet::IN))
-        });
+        let resized = self
+            .resized
+            .as_ref()
+            .map_or(Ok(()), |resized| ops.add(Events::with_data(resized, RESIZED, EventSet::IN)));
         if let Err(error) = watched.and(resized) {
             let failed = format!("commands of the parent cannot be watched: {error}");
             self.control.stop(Outcome::Failed(failed));
@@ -65,8 +44,7 @@ impl MutEventSubscriber for ParentWatcher {
     fn process(&mut self, events: Events, _: &mut EventOps<'_>) {
         if events.data() == RESIZED {
             if let Some(resized) = &self.resized {
-                // Only that there was something matters.
-                let _ = (&resized.stream).read(&mut [0; 16]);
+                while resized.next().is_some() {}
             }
             return self.resize();
         }

@@ -46,7 +46,7 @@ mod tests {
     fn panic_of_a_device_thread_ends_the_process_with_a_message() {
         if env::var_os(VICTIM).is_some() {
             let errors = io::stderr().as_fd().try_clone_to_owned().unwrap();
-            let errors = Outlet::new("errors", File::from(errors)).unwrap();
+            let errors = Outlet::new("errors", File::from(errors), || Ok(())).unwrap();
             end_run_on_panic(Reporter { json: false, errors });
             let device = thread::Builder::new().name("disk0".into());
             let _ = device.spawn(|| panic!("index out of range")).unwrap().join();

@@ -14,26 +14,28 @@ mod restarts;
 mod supervisor;
 mod terminal;
 
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use casemate_config::{Ending, GuestConfig, Net, Xfam, from_flags, load};
+use casemate_config::{Ending, GuestConfig, Net, QuoteService, Xfam, from_flags, load};
 use casemate_kvm::host::{Facts, Finding, State, findings};
 use casemate_kvm::trace::Interposer;
 use casemate_launch::PlatformKind;
 use casemate_machine::platform::{Plain, Platform, Snp, Tdx};
 use casemate_machine::{ConsolePorts, Ended, Guest, Machine, Outcome, Outlet, SharedMemory};
 use casemate_plan::platforms;
+use casemate_sandbox::{Access, Mode, Sandbox, User};
 use check::Waiting;
 use link::{Event, Next, ToParent};
 use report::Reporter;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use signal_hook::consts::SIGSYS;
 use supervisor::{Supervisor, Verdict};
-use terminal::{RawMode, Screen, Terminal, Untouched};
+use terminal::{Screen, Terminal, make_raw};
 
-use super::{EXIT_BAD_INPUT, GuestFlags};
+use super::{EXIT_BAD_INPUT, GuestFlags, words};
 
 /// Exit status of a host that could not go on.
 const EXIT_HOST: u8 = 124;
@@ -86,6 +88,12 @@ pub(crate) struct Args {
     /// Time for the guest to power off after SIGTERM; 0 stops it at once
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     stop_timeout: u64,
+    /// Sandbox the guest's process; log records system calls instead of killing
+    #[arg(long, value_name = "MODE", default_value = "off", value_parser = words::<Mode>(Mode::WORDS))]
+    sandbox: Mode,
+    /// Run the guest's process as this user (NAME or UID:GID); requires root and --sandbox on
+    #[arg(long, value_name = "USER")]
+    user: Option<User>,
     /// Log filter, such as info or casemate_machine=debug [default: RUST_LOG, or warn]
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -98,41 +106,91 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let status = match supervised(args) {
         Ok(Verdict::Status(status)) => return Ok(ExitCode::from(status)),
         Ok(Verdict::Killed(signal)) => {
-            let error = anyhow!("signal {signal} killed the process of the guest");
-            tell(args, |reporter, _| failed(reporter, &error, EXIT_HOST))?
+            let error = killed(signal);
+            tell(args, &Sandbox::off(), |reporter, _| failed(reporter, &error, EXIT_HOST))?
         }
-        Ok(Verdict::Stopped) => tell(args, |reporter, _| {
+        Ok(Verdict::Stopped) => tell(args, &Sandbox::off(), |reporter, _| {
             reporter.ended(&Outcome::Stopped, None);
             Outcome::Stopped.status()
         })?,
-        Err(error) => tell(args, |reporter, _| failed(reporter, &error, EXIT_BAD_INPUT))?,
+        Err(error) => {
+            tell(args, &Sandbox::off(), |reporter, _| failed(reporter, &error, EXIT_BAD_INPUT))?
+        }
     };
     Ok(ExitCode::from(status))
+}
+
+/// The end of a guest's process that reported nothing.
+fn killed(signal: i32) -> anyhow::Error {
+    match signal {
+        SIGSYS => anyhow!(
+            "the sandbox ended the process of the guest: it made a system call that it does not need; the \
+             kernel's log names it (type=1326)"
+        ),
+        signal => anyhow!("signal {signal} killed the process of the guest"),
+    }
 }
 
 /// Runs the guest in children of this process. Before the last one has ended, this process has no
 /// thread.
 fn supervised(args: &Args) -> anyhow::Result<Verdict> {
-    let config = config(args)?;
-    let terminal = Untouched::now();
+    if args.sandbox == Mode::Off && args.user.is_some() {
+        bail!("--user is a part of the sandbox: add --sandbox on");
+    }
+    let config = with_absolute_paths(config(args)?)?;
     let supervisor = Supervisor::new(Duration::from_secs(args.stop_timeout))?;
-    let life = |parent| {
-        let done = tell(args, |reporter, screen| child(args, &config, &parent, reporter, screen));
+    let life = |parent: ToParent| {
+        let begun = Sandbox::begin(args.sandbox, args.user, accesses(&config), &parent);
+        let sandbox = begun.as_ref().map_or_else(|_| Sandbox::off(), Sandbox::clone);
+        let done = tell(args, &sandbox, |reporter, screen| match begun {
+            Ok(sandbox) => child(args, &config, &parent, &sandbox, reporter, screen),
+            Err(error) => failed(reporter, &error.into(), EXIT_BAD_INPUT),
+        });
         done.unwrap_or_else(|error| {
             eprintln!("casemate: {error:#}");
             EXIT_BAD_INPUT
         })
     };
-    let verdict = supervisor.supervise(life)?;
-    if matches!(verdict, Verdict::Killed(_)) {
-        terminal.restore();
+    supervisor.supervise(life)
+}
+
+/// `config` with paths that mean the same in another root directory.
+fn with_absolute_paths(mut config: GuestConfig) -> anyhow::Result<GuestConfig> {
+    if let Some(vsock) = config.vsock.as_mut().filter(|vsock| !vsock.vhost) {
+        vsock.socket =
+            path::absolute(&vsock.socket).context("could not find the socket's folder")?;
     }
-    Ok(verdict)
+    Ok(config)
+}
+
+/// Files that a guest's process needs once it is launched.
+fn accesses(config: &GuestConfig) -> Vec<Access> {
+    let folder = |file: &Path| {
+        let folder = file.parent().unwrap_or(Path::new("/"));
+        if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() }
+    };
+    let sockets = config.vsock.as_ref().filter(|vsock| !vsock.vhost);
+    let certificates = config.snp.as_ref().and_then(|snp| snp.certificates.as_ref());
+    let quotes = config.tdx.as_ref().and_then(|tdx| match &tdx.quote_service {
+        QuoteService::Unix(path) => Some(folder(path)),
+        QuoteService::Vsock { .. } => None,
+    });
+    let mut list = Vec::new();
+    list.extend(sockets.map(|vsock| Access::Sockets(folder(&vsock.socket))));
+    list.extend(certificates.map(|file| Access::Read(folder(file))));
+    // A service that is not there yet has no folder yet: its guest gets no quotes.
+    list.extend(quotes.filter(|folder| folder.is_dir()).map(Access::Connect));
+    list
 }
 
 /// Opens standard output and standard error for `work`, and writes what it left for them.
-fn tell<T>(args: &Args, work: impl FnOnce(&Reporter, &Screen) -> T) -> anyhow::Result<T> {
-    let screen = Screen::open().context("could not use standard output and standard error")?;
+fn tell<T>(
+    args: &Args,
+    sandbox: &Sandbox,
+    work: impl FnOnce(&Reporter, &Screen) -> T,
+) -> anyhow::Result<T> {
+    let screen =
+        Screen::open(sandbox).context("could not use standard output and standard error")?;
     let reporter = Reporter { json: args.json, errors: screen.errors.clone() };
     let done = work(&reporter, &screen);
     screen.flush_errors();
@@ -149,11 +207,12 @@ fn child(
     args: &Args,
     config: &GuestConfig,
     parent: &ToParent,
+    sandbox: &Sandbox,
     reporter: &Reporter,
     screen: &Screen,
 ) -> u8 {
     fault::end_run_on_panic(reporter.clone());
-    guest(args, config, parent, reporter, screen)
+    guest(args, config, parent, sandbox, reporter, screen)
         .unwrap_or_else(|error| failed(reporter, &error, EXIT_BAD_INPUT))
 }
 
@@ -162,6 +221,7 @@ fn guest(
     args: &Args,
     config: &GuestConfig,
     parent: &ToParent,
+    sandbox: &Sandbox,
     reporter: &Reporter,
     screen: &Screen,
 ) -> anyhow::Result<u8> {
@@ -175,7 +235,7 @@ fn guest(
     };
     reporter.cautions(&guest);
     reporter.planned(guest.plan())?;
-    let (outcome, restarts, shared) = run_once(guest, parent, reporter, screen, args)?;
+    let (outcome, restarts, shared) = run_once(guest, parent, sandbox, reporter, screen, args)?;
     limiter.finish();
     let outcome = match restarts.then(|| parent.ask_for_restart()) {
         Some(Next::Restart) => {
@@ -326,13 +386,14 @@ fn launched(
     serial: Outlet,
     console: Option<ConsolePorts>,
     record: Option<&Path>,
+    sandbox: &Sandbox,
 ) -> anyhow::Result<Machine> {
     match guest.plan().platform() {
         // What a plain guest needs is looked at only if its launch fails: now, it would double its time.
         PlatformKind::Plain => {}
         confidential => ready(confidential)?,
     }
-    let launch = || Ok(Machine::launch(guest, platform(guest)?, serial, console)?);
+    let launch = || Ok(Machine::launch(guest, platform(guest)?, serial, console, sandbox)?);
     let machine: anyhow::Result<Machine> = match record {
         Some(file) => recorded(file, launch)?,
         None => launch(),
@@ -349,25 +410,26 @@ fn launched(
 fn run_once(
     guest: Guest,
     parent: &ToParent,
+    sandbox: &Sandbox,
     reporter: &Reporter,
     screen: &Screen,
     args: &Args,
 ) -> anyhow::Result<(Outcome, bool, Option<SharedMemory>)> {
     let (on_reset, on_panic) = (guest.config().on_reset, guest.config().on_panic);
-    let raw_mode = RawMode::enter()?;
-    let terminal = Terminal::open(guest.config(), raw_mode.is_some(), screen)
+    let terminal = Terminal::open(guest.config(), make_raw()?, screen, sandbox)
         .context("could not use standard input and output")?;
     let serial = terminal.serial;
     let has_place = guest.config().serial.is_some();
     let waiting = args.attest.map(|_| Waiting::of(&guest)).transpose()?;
-    let machine = launched(&guest, serial.clone(), terminal.console, args.record.as_deref())?;
+    let machine =
+        launched(&guest, serial.clone(), terminal.console, args.record.as_deref(), sandbox)?;
     reporter.launched(&guest);
     // A plan holds kernel and initrd.
     drop(guest);
     let control = machine.control().clone();
     let limit = Duration::from_secs(args.attest.unwrap_or_default());
     let _check = waiting
-        .map(|waiting| waiting.start(control.clone(), reporter.clone(), limit))
+        .map(|waiting| waiting.start(control.clone(), reporter.clone(), limit, sandbox))
         .transpose()?;
     let commands = events::watcher(parent, control.clone())
         .context("could not watch for commands of the parent process")?;

@@ -15,6 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use super::link::{self, Command, Event, ToChild, ToParent};
 use super::notify::{Notifier, watchdog_interval};
 use super::restarts::Restarts;
+use super::terminal::Untouched;
 
 /// Time after which the power button is pressed again: a guest that still boots misses the first time.
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
@@ -43,6 +44,7 @@ pub(super) struct Supervisor {
     stop_timeout: Duration,
     restarts: Restarts,
     stop: Stop,
+    terminal: Untouched,
 }
 
 /// How far the end is that a signal asked for.
@@ -86,6 +88,7 @@ impl Supervisor {
             stop_timeout,
             restarts: Restarts::default(),
             stop: Stop::No,
+            terminal: Untouched::now(),
         })
     }
 
@@ -102,7 +105,9 @@ impl Supervisor {
             let Some(link) = link else { anyhow::bail!("the link to the guest's process is gone") };
             let mut run =
                 Run { child, link, is_silent: false, phase: Phase::Launching, restart: None };
-            let end = self.watch(&mut run)?;
+            let end = self.watch(&mut run);
+            self.terminal.restore();
+            let end = end?;
             match (end, run.restart) {
                 (End::Killed(signal), _) => return Ok(Verdict::Killed(signal)),
                 (End::Status(status), None) => return Ok(Verdict::Status(status)),

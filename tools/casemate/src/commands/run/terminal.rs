@@ -5,60 +5,31 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use casemate_config::{GuestConfig, Serial};
 use casemate_machine::{ConsolePorts, Outlet};
+use casemate_sandbox::{Sandbox, Thread};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcsetattr};
 
 use super::keyboard::{Keyboard, Sink};
 
-/// The terminal as it was before. Ways out that run no destructor restore it from here as well.
-static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
-
-/// While it lives, keys reach the guest as they are typed.
-pub(super) struct RawMode;
-
-impl RawMode {
-    /// `None` if standard input is no terminal.
-    pub(super) fn enter() -> anyhow::Result<Option<Self>> {
-        let stdin = io::stdin();
-        if !isatty(&stdin) {
-            return Ok(None);
-        }
-        let before = tcgetattr(&stdin).context("could not read the terminal's settings")?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        // What we say ourselves has no carriage returns.
-        raw.output_modes |= OutputModes::OPOST;
-        *BEFORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(before);
-        let hook = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            restore();
-            hook(panic);
-        }));
-        tcsetattr(&stdin, OptionalActions::Now, &raw)
-            .context("could not set the terminal to raw mode")?;
-        Ok(Some(Self))
+/// Lets keys reach the guest as they are typed, until the parent makes the terminal what it was; `false` if
+/// standard input is no terminal.
+pub(super) fn make_raw() -> anyhow::Result<bool> {
+    let stdin = io::stdin();
+    if !isatty(&stdin) {
+        return Ok(false);
     }
-}
-
-impl Drop for RawMode {
-    fn drop(&mut self) {
-        restore();
-    }
-}
-
-fn restore() {
-    // A panic may have come while the lock was held; then there is nothing to restore yet.
-    let Ok(mut before) = BEFORE.try_lock() else { return };
-    if let Some(before) = before.take() {
-        // If it fails, the terminal is gone.
-        let _ = tcsetattr(io::stdin(), OptionalActions::Now, &before);
-    }
+    let mut raw = tcgetattr(&stdin).context("could not read the terminal's settings")?;
+    raw.make_raw();
+    // What we say ourselves has no carriage returns.
+    raw.output_modes |= OutputModes::OPOST;
+    tcsetattr(&stdin, OptionalActions::Now, &raw)
+        .context("could not set the terminal to raw mode")?;
+    Ok(true)
 }
 
 /// The terminal as it is before a guest's process starts, for the parent.
@@ -69,7 +40,7 @@ impl Untouched {
         Self(tcgetattr(io::stdin()).ok())
     }
 
-    /// Makes the terminal what it was. A process that ends by itself has done so.
+    /// Makes the terminal what it was.
     pub(super) fn restore(&self) {
         if let Some(before) = &self.0 {
             // If it fails, the terminal is gone.
@@ -92,11 +63,13 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    pub(super) fn open() -> io::Result<Self> {
+    /// Their threads enter `sandbox`.
+    pub(super) fn open(sandbox: &Sandbox) -> io::Result<Self> {
         // The files have no buffer that would hold back a prompt.
         let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         let errors = File::from(io::stderr().as_fd().try_clone_to_owned()?);
-        Ok(Self { output: Outlet::new("output", output)?, errors: Outlet::new("errors", errors)? })
+        let output = outlet("output", output, sandbox)?;
+        Ok(Self { output, errors: outlet("errors", errors, sandbox)? })
     }
 
     /// Waits until the guest's output is written, or nobody takes it. Returns the bytes that are lost,
@@ -131,10 +104,11 @@ impl Terminal {
         config: &GuestConfig,
         terminal: bool,
         screen: &Screen,
+        sandbox: &Sandbox,
     ) -> anyhow::Result<Self> {
         let output = screen.output.clone();
         let (serial, socket) = match &config.serial {
-            Some(place) => placed(place)?,
+            Some(place) => placed(place, sandbox)?,
             None => (output.clone(), None),
         };
         let stdin = File::from(io::stdin().as_fd().try_clone_to_owned()?);
@@ -168,20 +142,26 @@ pub(super) fn flush(outlet: &Outlet) -> (u64, Option<String>) {
     (lost + left as u64, error)
 }
 
+/// An outlet to `file` whose thread enters `sandbox`.
+fn outlet(name: &str, file: File, sandbox: &Sandbox) -> io::Result<Outlet> {
+    let sandbox = sandbox.clone();
+    Outlet::new(name, file, move || Ok(sandbox.enter(Thread::Writer)?))
+}
+
 /// The output of a serial port that leads to a file or a socket, and its input.
-fn placed(place: &Serial) -> anyhow::Result<(Outlet, Option<File>)> {
+fn placed(place: &Serial, sandbox: &Sandbox) -> anyhow::Result<(Outlet, Option<File>)> {
     let failed = |path: &Path| format!("could not open the serial port at {}", path.display());
     match place {
         Serial { socket: Some(path), .. } => {
             let socket = UnixStream::connect(path).with_context(|| failed(path))?;
             let input = File::from(OwnedFd::from(socket.try_clone()?));
             let output = File::from(OwnedFd::from(socket));
-            Ok((Outlet::new("serial output", output)?, Some(input)))
+            Ok((outlet("serial output", output, sandbox)?, Some(input)))
         }
         Serial { file, .. } => {
             let path = file.as_deref().unwrap_or(Path::new(""));
             let file = File::options().append(true).create(true).open(path);
-            Ok((Outlet::new("serial output", file.with_context(|| failed(path))?)?, None))
+            Ok((outlet("serial output", file.with_context(|| failed(path))?, sandbox)?, None))
         }
     }
 }

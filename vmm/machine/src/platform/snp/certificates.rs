@@ -5,12 +5,17 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use casemate_devices::memory::DeviceMemory;
 use casemate_kvm::exit::{CertificateReply, CertificateRequest};
+use casemate_sandbox::Sandbox;
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use vm_memory::{Bytes as _, GuestAddress};
+
+use crate::helper::{Helper, call};
 
 /// More is no table of certificates.
 const MOST: u64 = 1 << 20;
@@ -20,7 +25,18 @@ const PAGE: usize = 4096;
 
 /// A file with a certificate table: entries of GUID, offset and length, one of zeroes, and what they
 /// point to.
-pub(super) struct Certificates(PathBuf);
+pub(super) struct Certificates {
+    source: Arc<Source>,
+    /// What reads it.
+    helper: Option<Helper>,
+}
+
+/// The file by its name, as it is replaced by another one of the same name.
+struct Source {
+    path: PathBuf,
+    /// Its directory, once paths lead nowhere.
+    folder: Option<OwnedFd>,
+}
 
 /// A lock on the file, here a shared one. Who replaces the chip's key or its TCB takes an exclusive one, writes new
 /// certificates, and lets go: a report never comes with certificates of another key.
@@ -39,7 +55,17 @@ enum TableError {
 
 impl Certificates {
     pub(super) fn of(file: &Path) -> Self {
-        Self(file.into())
+        Self { source: Arc::new(Source { path: file.into(), folder: None }), helper: None }
+    }
+
+    /// From now on a thread in `sandbox` reads the file, below the directory that it is in now.
+    pub(super) fn serve(&mut self, sandbox: &Sandbox) -> io::Result<()> {
+        let path = self.source.path.clone();
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let folder = File::open(parent.unwrap_or(Path::new(".")))?;
+        self.source = Arc::new(Source { path, folder: Some(folder.into()) });
+        self.helper = Some(Helper::start(sandbox)?);
+        Ok(())
     }
 
     /// Answers a request. What comes beside the reply is to live until the report was taken.
@@ -48,12 +74,13 @@ impl Certificates {
         request: CertificateRequest,
         memory: &DeviceMemory,
     ) -> (CertificateReply, Option<Box<dyn Send>>) {
-        let (table, lock) = match self.read() {
-            Ok(found) => found,
-            Err(TableError::Busy) => return (CertificateReply::Busy, None),
-            Err(error) => {
+        let source = Arc::clone(&self.source);
+        let (table, lock) = match call(self.helper.as_ref(), move || source.read()) {
+            Some(Ok(found)) => found,
+            None | Some(Err(TableError::Busy)) => return (CertificateReply::Busy, None),
+            Some(Err(error)) => {
                 let source = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(file = %self.0.display(), %error, source, "no certificates for a guest");
+                tracing::warn!(file = %self.source.path.display(), %error, source, "no certificates for a guest");
                 return (CertificateReply::Failed, None);
             }
         };
@@ -70,9 +97,21 @@ impl Certificates {
             }
         }
     }
+}
+
+impl Source {
+    /// The file as it is now. A link must lead to a file of the same directory.
+    fn open(&self) -> io::Result<File> {
+        let (Some(folder), Some(name)) = (&self.folder, self.path.file_name()) else {
+            return File::open(&self.path);
+        };
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = openat2(folder, name, flags, Mode::empty(), ResolveFlags::BENEATH)?;
+        Ok(file.into())
+    }
 
     fn read(&self) -> Result<(Vec<u8>, Lock), TableError> {
-        let lock = Lock::take(File::open(&self.0)?, libc::F_RDLCK)?;
+        let lock = Lock::take(self.open()?, libc::F_RDLCK)?;
         let mut table = Vec::new();
         (&lock.0).take(MOST + 1).read_to_end(&mut table)?;
         check(&table).map_err(TableError::Malformed)?;
@@ -188,15 +227,26 @@ mod tests {
     fn a_file_that_is_replaced_gone_or_no_table_is_told_apart() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("certificates");
-        let (certificates, memory) = (Certificates::of(&file), memory());
+        let (mut certificates, memory) = (Certificates::of(&file), memory());
+        certificates.serve(&Sandbox::off()).unwrap();
         let ask = || certificates.answer(CertificateRequest { gpa: 0x1000, pages: 2 }, &memory).0;
         assert_eq!(ask(), CertificateReply::Failed);
         fs::write(&file, [1; 100]).unwrap();
         assert_eq!(ask(), CertificateReply::Failed);
         fs::write(&file, table(10)).unwrap();
         assert_eq!(ask(), CertificateReply::Ready);
-        let _writer = replace(&file).unwrap();
+        let writer = replace(&file).unwrap();
         assert_eq!(ask(), CertificateReply::Busy);
+        drop(writer);
+        // Replaced by rename, and by links.
+        let other = folder.path().join("other");
+        fs::rename(&file, &other).unwrap();
+        assert_eq!(ask(), CertificateReply::Failed);
+        std::os::unix::fs::symlink("other", &file).unwrap();
+        assert_eq!(ask(), CertificateReply::Ready);
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink(&other, &file).unwrap();
+        assert_eq!(ask(), CertificateReply::Failed, "a link that leaves the directory");
     }
 
     proptest! {

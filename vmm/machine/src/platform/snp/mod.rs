@@ -5,6 +5,7 @@ mod cpuid;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::path::Path;
 
 use certificates::Certificates;
@@ -21,6 +22,7 @@ use casemate_kvm::vm::{self, SevAttributes};
 use casemate_launch::{
     Import, InitialVcpu, LaunchPlan, PageKind, PlatformKind, Policy, SnpIdentity, SnpPolicy,
 };
+use casemate_sandbox::Sandbox;
 use kvm_bindings::{CpuId, kvm_run};
 use kvm_ioctls::{VcpuFd, VmFd};
 
@@ -212,6 +214,13 @@ impl Platform for Snp {
         let (vcek_disabled, host_data) = (self.identity.vcek_disabled, self.identity.host_data);
         let finish = Finish { id_block, vcek_disabled, host_data };
         Ok(snp::launch_finish(vm, &self.sev, &finish)?)
+    }
+
+    fn serve(&mut self, sandbox: &Sandbox) -> io::Result<()> {
+        match &mut self.certificates {
+            Some(certificates) => certificates.serve(sandbox),
+            None => Ok(()),
+        }
     }
 
     fn answer(&self, run: &mut kvm_run, caller: Caller<'_>) -> Answer {

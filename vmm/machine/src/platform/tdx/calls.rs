@@ -10,6 +10,7 @@ use casemate_devices::interrupt::Message;
 use casemate_kvm::exit::{TdxCall, TdxReply};
 
 use super::quote_buffer::{QuoteBuffer, Status};
+use crate::helper::{Helper, call};
 use crate::interrupts::deliver;
 use crate::platform::Caller;
 use crate::quote_service::{QuoteError, quote};
@@ -30,6 +31,8 @@ pub(super) struct Calls {
     /// R11 and R12: what the kernel handles itself, and what it hands over and is known here.
     info: [u64; 2],
     waiting: Arc<Waiting>,
+    /// What starts the threads of quotes.
+    helper: Option<Helper>,
 }
 
 /// Quotes under way.
@@ -42,7 +45,12 @@ struct Waiting {
 
 impl Calls {
     pub(super) fn new(service: QuoteService) -> Self {
-        Self { service, info: [0; 2], waiting: Arc::default() }
+        Self { service, info: [0; 2], waiting: Arc::default(), helper: None }
+    }
+
+    /// Lets `helper` start the threads of quotes.
+    pub(super) fn help(&mut self, helper: Helper) {
+        self.helper = Some(helper);
     }
 
     /// Takes what the kernel says of itself and of this process, R11 and R12 each.
@@ -104,12 +112,14 @@ impl Calls {
                 tracing::warn!(%error, "could not tell the guest that a quote is done");
             }
         };
-        match thread::Builder::new().name("quote".into()).spawn(fetch) {
-            Ok(_) => TdxReply::Success,
-            Err(error) => {
+        let start = || thread::Builder::new().name("quote".into()).spawn(fetch).map(drop);
+        match call(self.helper.as_ref(), start) {
+            Some(Ok(())) => TdxReply::Success,
+            Some(Err(error)) => {
                 tracing::warn!(%error, "no thread for a quote");
                 TdxReply::Retry
             }
+            None => TdxReply::Retry,
         }
     }
 }

@@ -6,6 +6,8 @@ mod quote_buffer;
 #[cfg(test)]
 mod tests;
 
+use std::io;
+
 use calls::Calls;
 use casemate_config::QuoteService;
 use casemate_firmware_logic::fatal::Fatal;
@@ -13,6 +15,7 @@ use casemate_kvm::exit::{KVM_SYSTEM_EVENT_TDX_FATAL, TdxCall, TdxFatal};
 use casemate_kvm::tdx::{self, Gpaw, InitVm, Measure};
 use casemate_kvm::vm;
 use casemate_launch::{Import, InitialVcpu, LaunchPlan, PageKind, PlatformKind, Policy, TdxPolicy};
+use casemate_sandbox::Sandbox;
 use kvm_bindings::{CpuId, kvm_run};
 use kvm_ioctls::{VcpuFd, VmFd};
 
@@ -20,6 +23,7 @@ pub use quote_buffer::report;
 
 use super::{Answer, Caller, Made, Platform, StepError, describe, pages};
 use crate::arch::Exit;
+use crate::helper::Helper;
 use crate::outcome::Outcome;
 
 /// What a guest sees is the same on all hosts: all have this width, and it is enough for 128 TiB.
@@ -116,6 +120,11 @@ impl Platform for Tdx {
 
     fn finish(&mut self, vm: &VmFd) -> Result<(), StepError> {
         Ok(tdx::finalize_vm(vm)?)
+    }
+
+    fn serve(&mut self, sandbox: &Sandbox) -> io::Result<()> {
+        self.calls.help(Helper::start(sandbox)?);
+        Ok(())
     }
 
     fn answer(&self, run: &mut kvm_run, caller: Caller<'_>) -> Answer {

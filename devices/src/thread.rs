@@ -1,0 +1,28 @@
+//! Threads that give up rights before they begin.
+
+use std::io;
+use std::sync::mpsc;
+use std::thread::{Builder, JoinHandle};
+
+/// Starts a thread called `name` that does `setup` (the sandbox) and then `work`.
+///
+/// # Errors
+/// If the process has no more threads, or `setup` failed; then there is no thread.
+pub fn spawn(
+    name: &str,
+    setup: impl FnOnce() -> io::Result<()> + Send + 'static,
+    work: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let (ready, started) = mpsc::sync_channel(1);
+    let thread = Builder::new().name(name.to_owned()).spawn(move || {
+        let result = setup();
+        let is_ready = result.is_ok();
+        // Nobody listens only if the process is on its way out.
+        let _ = ready.send(result);
+        if is_ready {
+            work();
+        }
+    })?;
+    started.recv().map_err(io::Error::other)??;
+    Ok(thread)
+}
