@@ -16,7 +16,7 @@ mod table;
 #[path = "src/filter/thread.rs"]
 mod thread;
 
-use table::Argument;
+use table::Condition;
 use thread::Thread;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
@@ -45,8 +45,10 @@ fn program(thread: Thread) -> Outcome<BpfProgram> {
     let mut rules = BTreeMap::<i64, Vec<SeccompRule>>::new();
     for rule in thread.rules() {
         let of_call = rules.entry(rule.call).or_default();
-        if let Some(argument) = &rule.only {
-            of_call.push(SeccompRule::new(vec![condition(argument)?])?);
+        let conditions: Outcome<Vec<_>> = rule.conditions.iter().flatten().map(condition).collect();
+        let conditions = conditions?;
+        if !conditions.is_empty() {
+            of_call.push(SeccompRule::new(conditions)?);
         }
     }
     let (otherwise, listed) = (SeccompAction::KillProcess, SeccompAction::Allow);
@@ -54,8 +56,8 @@ fn program(thread: Thread) -> Outcome<BpfProgram> {
     Ok(filter.try_into()?)
 }
 
-fn condition(argument: &Argument) -> Outcome<SeccompCondition> {
-    let Argument { index, mask, value } = *argument;
+fn condition(condition: &Condition) -> Outcome<SeccompCondition> {
+    let Condition { index, mask, value } = *condition;
     let (length, operator) = if mask == u64::from(u32::MAX) {
         (SeccompCmpArgLen::Dword, SeccompCmpOp::Eq)
     } else {

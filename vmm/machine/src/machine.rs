@@ -238,11 +238,13 @@ impl Machine {
         let folder = teardown::folder();
         sandbox.seal().map_err(LaunchError::device("sandbox"))?;
         let teardown = Teardown::start(sandbox).map_err(refused("end of the run"))?;
-        let threads = Threads::start(vcpus, &around, sandbox).map_err(refused("vCPU threads"))?;
+        let (threads, key) =
+            Threads::start(vcpus, &around, sandbox).map_err(refused("vCPU threads"))?;
         let begun = self.before.begun(folder);
         if let Err(error) = sandbox.enter(Thread::Main) {
             end.declare(Outcome::Failed(chain(&error)));
         }
+        drop(key);
         let outcome = loop {
             if let Some(outcome) = end.outcome() {
                 break outcome.clone();

@@ -32,50 +32,51 @@ pub(crate) fn give(vcpu: &VcpuFd, range: GpaRange, end: &End) {
 /// locks of the host's kernel.
 const GIVERS: u32 = 4;
 
-/// Where vCPUs wait until the guest has what it gets before it runs: it would not get far without,
-/// and its other vCPUs would keep processors busy that the first ones need.
+/// Where vCPUs wait until the guest has what it gets before it runs, and all threads have given up their
+/// rights. Without its memory the guest would not get far, and its other vCPUs would keep processors busy that
+/// the first ones need.
 #[derive(Default)]
 pub(crate) struct Gate {
-    givers: Mutex<u32>,
+    keys: Mutex<u32>,
     open: Condvar,
 }
 
 impl Gate {
-    /// A gate for `vcpus` vCPUs, and those that are to give.
-    pub(crate) fn new(vcpus: u32) -> (Arc<Self>, Vec<Giver>) {
+    /// A gate, and a key of it for each of `vcpus` vCPUs and for one other thread.
+    pub(crate) fn new(vcpus: u32) -> (Arc<Self>, Vec<Key>, Key) {
         let gate = Arc::new(Self::default());
-        let count = vcpus.min(GIVERS);
-        *gate.givers.lock().unwrap_or_else(PoisonError::into_inner) = count;
-        let givers = (0..count).map(|index| Giver { gate: gate.clone(), index, count }).collect();
-        (gate, givers)
+        *gate.keys.lock().unwrap_or_else(PoisonError::into_inner) = vcpus + 1;
+        let key = |index| Key { gate: gate.clone(), index, givers: vcpus.min(GIVERS) };
+        let (keys, other) = ((0..vcpus).map(key).collect(), key(vcpus));
+        (gate, keys, other)
     }
 
-    /// Waits until no giver is left.
+    /// Waits until no key is left.
     pub(crate) fn pass(&self) {
-        let givers = self.givers.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.open.wait_while(givers, |givers| *givers > 0));
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.open.wait_while(keys, |keys| *keys > 0));
     }
 }
 
-/// Who gives a part before the guest runs. The gate opens when the last one is dropped.
-pub(crate) struct Giver {
+/// Keeps the gate shut. It opens when the last key is dropped.
+pub(crate) struct Key {
     gate: Arc<Gate>,
     index: u32,
-    count: u32,
+    givers: u32,
 }
 
-impl Giver {
-    /// Gives this one's part of each of `ranges`.
+impl Key {
+    /// Gives the part of each of `ranges` of the vCPU with this key, and drops the key.
     pub(crate) fn give(self, vcpu: &VcpuFd, ranges: &[GpaRange], end: &End) {
-        for range in ranges.iter().filter_map(|range| part(*range, self.index, self.count)) {
+        for range in ranges.iter().filter_map(|range| part(*range, self.index, self.givers)) {
             give(vcpu, range, end);
         }
     }
 }
 
-impl Drop for Giver {
+impl Drop for Key {
     fn drop(&mut self) {
-        *self.gate.givers.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        *self.gate.keys.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
         self.gate.open.notify_all();
     }
 }
@@ -95,14 +96,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_gate_opens_when_the_last_giver_is_gone() {
+    fn gate_opens_when_the_last_key_is_gone() {
         for vcpus in [1, 3, 255] {
-            let (gate, givers) = Gate::new(vcpus);
-            assert_eq!(givers.len(), vcpus.min(GIVERS) as usize);
+            let (gate, keys, other) = Gate::new(vcpus);
+            assert_eq!(keys.len(), vcpus as usize);
             let waiting = std::thread::spawn(move || gate.pass());
-            for giver in givers {
+            for key in keys.into_iter().chain([other]) {
                 assert!(!waiting.is_finished());
-                drop(giver);
+                drop(key);
             }
             waiting.join().unwrap();
         }

@@ -1,6 +1,6 @@
 //! Capabilities, identities, and what a process inherits or leaves behind.
 
-#![allow(unsafe_code, reason = "closes files by number")]
+#![allow(unsafe_code, reason = "closes files by number; the allocator has no safe form")]
 
 use std::fs;
 use std::io;
@@ -42,6 +42,16 @@ impl Inherited {
             // not given to another file.
             unsafe { libc::close(*number) };
         }
+    }
+}
+
+/// Keeps the allocator to one arena, for which it opens no file: before it shrinks another one it reads how the
+/// kernel overcommits memory. One arena also takes less memory than one for each thread.
+pub(crate) fn limit_allocator() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the process has one thread, and the call changes a number of the allocator's.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
 

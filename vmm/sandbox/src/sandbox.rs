@@ -109,6 +109,7 @@ impl Sandbox {
         if mode == Mode::Off {
             return Ok(Self::off());
         }
+        privileges::limit_allocator();
         let step = SandboxError::process("list inherited files");
         let inherited = Inherited::now(keep).map_err(step)?;
         let files = Some(Files::new(&accesses)?);

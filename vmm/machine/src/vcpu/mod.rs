@@ -18,7 +18,7 @@ use kick::Kickable;
 use crate::arch::{self, Exit, RunPage};
 use crate::outcome::{End, Outcome};
 use crate::platform::{Answer, Caller, Platform};
-use crate::prefault::{self, Gate};
+use crate::prefault::{self, Gate, Key};
 use crate::ram::GuestRam;
 
 /// What vCPUs need of the machine while they run.
@@ -39,7 +39,7 @@ pub(crate) struct Surroundings {
 pub(crate) struct Threads(Vec<JoinHandle<()>>);
 
 impl Threads {
-    /// Starts a thread for each vCPU.
+    /// Starts a thread for each vCPU. The guest's first instruction waits until the key is dropped.
     ///
     /// # Errors
     /// If the host has no more threads. Those that run already are stopped.
@@ -47,37 +47,36 @@ impl Threads {
         vcpus: Vec<VcpuFd>,
         around: &Arc<Surroundings>,
         sandbox: &Sandbox,
-    ) -> io::Result<Self> {
+    ) -> io::Result<(Self, Key)> {
         kick::allow()?;
         let mut threads = Self(Vec::with_capacity(vcpus.len()));
         let count = u32::try_from(vcpus.len()).unwrap_or(u32::MAX);
-        let (gate, mut givers) = Gate::new(count);
-        for (index, vcpu) in (0..).zip(vcpus) {
+        let (gate, keys, other) = Gate::new(count);
+        let mut keys = keys.into_iter();
+        for (index, (vcpu, key)) in (0..).zip(vcpus.into_iter().zip(&mut keys)) {
             let name = format!("vcpu{index}");
-            let (own, gate, giver) = (around.clone(), gate.clone(), givers.pop());
+            let (own, gate) = (around.clone(), gate.clone());
             let sandbox = sandbox.clone();
             let life = move || {
                 let _last = DeclareEnd(&own.end);
                 if let Err(error) = sandbox.enter(Thread::Vcpu) {
                     return own.end.declare(Outcome::Failed(chain(&error)));
                 }
-                if let Some(giver) = giver {
-                    giver.give(&vcpu, &own.prefault, &own.end);
-                }
+                key.give(&vcpu, &own.prefault, &own.end);
                 gate.pass();
                 live(index, vcpu, &own);
             };
             match thread::Builder::new().name(name).spawn(life) {
                 Ok(thread) => threads.0.push(thread),
                 Err(error) => {
-                    drop(givers);
                     around.end.declare(Outcome::Failed(error.to_string()));
+                    drop((keys, other));
                     threads.join();
                     return Err(error);
                 }
             }
         }
-        Ok(threads)
+        Ok((threads, other))
     }
 
     /// Waits for all vCPUs to end, which they do once the end was declared.

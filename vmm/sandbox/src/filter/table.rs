@@ -24,32 +24,32 @@ impl Thread {
     }
 }
 
-/// A system call that is allowed, with any arguments or if one of them is as the rule says.
+/// A system call that is allowed if all `conditions` hold.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(crate) call: c_long,
-    pub(crate) only: Option<Argument>,
+    pub(crate) conditions: [Option<Condition>; 2],
 }
 
-/// A condition on an argument: `value` in the bits of `mask`.
+/// Argument `index` has `value` in the bits of `mask`.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Argument {
+pub(crate) struct Condition {
     pub(crate) index: u8,
     pub(crate) mask: u64,
     pub(crate) value: u64,
 }
 
 const fn any(call: c_long) -> Rule {
-    Rule { call, only: None }
-}
-
-const fn only(call: c_long, index: u8, mask: u64, value: u64) -> Rule {
-    Rule { call, only: Some(Argument { index, mask, value }) }
+    Rule { call, conditions: [None, None] }
 }
 
 /// `call` if its argument `index`, an int, is `value`.
 const fn int(call: c_long, index: u8, value: u64) -> Rule {
-    only(call, index, u32::MAX as u64, value)
+    Rule { call, conditions: [Some(is(index, value)), None] }
+}
+
+const fn is(index: u8, value: u64) -> Condition {
+    Condition { index, mask: u32::MAX as u64, value }
 }
 
 /// The kernel takes a request's low 32 bits.
@@ -65,9 +65,17 @@ const fn socket(family: i32) -> Rule {
     int(libc::SYS_socket, 0, family.cast_unsigned() as u64)
 }
 
+/// An option of all kinds of sockets.
+const fn socket_option(name: i32) -> Rule {
+    let level = is(1, libc::SOL_SOCKET.cast_unsigned() as u64);
+    let name = is(2, name.cast_unsigned() as u64);
+    Rule { call: libc::SYS_setsockopt, conditions: [Some(level), Some(name)] }
+}
+
 /// Memory that is not to be executed.
 const fn not_executable(call: c_long) -> Rule {
-    only(call, 2, libc::PROT_EXEC.cast_unsigned() as u64, 0)
+    let execute = libc::PROT_EXEC.cast_unsigned() as u64;
+    Rule { call, conditions: [Some(Condition { index: 2, mask: execute, value: 0 }), None] }
 }
 
 /// Allocation, locks, the end of a thread, and the message of a panic.
@@ -93,8 +101,6 @@ const ALL_THREADS: &[Rule] = &[
     any(libc::SYS_clock_gettime),
     // Keys of hash maps.
     any(libc::SYS_getrandom),
-    // The number of processors, for another arena of the allocator.
-    any(libc::SYS_sched_getaffinity),
     any(libc::SYS_exit),
     any(libc::SYS_exit_group),
 ];
@@ -134,6 +140,7 @@ const IO: &[Rule] = &[
     any(libc::SYS_recvfrom),
     any(libc::SYS_sendto),
     any(libc::SYS_shutdown),
+    socket_option(libc::SO_SNDBUF),
     ioctl(libc::FIONBIO),
     fcntl(libc::F_GETFL),
     fcntl(libc::F_SETFL),
@@ -200,7 +207,8 @@ const QUOTE: &[Rule] = &[
     socket(libc::AF_UNIX),
     socket(libc::AF_VSOCK),
     any(libc::SYS_connect),
-    any(libc::SYS_setsockopt),
+    socket_option(libc::SO_RCVTIMEO),
+    socket_option(libc::SO_SNDTIMEO),
     any(libc::SYS_sendto),
     any(libc::SYS_recvfrom),
     ioctl(kvm::SIGNAL_MSI),
