@@ -120,6 +120,27 @@ mod tests {
         assert_eq!(help(only_run()), help(Cli::command()));
     }
 
+    /// The first paragraphs of help texts that are too long without their default, with their places.
+    fn long_help(command: &clap::Command, path: &str) -> Vec<String> {
+        let path = format!("{path} {}", command.get_name());
+        let own = command.get_about().map(|about| (path.clone(), about.to_string()));
+        let of_arguments = command.get_arguments().filter_map(|argument| {
+            Some((format!("{path} {}", argument.get_id()), argument.get_help()?.to_string()))
+        });
+        let length = |help: &str| help.split(" [default: ").next().unwrap_or_default().len();
+        let long = own.into_iter().chain(of_arguments).filter(|(_, help)| length(help) >= 80);
+        let long = long.map(|(place, help)| format!("{place}: {help}"));
+        long.chain(command.get_subcommands().flat_map(|command| long_help(command, &path)))
+            .collect()
+    }
+
+    #[test]
+    fn first_lines_of_help_are_under_80_characters() {
+        let mut cli = Cli::command();
+        cli.build();
+        assert_eq!(long_help(&cli, ""), Vec::<String>::new());
+    }
+
     #[test]
     fn flags_of_other_programs_lead_to_ours() {
         for (line, ours) in [

@@ -45,17 +45,23 @@ enum Kind {
 /// Options of all kinds.
 #[derive(clap::Args)]
 struct Common {
-    /// Conditions on the evidence, as JSON; without it: no debugging, and for SNP no migration agent and
-    /// VMPL 0, for TDX the TCB status UpToDate
+    /// Conditions on the evidence, as JSON
+    ///
+    /// The default forbids debugging. For SEV-SNP it also forbids a migration agent and requires VMPL 0;
+    /// for TDX it requires the TCB status UpToDate.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// The time for which to judge, such as 2026-11-24T12:30:00Z (RFC 3339); default: now
+    /// Time for which to judge, RFC 3339 [default: now]
+    ///
+    /// An example is 2026-11-24T12:30:00Z.
     #[arg(long, value_name = "TIME", value_parser = Timestamp::parse)]
     at: Option<Timestamp>,
-    /// How to print the result
+    /// Format of the result
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// Say in a sentence what each check means (with --format json: on standard error)
+    /// Explain each check in a sentence
+    ///
+    /// With --format json, the sentences go to standard error.
     #[arg(long)]
     explain: bool,
 }
@@ -69,13 +75,15 @@ impl Common {
 /// Conditions on guests that run `casemate-agent`.
 #[derive(clap::Args)]
 struct Guest {
-    /// The guest must be the one that this configuration describes, launched by casemate run: its
-    /// measurement and its HOST_DATA (SNP) or MRCONFIGID (TDX) are computed, as casemate measure
-    /// GUEST.toml does, and added to the policy's conditions
+    /// Require the guest of this configuration, launched by casemate run
+    ///
+    /// Computes its measurement and its HOST_DATA (SEV-SNP) or MRCONFIGID (TDX), as casemate measure GUEST.toml
+    /// does, and adds them to the policy's conditions.
     #[arg(long, value_name = "GUEST.toml")]
     expect: Option<PathBuf>,
-    /// The nonce given to `casemate-agent report --nonce`: REPORT_DATA must be the agent's hash of it.
-    /// Added to the policy's conditions
+    /// Require the nonce that `casemate-agent report --nonce` was given
+    ///
+    /// Adds to the policy's conditions that REPORT_DATA is the agent's hash of it.
     #[arg(long, value_name = "HEX")]
     nonce: Option<Nonce>,
 }

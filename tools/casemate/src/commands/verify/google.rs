@@ -19,10 +19,12 @@ pub(crate) struct Args {
     /// The message Attestation of Google's TPM client, as protocol buffers
     #[arg(long, value_name = "FILE")]
     attestation: PathBuf,
-    /// A certificate between the key's and a root, beside those in the attestation; may be repeated
+    /// Certificate between the key's and a root; repeatable
+    ///
+    /// Needed if the attestation does not have it.
     #[arg(long, value_name = "FILE")]
     intermediate: Vec<PathBuf>,
-    /// The nonce that the quote must have; replaces the policy's
+    /// Nonce that the quote must have; replaces the policy's
     #[arg(long, value_name = "HEX")]
     nonce: Option<Nonce>,
     #[command(flatten)]

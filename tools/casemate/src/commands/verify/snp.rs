@@ -18,11 +18,12 @@ pub(crate) struct Args {
     /// The report, 1184 bytes
     #[arg(long, value_name = "FILE")]
     report: PathBuf,
-    /// The certificate of the key that signed it, VCEK or VLEK, or the table of certificates that the host gave
-    /// the guest (auxblob)
+    /// Certificate of the key that signed it, VCEK or VLEK
+    ///
+    /// The table of certificates that the host gave the guest (auxblob) is read as well.
     #[arg(long, value_name = "FILE")]
     vek: PathBuf,
-    /// The certificate above it: ASK for a VCEK, ASVK for a VLEK [default: AMD's, built in]
+    /// Certificate above it, ASK or ASVK [default: AMD's, built in]
     #[arg(long, value_name = "FILE", requires = "ark")]
     ask: Option<PathBuf>,
     /// The root certificate [default: AMD's, built in]
@@ -31,7 +32,9 @@ pub(crate) struct Args {
     /// The root's revocation list
     #[arg(long, value_name = "FILE")]
     crl: Option<PathBuf>,
-    /// Trust this root as well. For tests: the result then says TEST and proves nothing
+    /// Also trust this root, for tests only
+    ///
+    /// Evidence under it proves nothing, and the result says TEST.
     #[arg(long, value_name = "FILE")]
     test_root: Option<PathBuf>,
     #[command(flatten)]

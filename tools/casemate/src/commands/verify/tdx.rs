@@ -21,10 +21,14 @@ pub(crate) struct Args {
     /// What Intel publishes about the platform, as JSON
     #[arg(long, value_name = "FILE")]
     collateral: Option<PathBuf>,
-    /// The guest's event log, CCEL or a JSON list: it must give the quote's four RTMRs
+    /// Event log of the guest, CCEL or a JSON list
+    ///
+    /// It must give the quote's four RTMRs.
     #[arg(long, value_name = "FILE")]
     event_log: Option<PathBuf>,
-    /// Trust this root as well. For tests: the result then says TEST and proves nothing
+    /// Also trust this root, for tests only
+    ///
+    /// Evidence under it proves nothing, and the result says TEST.
     #[arg(long, value_name = "FILE")]
     test_root: Option<PathBuf>,
     #[command(flatten)]
