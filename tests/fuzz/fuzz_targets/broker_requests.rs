@@ -18,7 +18,8 @@ fn broker() -> Broker {
     std::fs::create_dir_all(&folder).expect("a place for the store");
     let key = StoreKey::generate().expect("randomness");
     let store = Store::open(&folder.join("store"), key).expect("a store");
-    let policy = ReleasePolicy { snp: Some("{}".into()), tdx: Some("{}".into()) };
+    let open = || Some("{}".into());
+    let policy = ReleasePolicy { snp: open(), tdx: open(), azure: open() };
     let secret = Secret { value: b"secret".to_vec().into(), policy };
     store.put(&"a/b/c".parse().expect("an id"), &secret).expect("a secret put in");
     Broker::new(store, Verifier::default(), &folder.join("audit")).expect("a broker")

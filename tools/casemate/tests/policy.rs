@@ -51,12 +51,31 @@ fn open_conditions_are_listed() {
 }
 
 #[test]
+fn policies_of_clouds_are_checked() {
+    let keys = |policy: &str, platform: &str| {
+        let (status, out, errors) = check(policy, &["--platform", platform, "--json"]);
+        assert_eq!(status, Some(1), "{errors}");
+        let found: Value = serde_json::from_str(&out).unwrap();
+        let open = found["open"].as_array().unwrap();
+        open.iter().map(|weakness| weakness["key"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(keys("{}", "azure"), ["nonce", "pcrs", "min_reported_tcb"]);
+    assert_eq!(keys("{}", "google"), ["nonce", "pcrs"]);
+    assert_eq!(keys("{}", "nitro"), ["pcrs", "nonce"]);
+    assert_eq!(keys("{}", "cca"), ["rim", "nonce"]);
+    let azure = json!({"tpm": {"nonce": "00"}, "require_secure_boot": true}).to_string();
+    let (status, out, _) = check(&azure, &["--json"]);
+    let found: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((status, &found["platform"]), (Some(1), &json!("azure")));
+}
+
+#[test]
 fn what_is_no_policy_is_bad_input() {
     for (policy, words) in [
         ("{}", "pass --platform"),
         ("[]", "could not check the policy"),
-        ("{\"vmpl\": [0], \"mrtd\": []}", "for neither platform"),
-        ("{\"a\\u001b[2J\": 1}", "for neither platform"),
+        ("{\"vmpl\": [0], \"mrtd\": []}", "fit no platform"),
+        ("{\"a\\u001b[2J\": 1}", "fit no platform"),
     ] {
         let (status, out, errors) = check(policy, &[]);
         assert_eq!((status, out.as_str()), (Some(2), ""), "{policy}");

@@ -5,21 +5,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use casemate_foreign::{Foreign, one_line};
-use casemate_protocol::{Evidence, HASH_ALGORITHM, PREFIX, VERSION, report_data};
+use casemate_protocol::{HASH_ALGORITHM, PREFIX, VERSION, report_data};
 use casemate_verify::{Judgement, Outcome, Question, Timestamp, Verdict};
 use kbs_types::{Attestation, Challenge, ErrorInformation, Request, Tee};
-use ring::digest::{SHA384, digest};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::audit::{AuditError, AuditKey, AuditLog, Event, Head as AuditHead, Record};
 use crate::ear;
+use crate::evidence::{GuestEvidence, KINDS, devices};
 use crate::http::{Answer, Head};
 use crate::jwe::Recipient;
 use crate::peer::Peer;
 use crate::policy::policy_digest;
 use crate::release::ReleaseKey;
-use crate::seal::hex;
 use crate::session::{Attested, ChallengeError, Sessions};
 use crate::store::{Kind, Secret, SecretId, Store, StoreError};
 use crate::token::Signer;
@@ -178,7 +177,7 @@ impl Broker {
                 format!("the version \"{asked}\" of the protocol is not spoken; {VERSION} is");
             return Err(Refusal::new(401, "ProtocolVersion", detail));
         }
-        if !matches!(request.tee, Tee::Snp | Tee::Tdx) {
+        if !KINDS.contains(&request.tee) {
             let detail = format!("evidence of {} guests cannot be judged", request.tee);
             return Err(Refusal::new(401, "Tee", detail));
         }
@@ -236,9 +235,10 @@ impl Broker {
         if runtime_data.nonce != nonce {
             return Err(nonce_refused(record, "the nonce is not this session's".into()));
         }
-        let evidence = Evidence::from_json(tee, &tee_evidence.primary_evidence)
+        let evidence = GuestEvidence::from_json(tee, &tee_evidence.primary_evidence)
             .map_err(|error| Refusal::new(401, "Evidence", chain(&error)))?;
-        record.evidence = Some(evidence_digest(&evidence));
+        record.evidence = Some(evidence.digest());
+        refuse_devices(record, &tee_evidence.additional_evidence)?;
         Recipient::new(&runtime_data.tee_pubkey)
             .map_err(|error| Refusal::new(401, "Key", error.to_string()))?;
 
@@ -252,6 +252,7 @@ impl Broker {
             Refusal::new(503, "Random", "the system gave no random bytes: try again later")
         })?;
         let attested = Attested {
+            tee,
             nonce,
             evidence,
             report_data: expected,
@@ -280,7 +281,7 @@ impl Broker {
         let mut record = record(call.peer, call.at);
         record.secret = Some(id.to_owned());
         record.nonce = Some(attested.nonce.clone());
-        record.evidence = Some(evidence_digest(&attested.evidence));
+        record.evidence = Some(attested.evidence.digest());
         match self.judge_release(call, &attested, id, &mut record) {
             Ok(release) => {
                 record.event = Event::Release;
@@ -305,12 +306,14 @@ impl Broker {
         let found = self.store.get(&id).map_err(|error| Refusal::internal(&error))?;
         let Secret { value, policy } =
             found.ok_or_else(|| Refusal::new(404, "Secret", "there is no such secret"))?;
-        let policy = match &attested.evidence {
-            Evidence::Snp { .. } => policy.snp,
-            Evidence::Tdx { .. } => policy.tdx,
+        let tee = attested.tee;
+        let policy = match tee {
+            Tee::Snp => policy.snp,
+            Tee::Tdx => policy.tdx,
+            Tee::AzSnpVtpm | Tee::AzTdxVtpm => policy.azure,
+            _ => None,
         };
         let policy = policy.ok_or_else(|| {
-            let tee = attested.evidence.tee();
             Refusal::new(401, "Policy", format!("the secret has no policy for {tee} guests"))
         })?;
         record.policy = Some(policy_digest(&policy));
@@ -432,12 +435,11 @@ fn record(peer: &impl ToString, at: Timestamp) -> Record {
 /// Notes a judgement; an error unless it accepts.
 fn judged(record: &mut Record, judgement: &Judgement) -> Result<(), Refusal> {
     record.verdict = Some(judgement.verdict.as_str().into());
-    record.trust = judgement.trust.map(|trust| trust.as_str().to_owned());
+    record.trust = judgement.root().map(|trust| trust.as_str().to_owned());
     let answered =
         Question::ALL.into_iter().filter(|one| judgement.answer(*one) == Outcome::Passed);
     record.answered = answered.map(|question| question.as_str().to_owned()).collect();
-    let failing = judgement.checks.iter().filter(|check| check.result != Outcome::Passed);
-    record.failing = failing.map(|check| check.name.to_string()).collect();
+    record.failing = judgement.unfulfilled().iter().map(ToString::to_string).collect();
     if judgement.verdict == Verdict::Accept {
         return Ok(());
     }
@@ -445,9 +447,18 @@ fn judged(record: &mut Record, judgement: &Judgement) -> Result<(), Refusal> {
     Err(Refusal::new(401, "Verdict", detail))
 }
 
-fn evidence_digest(evidence: &Evidence) -> String {
-    let (Evidence::Snp { report: bytes, .. } | Evidence::Tdx { quote: bytes, .. }) = evidence;
-    hex(digest(&SHA384, bytes).as_ref())
+/// Refuses composite evidence with a device that cannot be judged: to pass over it would let a token and a
+/// release speak for it.
+fn refuse_devices(record: &mut Record, additional: &str) -> Result<(), Refusal> {
+    let refusal = |detail| Refusal::new(401, "Evidence", detail);
+    let kinds = devices(additional).map_err(|error| refusal(chain(&error)))?;
+    if kinds.is_empty() {
+        return Ok(());
+    }
+    record.failing = vec!["additional-evidence".into()];
+    let kinds = kinds.join(", ");
+    let kinds = Foreign(&kinds);
+    Err(refusal(format!("additional evidence of \"{kinds}\" cannot be judged; attest without it")))
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {

@@ -84,7 +84,7 @@ pub(crate) fn claims(
     now: Timestamp,
     lifetime_seconds: u64,
 ) -> Result<Value, serde_json::Error> {
-    let genuine = matches!(judgement.trust, Some(Trust::Vendor(_)));
+    let genuine = matches!(judgement.root(), Some(Trust::Vendor(_)));
     let debug = judgement.debuggable || judgement.claims.is_none();
     let hardware = if genuine { GENUINE_HARDWARE } else { UNRECOGNIZED_HARDWARE };
     let configuration = if debug { UNSUPPORTABLE_CONFIG } else { APPROVED_CONFIG };

@@ -21,6 +21,7 @@ pub mod audit;
 mod broker;
 mod connections;
 mod ear;
+mod evidence;
 pub mod http;
 mod jwe;
 mod listen;
@@ -37,6 +38,7 @@ mod turns;
 mod verifier;
 
 pub use broker::{Broker, BrokerError};
+pub use evidence::{GuestEvidence, GuestEvidenceError};
 pub use listen::{BindError, ListenAddress, ListenAddressError, Listener, bind_unix};
 pub use peer::{Network, NetworkError, Peer, ProxyHeader, TrustedProxies};
 pub use policy::{PolicyError, ReleasePolicy};

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
-use casemate_protocol::Evidence;
 use kbs_types::{Tee, TeePubKey};
 
+use crate::evidence::GuestEvidence;
 use crate::peer::Peer;
 use crate::seal::random;
 
@@ -22,7 +22,8 @@ const MAX_EVIDENCE: usize = 256 * 1024 * 1024;
 /// What a session's guest has shown.
 pub(crate) struct Attested {
     pub(crate) nonce: String,
-    pub(crate) evidence: Evidence,
+    pub(crate) tee: Tee,
+    pub(crate) evidence: GuestEvidence,
     /// What REPORT_DATA has to be.
     pub(crate) report_data: [u8; 64],
     /// The key that the evidence is bound to.
@@ -55,7 +56,7 @@ impl Session {
     /// Bytes of its evidence.
     fn size(&self) -> usize {
         match &self.state {
-            State::Attested(attested) => size(&attested.evidence),
+            State::Attested(attested) => attested.evidence.size(),
             State::Challenged { .. } | State::Used => 0,
         }
     }
@@ -158,7 +159,7 @@ impl Sessions {
     pub(crate) fn attested(&self, id: &str, attested: Attested, now: Instant) -> bool {
         let mut table = self.table();
         table.forget_ended(now);
-        let more = size(&attested.evidence);
+        let more = attested.evidence.size();
         let held = |table: &Table| table.sessions.values().map(Session::size).sum::<usize>();
         while held(&table).saturating_add(more) > MAX_EVIDENCE && table.make_room(Session::size) {}
         let Some(session) = table.sessions.get_mut(id) else { return false };
@@ -191,15 +192,10 @@ impl Sessions {
     }
 }
 
-fn size(evidence: &Evidence) -> usize {
-    match evidence {
-        Evidence::Snp { report, certificates } => report.len() + certificates.len(),
-        Evidence::Tdx { quote, event_log } => quote.len() + event_log.as_ref().map_or(0, Vec::len),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use casemate_protocol::Evidence;
+
     use super::*;
 
     fn sessions() -> Sessions {
@@ -209,7 +205,8 @@ mod tests {
     fn attested(token: &str) -> Attested {
         Attested {
             nonce: String::new(),
-            evidence: Evidence::Snp { report: vec![], certificates: vec![] },
+            tee: Tee::Snp,
+            evidence: GuestEvidence::Bare(Evidence::Snp { report: vec![], certificates: vec![] }),
             report_data: [0; 64],
             key: TeePubKey::AKP { alg: String::new(), public_key: String::new() },
             token: token.to_owned(),

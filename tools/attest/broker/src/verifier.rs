@@ -2,10 +2,13 @@
 
 use std::cmp::Reverse;
 
-use casemate_protocol::Evidence;
+use casemate_protocol::{Evidence, HASH_LEN};
+use casemate_verify::azure::{self, AzureEvidence, AzureFiles, AzureHardware, AzurePolicy};
 use casemate_verify::snp::{self, CertificateTable, SnpEvidence};
 use casemate_verify::tdx::{self, TdxEvidence};
 use casemate_verify::{Hex, Judgement, OneOrMany, SnpPolicy, TdxPolicy, Timestamp, Verdict};
+
+use crate::evidence::GuestEvidence;
 
 /// What vouches for processors. Certificates and lists are DER or PEM.
 #[derive(Clone, Debug, Default)]
@@ -34,7 +37,8 @@ impl Verifier {
     }
 
     /// Judges evidence at the time `at`, by a policy's text. Without a policy: is it genuine? In any
-    /// case its REPORT_DATA has to be `report_data`.
+    /// case its REPORT_DATA has to be `report_data`; for Azure's guests, whose paravisor owns that field, the
+    /// nonce of the TPM's quote has to be the hash at its beginning.
     ///
     /// Of several certificates the one of the chip that reports counts. Of several lists or collaterals
     /// those count with which the evidence is accepted; if there are none, those with which the fewest
@@ -42,14 +46,34 @@ impl Verifier {
     #[must_use]
     pub fn judge(
         &self,
-        evidence: &Evidence,
+        evidence: &GuestEvidence,
         policy: Option<&str>,
         report_data: &[u8; 64],
         at: Timestamp,
     ) -> Judgement {
+        let judgements = match evidence {
+            GuestEvidence::Bare(evidence) => self.judge_bare(evidence, policy, report_data, at),
+            GuestEvidence::Azure(files) => match azure_policy(policy, report_data) {
+                Ok(policy) => self.judge_azure(files, &policy, at),
+                Err(error) => vec![Judgement::policy_invalid(&error)],
+            },
+        };
+        let best = judgements.into_iter().max_by_key(|judgement| {
+            (judgement.verdict == Verdict::Accept, Reverse(judgement.failed().count()))
+        });
+        best.expect("each kind is judged at least once, with empty certificates if there are none")
+    }
+
+    fn judge_bare(
+        &self,
+        evidence: &Evidence,
+        policy: Option<&str>,
+        report_data: &[u8; 64],
+        at: Timestamp,
+    ) -> Vec<Judgement> {
         let json = policy.unwrap_or("{}").as_bytes();
         let report_data = Some(OneOrMany(vec![Hex(*report_data)]));
-        let judgements = match evidence {
+        match evidence {
             Evidence::Snp { report, certificates } => match SnpPolicy::from_json(json) {
                 Ok(policy) => {
                     self.judge_snp(report, certificates, &SnpPolicy { report_data, ..policy }, at)
@@ -63,13 +87,40 @@ impl Verifier {
                 }
                 Err(error) => vec![Judgement::policy_invalid(&error)],
             },
+        }
+    }
+
+    fn judge_azure(
+        &self,
+        files: &AzureFiles,
+        policy: &AzurePolicy,
+        at: Timestamp,
+    ) -> Vec<Judgement> {
+        let Endorsements { chip_certificates, revocation_lists, collateral, test_root } =
+            &self.endorsements;
+        let evidence = files.evidence();
+        let known: Vec<&[u8]> =
+            evidence.vek.into_iter().chain(chip_certificates.iter().map(Vec::as_slice)).collect();
+        let (vek, beside) = match files.hardware() {
+            Some(AzureHardware::Snp(report)) => {
+                (snp::choose_vek(report, &known).or(evidence.vek), revocation_lists)
+            }
+            _ => (None, collateral),
         };
-        let best = judgements.into_iter().max_by_key(|judgement| {
-            (judgement.verdict == Verdict::Accept, Reverse(judgement.failed().count()))
-        });
-        best.expect(
-            "both kinds are judged at least once, with empty certificates if there are none",
-        )
+        let test_root = test_root.as_ref().map(|(ask, ark)| (ask.as_slice(), ark.as_slice()));
+        let issuers = snp::chain_for(vek.unwrap_or_default()).or(test_root);
+        let root = test_root.map(|(_, ark)| ark);
+        let mut beside: Vec<Option<&[u8]>> =
+            beside.iter().map(|file| Some(file.as_slice())).collect();
+        if beside.is_empty() {
+            beside.push(None);
+        }
+        // Of a list and collateral the hardware's own kind is read, the other passed over.
+        let judge = |file| {
+            let evidence = AzureEvidence { vek, issuers, crl: file, collateral: file, ..evidence };
+            azure::verify(&evidence, policy, root, at).erase()
+        };
+        beside.into_iter().map(judge).collect()
     }
 
     fn judge_snp(
@@ -121,4 +172,16 @@ impl Verifier {
             })
             .collect()
     }
+}
+
+fn azure_policy(
+    policy: Option<&str>,
+    report_data: &[u8; 64],
+) -> Result<AzurePolicy, casemate_verify::PolicyError> {
+    let mut policy = match policy {
+        Some(text) => AzurePolicy::from_json(text.as_bytes())?,
+        None => AzurePolicy::genuine(),
+    };
+    policy.tpm.nonce = report_data.get(..HASH_LEN).map(<[u8]>::to_vec);
+    Ok(policy)
 }

@@ -9,6 +9,9 @@ use serde_json::json;
 /// The hash of the binding, as a challenge names it in its extra parameters.
 pub const HASH_ALGORITHM: &str = "sha384";
 
+/// Bytes of that hash.
+pub const HASH_LEN: usize = 48;
+
 /// REPORT_DATA for a nonce and a key: SHA-384, padded with zeros to 64 bytes, of the canonical JSON
 /// (RFC 8785) of
 /// `{"additional-evidence": TEXT, "nonce": TEXT, "tee-pubkey": {...}}`.
@@ -26,7 +29,7 @@ pub fn report_data(runtime: &RuntimeData, additional_evidence: &str) -> [u8; 64]
     ]);
     let canonical = json!(bound).to_string();
     let mut data = [0; 64];
-    data[..48].copy_from_slice(digest(&SHA384, canonical.as_bytes()).as_ref());
+    data[..HASH_LEN].copy_from_slice(digest(&SHA384, canonical.as_bytes()).as_ref());
     data
 }
 

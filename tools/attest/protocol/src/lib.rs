@@ -21,7 +21,7 @@ mod jwe;
 mod release;
 mod snp_json;
 
-pub use binding::{HASH_ALGORITHM, report_data};
+pub use binding::{HASH_ALGORITHM, HASH_LEN, report_data};
 pub use challenge::{Challenger, Nonce, NonceError, challenge_data};
 pub use command_line::parameters;
 pub use evidence::{Evidence, EvidenceError};

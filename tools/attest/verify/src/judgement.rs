@@ -166,6 +166,24 @@ impl<C> Judgement<C> {
         own.chain(below)
     }
 
+    /// The names of the checks that failed or were not done, of this node and of its parts.
+    #[must_use]
+    pub fn unfulfilled(&self) -> Vec<CheckName> {
+        let own = self.checks.iter().filter(|check| check.result != Outcome::Passed);
+        let below = self.parts.iter().flat_map(|part| part.judgement.unfulfilled());
+        own.map(|check| check.name).chain(below).collect()
+    }
+
+    /// Whom the roots of the tree belong to: a TEST root outweighs all others, and a node without a root of its
+    /// own rests on that of its first part.
+    #[must_use]
+    pub fn root(&self) -> Option<Trust> {
+        if self.is_test() {
+            return Some(Trust::Test);
+        }
+        self.trust.or_else(|| self.parts.iter().find_map(|part| part.judgement.root()))
+    }
+
     /// The answer to a question.
     #[must_use]
     pub fn answer(&self, question: Question) -> Outcome {

@@ -5,6 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use casemate_verify::azure::AzurePolicy;
+use casemate_verify::cca::CcaPolicy;
+use casemate_verify::google::GooglePolicy;
+use casemate_verify::nitro::NitroPolicy;
 use casemate_verify::{MAX_INPUT, PolicyError, SnpPolicy, TdxPolicy, Weakness};
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
@@ -49,6 +53,10 @@ struct CheckArgs {
 enum Platform {
     Snp,
     Tdx,
+    Azure,
+    Google,
+    Nitro,
+    Cca,
 }
 
 impl Platform {
@@ -56,6 +64,10 @@ impl Platform {
         match self {
             Platform::Snp => "snp",
             Platform::Tdx => "tdx",
+            Platform::Azure => "azure",
+            Platform::Google => "google",
+            Platform::Nitro => "nitro",
+            Platform::Cca => "cca",
         }
     }
 
@@ -63,6 +75,10 @@ impl Platform {
         Ok(match self {
             Platform::Snp => SnpPolicy::from_json(policy)?.weaknesses(),
             Platform::Tdx => TdxPolicy::from_json(policy)?.weaknesses(),
+            Platform::Azure => AzurePolicy::from_json(policy)?.weaknesses(),
+            Platform::Google => GooglePolicy::from_json(policy)?.weaknesses(),
+            Platform::Nitro => NitroPolicy::from_json(policy)?.weaknesses(),
+            Platform::Cca => CcaPolicy::from_json(policy)?.weaknesses(),
         })
     }
 }
@@ -92,13 +108,17 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// The platform whose policies have these keys.
 fn platform_of(text: &[u8]) -> anyhow::Result<Platform> {
-    match (Platform::Snp.weaknesses(text), Platform::Tdx.weaknesses(text)) {
-        (Ok(_), Err(_)) => Ok(Platform::Snp),
-        (Err(_), Ok(_)) => Ok(Platform::Tdx),
-        (Ok(_), Ok(_)) => {
-            bail!("its keys fit SEV-SNP and TDX; pass --platform snp or --platform tdx")
+    let fitting: Vec<Platform> = Platform::value_variants()
+        .iter()
+        .copied()
+        .filter(|platform| platform.weaknesses(text).is_ok())
+        .collect();
+    match fitting.as_slice() {
+        [one] => Ok(*one),
+        [] => bail!("its keys fit no platform; pass --platform for details"),
+        several => {
+            let names: Vec<_> = several.iter().map(|platform| platform.name()).collect();
+            bail!("its keys fit several platforms; pass --platform {}", names.join(" or "))
         }
-        (Err(snp), Err(_)) => Err(anyhow::Error::from(snp)
-            .context("it is for neither platform; pass --platform for details")),
     }
 }

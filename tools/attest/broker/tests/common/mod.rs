@@ -36,7 +36,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 /// No debugging, and this command line only.
 pub(crate) fn policy() -> ReleasePolicy {
     let json = json!({"allow_debug": false, "measurements": hex(&measurement(COMMAND_LINE))});
-    ReleasePolicy { snp: Some(json.to_string()), tdx: None }
+    ReleasePolicy { snp: Some(json.to_string()), ..ReleasePolicy::default() }
 }
 
 pub(crate) fn id(text: &str) -> SecretId {

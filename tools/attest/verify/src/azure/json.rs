@@ -1,12 +1,21 @@
 //! Azure's evidence as one JSON object, as Trustee's clients send it.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::Deserialize;
 
+use crate::snp::REPORT_LEN;
 use crate::tpm::QuoteParts;
 
 use super::AzureEvidence;
+use super::hcl::{Hardware, HclReport};
+
+/// Clients write base64 with and without padding.
+const ANY_PADDING: GeneralPurposeConfig =
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, ANY_PADDING);
+const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, ANY_PADDING);
 
 /// Evidence that cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +26,15 @@ pub enum EvidenceError {
     /// Bytes in another spelling.
     #[error("{0} is neither a list of bytes nor hexadecimal nor base64")]
     Bytes(&'static str),
+}
+
+/// Whose hardware report a paravisor's report has, by its unsigned header.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AzureHardware<'a> {
+    /// An SEV-SNP report.
+    Snp(&'a [u8; REPORT_LEN]),
+    /// A TDREPORT.
+    Tdx,
 }
 
 /// The parts of a JSON object, decoded.
@@ -65,7 +83,7 @@ impl Bytes {
         }
         crate::hex::bytes_of(text)
             .ok()
-            .or_else(|| URL_SAFE_NO_PAD.decode(text).ok())
+            .or_else(|| URL_SAFE.decode(text).ok())
             .or_else(|| STANDARD.decode(text).ok())
             .ok_or(EvidenceError::Bytes(name))
     }
@@ -92,6 +110,29 @@ impl AzureFiles {
             vek: optional(vcek, "vcek")?,
             td_quote: optional(td_quote, "td_quote")?,
         })
+    }
+
+    /// Whose hardware report is in the paravisor's report, if that can be read.
+    #[must_use]
+    pub fn hardware(&self) -> Option<AzureHardware<'_>> {
+        match HclReport::parse(&self.hcl).ok()?.hardware {
+            Hardware::Snp(report) => Some(AzureHardware::Snp(report)),
+            Hardware::Tdx(_) => Some(AzureHardware::Tdx),
+        }
+    }
+
+    /// The attestation structure that the TPM signed.
+    #[must_use]
+    pub fn quote_message(&self) -> &[u8] {
+        &self.message
+    }
+
+    /// Length of all parts, in bytes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let optional = [&self.vek, &self.td_quote].map(|part| part.as_ref().map_or(0, Vec::len));
+        let always = [&self.hcl, &self.message, &self.signature, &self.registers].map(Vec::len);
+        always.iter().chain(&optional).sum()
     }
 
     /// The evidence in it.

@@ -22,7 +22,7 @@ use crate::tdx::{self, TdxEvidence};
 use crate::time::Timestamp;
 use crate::tpm::{self, QuoteParts, Registers};
 
-pub use json::{AzureFiles, EvidenceError};
+pub use json::{AzureFiles, AzureHardware, EvidenceError};
 pub use policy::AzurePolicy;
 
 use hcl::{Hardware, HclReport};

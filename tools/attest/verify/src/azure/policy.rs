@@ -51,6 +51,16 @@ impl AzurePolicy {
         }
     }
 
+    /// Conditions of a genuine machine alone: everything else is open but the registers that must be selected.
+    #[must_use]
+    pub fn genuine() -> Self {
+        AzurePolicy {
+            snp: SnpPolicy::default(),
+            tdx: TdxPolicy::default(),
+            ..AzurePolicy::strict()
+        }
+    }
+
     /// Reads a policy from JSON. `snp` and `tdx` are policies of their kinds; when one is absent, the strict one
     /// holds.
     ///

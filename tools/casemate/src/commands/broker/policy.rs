@@ -51,6 +51,9 @@ pub(super) struct PolicyArgs {
     /// Policy for TDX guests, JSON as for casemate verify tdx
     #[arg(long, value_name = "FILE")]
     tdx_policy: Option<PathBuf>,
+    /// Policy for Azure's guests, JSON as for casemate verify azure
+    #[arg(long, value_name = "FILE")]
+    azure_policy: Option<PathBuf>,
     /// Accept a policy with open conditions (see casemate policy check), or none
     #[arg(long)]
     accept_weak_policy: bool,
@@ -70,6 +73,7 @@ impl PolicyArgs {
         let policy = ReleasePolicy {
             snp: text(&self.snp_policy).transpose()?,
             tdx: text(&self.tdx_policy).transpose()?,
+            azure: text(&self.azure_policy).transpose()?,
         };
         let open = policy.check().context("could not use the policy")?;
         for (platform, weakness) in &open {
@@ -82,7 +86,8 @@ impl PolicyArgs {
         );
         ensure!(
             !policy.is_empty() || self.accept_weak_policy,
-            "nobody could have the secret; pass --snp-policy or --tdx-policy, or --accept-weak-policy"
+            "nobody could have the secret; pass --snp-policy, --tdx-policy or --azure-policy, or \
+             --accept-weak-policy"
         );
         Ok(policy)
     }
@@ -98,11 +103,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             writeln!(output(), "{} has new policies", id.as_ref())?;
         }
         Command::Show { id, store } => {
-            let ReleasePolicy { snp, tdx } = super::secret::existing(&store.open()?, id)?.policy;
+            let ReleasePolicy { snp, tdx, azure } =
+                super::secret::existing(&store.open()?, id)?.policy;
             let json = |text: Option<String>| -> anyhow::Result<serde_json::Value> {
                 Ok(text.map_or(Ok(serde_json::Value::Null), |text| serde_json::from_str(&text))?)
             };
-            let policies = serde_json::json!({"snp": json(snp)?, "tdx": json(tdx)?});
+            let policies = serde_json::json!({
+                "snp": json(snp)?, "tdx": json(tdx)?, "azure": json(azure)?,
+            });
             writeln!(output(), "{policies:#}")?;
         }
     }

@@ -36,6 +36,12 @@ pub(crate) struct Args {
     /// SEV-SNP: the certificate of the chip's key
     #[arg(long, value_name = "FILE")]
     vek: Option<PathBuf>,
+    /// SEV-SNP: certificate above it [default: AMD's, built in]
+    #[arg(long, value_name = "FILE", requires = "ark")]
+    ask: Option<PathBuf>,
+    /// SEV-SNP: root certificate [default: AMD's, built in]
+    #[arg(long, value_name = "FILE", requires = "ask")]
+    ark: Option<PathBuf>,
     /// SEV-SNP: the root's revocation list
     #[arg(long, value_name = "FILE")]
     crl: Option<PathBuf>,
@@ -45,7 +51,12 @@ pub(crate) struct Args {
     /// TDX: what Intel publishes about the platform, as JSON
     #[arg(long, value_name = "FILE")]
     collateral: Option<PathBuf>,
-    /// The nonce that the quote must have; replaces the policy's
+    /// Also trust this root, for tests only
+    ///
+    /// Evidence under it proves nothing, and the result says TEST.
+    #[arg(long, value_name = "FILE")]
+    test_root: Option<PathBuf>,
+    /// Nonce that the quote must have; replaces the policy's
     #[arg(long, value_name = "HEX")]
     nonce: Option<Nonce>,
     #[command(flatten)]
@@ -63,6 +74,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let signature = file("quote's signature", &args.quote_signature)?;
     let registers = file("registers", &args.pcrs)?;
     let vek = file("endorsement key certificate", &args.vek)?;
+    let ask = file("ASK certificate", &args.ask)?;
+    let ark = file("ARK certificate", &args.ark)?;
+    let test_root = file("test root", &args.test_root)?;
     let crl = file("revocation list", &args.crl)?;
     let td_quote = file("TD quote", &args.td_quote)?;
     let collateral = read_optional("collateral", args.collateral.as_deref(), MAX_INPUT)?;
@@ -80,6 +94,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     );
     let evidence = AzureEvidence {
         vek: vek.as_deref().or(evidence.vek),
+        issuers: ask.as_deref().zip(ark.as_deref()),
         crl: crl.as_deref(),
         td_quote: td_quote.as_deref().or(evidence.td_quote),
         collateral: collateral.as_deref(),
@@ -91,7 +106,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             if let Some(nonce) = &args.nonce {
                 policy.tpm.nonce = Some(nonce.as_ref().to_vec());
             }
-            let judgement = azure::verify(&evidence, &policy, None, args.common.at());
+            let judgement =
+                azure::verify(&evidence, &policy, test_root.as_deref(), args.common.at());
             (judgement.erase(), policy.weaknesses())
         }
         Err(error) => (Judgement::policy_invalid(&error), Vec::new()),
