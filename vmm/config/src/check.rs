@@ -7,13 +7,16 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
+use casemate_launch::PlatformKind;
+
 use crate::error::ConfigError;
 use crate::image_format::{self, ImageFormat};
 use crate::keys::Value as _;
+use crate::platform::PlatformChoice;
 use crate::reference::quoted;
 use crate::schema::{
-    Acceptance, DEFAULT_CMDLINE, DEFAULT_PREFAULT, Disk, DiskFormat, GuestConfig, Net,
-    PlatformChoice, Serial, Snp, Vsock,
+    Acceptance, DEFAULT_CMDLINE, DEFAULT_PREFAULT, Disk, DiskFormat, GuestConfig, Net, Serial, Snp,
+    Vsock,
 };
 
 const PAGE: u64 = 4096;
@@ -191,33 +194,32 @@ fn cmdline(config: &GuestConfig, origin: &Origin<'_>) -> Result<(), ConfigError>
 }
 
 fn platform(config: &GuestConfig, origin: &Origin<'_>) -> Result<(), ConfigError> {
-    use PlatformChoice::{Auto, Plain, Snp, Tdx};
+    use PlatformKind::{Plain, Snp, Tdx};
+    let plain = config.platform == PlatformChoice::Only(Plain);
     let shown = config.platform.shown().unwrap_or_default();
     let refused = |problem, remedy| Err(origin.value("platform", &shown, problem, remedy));
-    if config.snp.is_some() && !matches!(config.platform, Auto | Snp) {
+    if config.snp.is_some() && !config.platform.allows(Snp) {
         return refused("the file has a table [snp]", "use platform = \"snp\" or drop the table");
     }
-    if config.tdx.is_some() && !matches!(config.platform, Auto | Tdx) {
+    if config.tdx.is_some() && !config.platform.allows(Tdx) {
         return refused("the file has a table [tdx]", "use platform = \"tdx\" or drop the table");
     }
-    if config.accept_memory == Acceptance::Eager
-        && (config.platform == Plain || config.igvm.is_some())
-    {
+    if config.accept_memory == Acceptance::Eager && (plain || config.igvm.is_some()) {
         let problem = "only Casemate's firmware does it, in confidential guests";
         let remedy = "leave it out";
         return Err(origin.value("accept_memory", "\"eager\"", problem, remedy));
     }
-    if let (Plain, Some(igvm)) = (config.platform, &config.igvm) {
+    if let (true, Some(igvm)) = (plain, &config.igvm) {
         let problem = "a plain guest boots a kernel or firmware";
         let remedy = "leave it out, or use platform = \"snp\" or \"tdx\"";
         return Err(origin.value("igvm", &quoted(igvm), problem, remedy));
     }
-    if let (Plain, Some(shared)) = (config.platform, config.shared_memory) {
+    if let (true, Some(shared)) = (plain, config.shared_memory) {
         let problem = "a plain guest shares all of its memory";
         let remedy = "leave it out, or use platform = \"snp\" or \"tdx\"";
         return Err(origin.value("shared_memory", &shared.to_string(), problem, remedy));
     }
-    if config.platform == Plain && config.prefault != DEFAULT_PREFAULT {
+    if plain && config.prefault != DEFAULT_PREFAULT {
         let problem = "a plain guest does not accept memory";
         let remedy = "leave it out, or use platform = \"snp\" or \"tdx\"";
         return Err(origin.value("prefault", &config.prefault.to_string(), problem, remedy));
@@ -232,7 +234,7 @@ fn platform(config: &GuestConfig, origin: &Origin<'_>) -> Result<(), ConfigError
         let remedy = "leave it out, or give a TDVF with firmware";
         return Err(origin.value("tdx.debug", "true", problem, remedy));
     }
-    if config.balloon && config.platform != Plain {
+    if config.balloon && !plain {
         let problem = "a confidential guest cannot give memory back through a balloon";
         let remedy = "use balloon = false or platform = \"plain\"";
         return Err(origin.value("balloon", "true", problem, remedy));
@@ -384,7 +386,7 @@ fn vsock(vsock: &Vsock, platform: PlatformChoice, origin: &Origin<'_>) -> Result
         let refused = |problem, remedy| Err(origin.value("vsock.vhost", "true", problem, remedy));
         return match platform {
             _ if named => refused("the sockets are the kernel's", "leave vsock.socket out"),
-            PlatformChoice::Plain => Ok(()),
+            PlatformChoice::Only(PlatformKind::Plain) => Ok(()),
             _ => refused(
                 "the kernel serves only plain guests",
                 "give vsock.socket instead, or platform = \"plain\"",

@@ -442,6 +442,7 @@ pub(crate) use {choice, from_str, table};
 mod tests {
     use super::*;
     use crate::{Cpu, Disk, Ending, GuestConfig, Net, PlatformChoice, Snp, Vsock};
+    use casemate_launch::PlatformKind;
 
     #[test]
     fn flag_of_a_table_has_the_keys_of_the_file() {
@@ -465,7 +466,7 @@ mod tests {
         assert_eq!(cpu, Cpu { sockets: 2, cores: None, threads: 2 });
         assert!("2".parse::<Cpu>().is_err());
         assert!("debug=true,smt=false".parse::<Snp>().is_ok_and(|snp| snp.debug && !snp.smt));
-        assert_eq!("tdx".parse(), Ok(PlatformChoice::Tdx));
+        assert_eq!("tdx".parse(), Ok(PlatformChoice::Only(PlatformKind::Tdx)));
     }
 
     #[test]

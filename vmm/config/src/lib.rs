@@ -11,6 +11,7 @@ mod identity;
 mod image_format;
 mod keys;
 mod overrides;
+mod platform;
 mod quote_service;
 mod reference;
 mod schema;
@@ -27,10 +28,11 @@ pub use image_format::{ImageFormat, recognize};
 pub use keys::Key;
 use keys::Value as _;
 pub use overrides::{Overrides, flags};
+pub use platform::PlatformChoice;
 pub use quote_service::QuoteService;
 pub use schema::{
-    Acceptance, Cpu, Disk, DiskFormat, Ending, GuestConfig, Net, OnError, PlatformChoice, Serial,
-    Snp, Tdx, Vsock, reference,
+    Acceptance, Cpu, Disk, DiskFormat, Ending, GuestConfig, Net, OnError, Serial, Snp, Tdx, Vsock,
+    reference,
 };
 pub use size::{ByteSize, Hex, Mac, SizeError};
 pub use suggest::suggestion;

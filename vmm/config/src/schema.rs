@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::keys::{choice, table};
+use crate::platform::PlatformChoice;
 use crate::quote_service::QuoteService;
 use crate::reference::section;
 use crate::size::{ByteSize, Hex, Mac};
@@ -16,21 +17,6 @@ pub(crate) const DEFAULT_CMDLINE: &str =
     "console=ttyS0 panic=-1 oops=panic rd.shell=0 efi=noruntime pci=noearly";
 /// About what Linux accepts before its first process.
 pub(crate) const DEFAULT_PREFAULT: ByteSize = ByteSize(512 << 20);
-
-choice! {
-    /// Platform of a launch.
-    pub enum PlatformChoice {
-        /// SEV-SNP, otherwise TDX; never plain KVM.
-        Auto = "auto",
-        /// AMD SEV-SNP.
-        Snp = "snp",
-        /// Intel TDX.
-        Tdx = "tdx",
-        /// KVM without memory encryption.
-        Plain = "plain",
-    }
-    default Auto
-}
 
 choice! {
     /// Action when the guest resets or panics.

@@ -20,7 +20,7 @@ mod igvm;
 mod policy;
 mod rules;
 
-use casemate_config::{GuestConfig, PlatformChoice};
+use casemate_config::GuestConfig;
 use casemate_launch::loader_window::Payloads;
 use casemate_launch::rules::Profile;
 use casemate_launch::{LaunchPlan, PlatformKind};
@@ -83,12 +83,7 @@ pub fn plan(
 /// The platforms that a configuration allows, in the order in which `auto` tries them.
 #[must_use]
 pub fn platforms(config: &GuestConfig) -> &'static [PlatformKind] {
-    match config.platform {
-        PlatformChoice::Auto => &[PlatformKind::Snp, PlatformKind::Tdx],
-        PlatformChoice::Snp => &[PlatformKind::Snp],
-        PlatformChoice::Tdx => &[PlatformKind::Tdx],
-        PlatformChoice::Plain => &[PlatformKind::Plain],
-    }
+    config.platform.platforms()
 }
 
 /// Runs the examples of the README.

@@ -34,7 +34,7 @@ pub(crate) use igvm_snp::Digests;
 #[command(arg_required_else_help = true, args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
-    platform: Option<Platform>,
+    command: Option<Command>,
     /// Configuration of the guest to measure
     #[arg(value_name = "GUEST.toml", required_unless_present_any = ["diff", "search"])]
     guest: Option<PathBuf>,
@@ -53,15 +53,15 @@ pub(crate) struct Args {
 }
 
 #[derive(Subcommand)]
-enum Platform {
+enum Command {
     Snp(snp::Args),
     Tdx(tdx::Args),
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match args {
-        Args { platform: Some(Platform::Snp(args)), .. } => snp::run(args),
-        Args { platform: Some(Platform::Tdx(args)), .. } => tdx::run(args),
+        Args { command: Some(Command::Snp(args)), .. } => snp::run(args),
+        Args { command: Some(Command::Tdx(args)), .. } => tdx::run(args),
         Args { diff: Some(files), open, output, .. } => diff::run(files, open, output.format),
         Args { search: Some(report), known, output, .. } => {
             search::run(report, known, output.format)

@@ -43,14 +43,14 @@ struct CheckArgs {
     file: PathBuf,
     /// Platform of the policy [default: derived from its keys]
     #[arg(long, value_enum)]
-    platform: Option<Platform>,
+    platform: Option<Kind>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Platform {
+enum Kind {
     Snp,
     Tdx,
     Azure,
@@ -59,26 +59,26 @@ enum Platform {
     Cca,
 }
 
-impl Platform {
+impl Kind {
     fn name(self) -> &'static str {
         match self {
-            Platform::Snp => "snp",
-            Platform::Tdx => "tdx",
-            Platform::Azure => "azure",
-            Platform::Google => "google",
-            Platform::Nitro => "nitro",
-            Platform::Cca => "cca",
+            Kind::Snp => "snp",
+            Kind::Tdx => "tdx",
+            Kind::Azure => "azure",
+            Kind::Google => "google",
+            Kind::Nitro => "nitro",
+            Kind::Cca => "cca",
         }
     }
 
     fn weaknesses(self, policy: &[u8]) -> Result<Vec<Weakness>, PolicyError> {
         Ok(match self {
-            Platform::Snp => SnpPolicy::from_json(policy)?.weaknesses(),
-            Platform::Tdx => TdxPolicy::from_json(policy)?.weaknesses(),
-            Platform::Azure => AzurePolicy::from_json(policy)?.weaknesses(),
-            Platform::Google => GooglePolicy::from_json(policy)?.weaknesses(),
-            Platform::Nitro => NitroPolicy::from_json(policy)?.weaknesses(),
-            Platform::Cca => CcaPolicy::from_json(policy)?.weaknesses(),
+            Kind::Snp => SnpPolicy::from_json(policy)?.weaknesses(),
+            Kind::Tdx => TdxPolicy::from_json(policy)?.weaknesses(),
+            Kind::Azure => AzurePolicy::from_json(policy)?.weaknesses(),
+            Kind::Google => GooglePolicy::from_json(policy)?.weaknesses(),
+            Kind::Nitro => NitroPolicy::from_json(policy)?.weaknesses(),
+            Kind::Cca => CcaPolicy::from_json(policy)?.weaknesses(),
         })
     }
 }
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let file = args.file.display();
     let platform = match args.platform {
         Some(platform) => platform,
-        None => platform_of(&text).with_context(|| format!("could not check the policy {file}"))?,
+        None => kind_of(&text).with_context(|| format!("could not check the policy {file}"))?,
     };
     let open =
         platform.weaknesses(&text).with_context(|| format!("could not check the policy {file}"))?;
@@ -106,9 +106,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(if open.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_WEAK) })
 }
 
-/// The platform whose policies have these keys.
-fn platform_of(text: &[u8]) -> anyhow::Result<Platform> {
-    let fitting: Vec<Platform> = Platform::value_variants()
+/// The kind whose policies have these keys.
+fn kind_of(text: &[u8]) -> anyhow::Result<Kind> {
+    let fitting: Vec<Kind> = Kind::value_variants()
         .iter()
         .copied()
         .filter(|platform| platform.weaknesses(text).is_ok())

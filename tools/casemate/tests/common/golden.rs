@@ -10,6 +10,7 @@ use std::process::Command;
 use casemate_config::{Overrides, PlatformChoice, load};
 use casemate_kvm::trace::{Event, Interposer};
 use casemate_lab::Host;
+use casemate_launch::PlatformKind;
 use casemate_machine::platform::{Plain, Platform, Snp, Tdx};
 use casemate_machine::{Guest, Machine, Outlet};
 use casemate_sandbox::Sandbox;
@@ -134,11 +135,11 @@ pub(crate) fn launch(guest: &Guest, interposer: Interposer) -> (Result<(), Strin
     let platform = || -> Result<Box<dyn Platform>, String> {
         let (plan, config) = (guest.plan(), guest.config());
         Ok(match config.platform {
-            PlatformChoice::Snp => {
+            PlatformChoice::Only(PlatformKind::Snp) => {
                 let certificates = config.snp.as_ref().and_then(|snp| snp.certificates.as_deref());
                 Box::new(Snp::new(plan, certificates).map_err(|error| chain(&error))?)
             }
-            PlatformChoice::Tdx => {
+            PlatformChoice::Only(PlatformKind::Tdx) => {
                 let service = config.tdx.clone().unwrap_or_default().quote_service;
                 Box::new(Tdx::new(plan, service).map_err(|error| chain(&error))?)
             }
