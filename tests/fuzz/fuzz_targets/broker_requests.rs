@@ -4,11 +4,11 @@
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use casemate_verify::Timestamp;
 use casemate_broker::http::read_request;
 use casemate_broker::{
     Broker, Peer, ProxyHeader, ReleasePolicy, Secret, Store, StoreKey, TrustedProxies, Verifier,
 };
+use casemate_verify::Timestamp;
 use libfuzzer_sys::fuzz_target;
 
 static BROKER: OnceLock<Broker> = OnceLock::new();

@@ -14,8 +14,8 @@ use std::thread;
 use std::time::Duration;
 
 use casemate_lab::{Host, Output, require};
+use socket2::{Domain, SockAddr, Socket, Type};
 use td::{Request, SHARED, SHARED_VIEW, image};
-use vsock::{VMADDR_CID_ANY, VsockListener};
 
 fn folder() -> tempfile::TempDir {
     // Not in /tmp: the emulated host has one of its own.
@@ -158,8 +158,15 @@ const PORT: u32 = 4050;
 #[test]
 #[ignore = "other tests run it in the emulated host"]
 fn quote_service() {
-    let sockets = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, PORT).unwrap();
-    thread::spawn(move || sockets.incoming().for_each(|stream| answer(stream.unwrap())));
+    let sockets = Socket::new(Domain::VSOCK, Type::STREAM, None).unwrap();
+    // VMADDR_CID_ANY
+    sockets.bind(&SockAddr::vsock(u32::MAX, PORT)).unwrap();
+    sockets.listen(1).unwrap();
+    thread::spawn(move || {
+        loop {
+            answer(sockets.accept().unwrap().0);
+        }
+    });
     let listener = UnixListener::bind("/tmp/quotes").unwrap();
     listener.incoming().for_each(|stream| answer(stream.unwrap()));
 }

@@ -5,9 +5,11 @@
 //! from themselves, not from others.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::Shutdown;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::listen::Connection;
+use socket2::Socket;
+
 use crate::peer::Peer;
 
 /// Bytes that the bodies of all requests may take together.
@@ -32,7 +34,7 @@ struct Open {
 struct Entry {
     /// As limits count it.
     peer: Peer,
-    connection: Arc<Connection>,
+    connection: Arc<Socket>,
     /// Whether its request has not arrived whole.
     arriving: bool,
     /// Length of its request's body.
@@ -54,7 +56,7 @@ impl Connections {
     /// it could have. A proxy's connections belong to many peers: they are not limited as one peer's.
     pub(crate) fn admit(
         self: &Arc<Self>,
-        connection: &Arc<Connection>,
+        connection: &Arc<Socket>,
         peer: &Peer,
         is_proxy: bool,
     ) -> Option<Place> {
@@ -137,7 +139,8 @@ impl Open {
             return false;
         };
         if let Some(entry) = self.entries.remove(&number) {
-            entry.connection.close();
+            // It may have ended already.
+            let _ = entry.connection.shutdown(Shutdown::Both);
         }
         true
     }
@@ -159,9 +162,9 @@ mod tests {
             Room(Arc::new(Connections::new(most, most_of_peer)))
         }
 
-        fn admit(&self, peer: u32) -> Option<(Place, Arc<Connection>, UnixStream)> {
+        fn admit(&self, peer: u32) -> Option<(Place, Arc<Socket>, UnixStream)> {
             let (mine, theirs) = UnixStream::pair().unwrap();
-            let connection = Arc::new(Connection::Unix(mine));
+            let connection = Arc::new(Socket::from(mine));
             let place = self.0.admit(&connection, &Peer::Vsock(peer), false)?;
             Some((place, connection, theirs))
         }
@@ -171,7 +174,7 @@ mod tests {
         }
     }
 
-    fn is_closed((_, connection, _): &(Place, Arc<Connection>, UnixStream)) -> bool {
+    fn is_closed((_, connection, _): &(Place, Arc<Socket>, UnixStream)) -> bool {
         let soon = Instant::now() + Duration::from_millis(20);
         matches!(Timed::new(Arc::clone(connection), soon).read(&mut [0]), Ok(0))
     }

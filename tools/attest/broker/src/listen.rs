@@ -2,18 +2,23 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use casemate_foreign::Foreign;
-use vsock::{VMADDR_CID_ANY, VsockListener, VsockStream};
+use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::peer::Peer;
+
+/// Every context identifier of this machine (vsock(7), `VMADDR_CID_ANY`).
+const CID_ANY: u32 = u32::MAX;
+/// How many connections may wait to be accepted, as for the standard library's listeners.
+const BACKLOG: i32 = 128;
 
 /// A place to listen at.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -70,12 +75,6 @@ pub struct Listener {
     socket: Socket,
 }
 
-enum Socket {
-    Vsock(VsockListener),
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
 impl Listener {
     /// Listens at `address`.
     ///
@@ -83,23 +82,14 @@ impl Listener {
     /// The address is in use, or this machine does not have its kind.
     pub fn bind(address: &ListenAddress) -> Result<Self, BindError> {
         let socket = match address {
-            ListenAddress::Vsock(port) => {
-                VsockListener::bind_with_cid_port(VMADDR_CID_ANY, *port).map(Socket::Vsock)
-            }
-            ListenAddress::Tcp(at) => TcpListener::bind(at).map(Socket::Tcp),
-            ListenAddress::Unix(path) => bind_unix(path).map(Socket::Unix),
+            ListenAddress::Vsock(port) => bind_vsock(*port),
+            ListenAddress::Tcp(at) => TcpListener::bind(at).map(Socket::from),
+            ListenAddress::Unix(path) => bind_unix(path).map(Socket::from),
         };
-        let address = match &socket {
-            // Port 0 became a real one.
-            Ok(Socket::Tcp(listener)) => {
-                listener.local_addr().map_or_else(|_| address.clone(), ListenAddress::Tcp)
-            }
-            _ => address.clone(),
-        };
-        match socket {
-            Ok(socket) => Ok(Listener { address, socket }),
-            Err(source) => Err(BindError { address, source }),
-        }
+        let socket = socket.map_err(|source| BindError { address: address.clone(), source })?;
+        // Port 0 became a real one.
+        let bound = socket.local_addr().ok().and_then(|address| address.as_socket());
+        Ok(Listener { address: bound.map_or_else(|| address.clone(), ListenAddress::Tcp), socket })
     }
 
     /// Where it listens.
@@ -109,26 +99,26 @@ impl Listener {
     }
 
     /// The next connection, and who makes it.
-    pub(crate) fn accept(&self) -> io::Result<(Connection, Peer)> {
-        match &self.socket {
-            Socket::Vsock(listener) => {
-                let (stream, peer) = listener.accept()?;
-                Ok((Connection::Vsock(stream), Peer::Vsock(peer.cid())))
-            }
-            Socket::Tcp(listener) => {
-                let (stream, peer) = listener.accept()?;
-                Ok((Connection::Tcp(stream), Peer::Tcp(peer.ip())))
-            }
-            Socket::Unix(listener) => {
-                let (stream, _) = listener.accept()?;
-                let path = match &self.address {
-                    ListenAddress::Unix(path) => path.to_string_lossy().into(),
-                    other => other.to_string().into(),
-                };
-                Ok((Connection::Unix(stream), Peer::Unix(path)))
-            }
-        }
+    pub(crate) fn accept(&self) -> io::Result<(Socket, Peer)> {
+        let (connection, address) = self.socket.accept()?;
+        let peer = match (address.as_vsock_address(), address.as_socket()) {
+            (Some((cid, _)), _) => Peer::Vsock(cid),
+            (_, Some(address)) => Peer::Tcp(address.ip()),
+            _ => match &self.address {
+                ListenAddress::Unix(path) => Peer::Unix(path.to_string_lossy().into()),
+                other => Peer::Unix(other.to_string().into()),
+            },
+        };
+        Ok((connection, peer))
     }
+}
+
+/// Listens at a port for the guests of this machine.
+fn bind_vsock(port: u32) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::VSOCK, Type::STREAM, None)?;
+    socket.bind(&SockAddr::vsock(CID_ANY, port))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
 }
 
 /// Listens at a path. A socket there that nobody listens at any more, a dead process's, is replaced.
@@ -147,51 +137,14 @@ pub fn bind_unix(path: &Path) -> io::Result<UnixListener> {
     UnixListener::bind(path)
 }
 
-/// A connection.
-pub(crate) enum Connection {
-    Vsock(VsockStream),
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Connection {
-    /// Ends the connection for whoever reads or writes it.
-    pub(crate) fn close(&self) {
-        // It may have ended already.
-        let _ = match self {
-            Connection::Vsock(stream) => stream.shutdown(Shutdown::Both),
-            Connection::Tcp(stream) => stream.shutdown(Shutdown::Both),
-            Connection::Unix(stream) => stream.shutdown(Shutdown::Both),
-        };
-    }
-
-    fn set_timeouts(&self, timeout: Duration) -> io::Result<()> {
-        let timeout = Some(timeout);
-        match self {
-            Connection::Vsock(stream) => {
-                stream.set_read_timeout(timeout)?;
-                stream.set_write_timeout(timeout)
-            }
-            Connection::Tcp(stream) => {
-                stream.set_read_timeout(timeout)?;
-                stream.set_write_timeout(timeout)
-            }
-            Connection::Unix(stream) => {
-                stream.set_read_timeout(timeout)?;
-                stream.set_write_timeout(timeout)
-            }
-        }
-    }
-}
-
 /// A connection that breaks at a point in time, however slowly the peer goes on.
 pub(crate) struct Timed {
-    connection: Arc<Connection>,
+    connection: Arc<Socket>,
     deadline: Instant,
 }
 
 impl Timed {
-    pub(crate) fn new(connection: Arc<Connection>, deadline: Instant) -> Self {
+    pub(crate) fn new(connection: Arc<Socket>, deadline: Instant) -> Self {
         Timed { connection, deadline }
     }
 
@@ -200,37 +153,26 @@ impl Timed {
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        self.connection.set_timeouts(left)
+        self.connection.set_read_timeout(Some(left))?;
+        self.connection.set_write_timeout(Some(left))
     }
 }
 
 impl Read for Timed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.arm()?;
-        match &*self.connection {
-            Connection::Vsock(stream) => (&mut &*stream).read(buffer),
-            Connection::Tcp(stream) => (&mut &*stream).read(buffer),
-            Connection::Unix(stream) => (&mut &*stream).read(buffer),
-        }
+        (&*self.connection).read(buffer)
     }
 }
 
 impl Write for Timed {
     fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
         self.arm()?;
-        match &*self.connection {
-            Connection::Vsock(stream) => (&mut &*stream).write(buffer),
-            Connection::Tcp(stream) => (&mut &*stream).write(buffer),
-            Connection::Unix(stream) => (&mut &*stream).write(buffer),
-        }
+        (&*self.connection).write(buffer)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match &*self.connection {
-            Connection::Vsock(stream) => (&mut &*stream).flush(),
-            Connection::Tcp(stream) => (&mut &*stream).flush(),
-            Connection::Unix(stream) => (&mut &*stream).flush(),
-        }
+        (&*self.connection).flush()
     }
 }
 

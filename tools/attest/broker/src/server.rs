@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use casemate_foreign::one_line;
 use casemate_verify::Timestamp;
+use socket2::Socket;
 
 use crate::broker::{Broker, error_body};
 use crate::connections::{Connections, Place};
 use crate::http::{Answer, read_request};
-use crate::listen::{Connection, Listener, Timed};
+use crate::listen::{Listener, Timed};
 use crate::peer::{Peer, TrustedProxies};
 use crate::rate::RateLimit;
 use crate::turns::Turns;
@@ -106,7 +107,7 @@ fn accept(listener: &Listener, service: &Arc<Service>) {
     }
 }
 
-fn begin(service: &Arc<Service>, connection: Arc<Connection>, peer: Peer) {
+fn begin(service: &Arc<Service>, connection: Arc<Socket>, peer: Peer) {
     let is_proxy = service.proxies.contains(&peer);
     let Some(place) = service.connections.admit(&connection, &peer, is_proxy) else {
         turn_away(connection);
@@ -121,7 +122,7 @@ fn begin(service: &Arc<Service>, connection: Arc<Connection>, peer: Peer) {
 }
 
 /// Refuses without reading. The few bytes fit into any socket's buffer, so this does not wait.
-fn turn_away(connection: Arc<Connection>) {
+fn turn_away(connection: Arc<Socket>) {
     let mut stream = Timed::new(connection, Instant::now() + Duration::from_millis(100));
     // A peer that does not listen misses nothing.
     let _ = busy(503, "the broker is busy: try again later").write(&mut stream);
@@ -133,7 +134,7 @@ fn busy(status: u16, detail: &str) -> Answer {
 
 impl Service {
     /// One request and its answer.
-    fn converse(&self, connection: &Arc<Connection>, peer: &Peer, place: &Place) {
+    fn converse(&self, connection: &Arc<Socket>, peer: &Peer, place: &Place) {
         let timed = || Timed::new(Arc::clone(connection), Instant::now() + self.timeout);
         let answer = match read_request(&mut timed(), |length| place.expect_body(length)) {
             Ok((head, body)) => {
