@@ -8,7 +8,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::termios::tcgetwinsize;
 use signal_hook::consts::SIGWINCH;
 
-use super::link::{Command, Event, ToParent};
+use casemate_supervisor::{Command, Event, ToParent};
 
 /// Obeys `parent` in the guest behind `control`, and tells it that the event loop runs; with a console it
 /// also tells the guest the terminal's size.

@@ -5,13 +5,9 @@ mod events;
 mod fault;
 mod keyboard;
 mod keys;
-mod link;
 mod log;
 mod monitor;
-mod notify;
 mod report;
-mod restarts;
-mod supervisor;
 mod terminal;
 
 use std::path::{self, Path, PathBuf};
@@ -27,12 +23,11 @@ use casemate_machine::platform::{Plain, Platform, Snp, Tdx};
 use casemate_machine::{ConsolePorts, Ended, Guest, Machine, Outcome, Outlet, SharedMemory};
 use casemate_plan::platforms;
 use casemate_sandbox::{Access, Mode, Sandbox, User};
+use casemate_supervisor::{Event, Next, Supervisor, ToParent, Verdict};
 use check::Waiting;
-use link::{Event, Next, ToParent};
 use report::Reporter;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::SIGSYS;
-use supervisor::{Supervisor, Verdict};
 use terminal::{Screen, Terminal, make_raw};
 
 use super::{EXIT_BAD_INPUT, GuestFlags, words};
@@ -151,7 +146,7 @@ fn supervised(args: &Args) -> anyhow::Result<Verdict> {
             EXIT_BAD_INPUT
         })
     };
-    supervisor.supervise(life)
+    Ok(supervisor.supervise(life)?)
 }
 
 /// `config` with paths that mean the same in another root directory.

@@ -9,8 +9,8 @@ use casemate_launch::{LaunchPlan, PlatformKind, snp, tdx};
 use casemate_machine::{Guest, Outcome, Outlet, SharedMemory};
 use serde_json::json;
 
-use super::restarts::{MOST, PERIOD};
 use crate::commands::cautions::{Caution, cautions, measured_line};
+use casemate_supervisor::{MOST_RESTARTS, RESTART_PERIOD};
 
 /// Tells people or machines what happens.
 #[derive(Clone)]
@@ -104,8 +104,10 @@ impl Reporter {
 
     /// The guest wants to start anew, but has done so too often.
     pub(super) fn gives_up(&self) {
-        let text =
-            format!("{MOST} restarts within {} s are too many: no other one", PERIOD.as_secs());
+        let text = format!(
+            "{MOST_RESTARTS} restarts within {} s are too many: no other one",
+            RESTART_PERIOD.as_secs()
+        );
         if self.json {
             self.say(json!({"event": "gives-up", "text": text}));
         } else {

@@ -12,7 +12,7 @@ use casemate_config::{GuestConfig, Serial};
 use casemate_machine::{ConsolePorts, Outlet};
 use casemate_sandbox::{Sandbox, Thread};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::termios::{OptionalActions, OutputModes, Termios, isatty, tcgetattr, tcsetattr};
+use rustix::termios::{OptionalActions, OutputModes, isatty, tcgetattr, tcsetattr};
 
 use super::keyboard::{Keyboard, Sink};
 
@@ -30,23 +30,6 @@ pub(super) fn make_raw() -> anyhow::Result<bool> {
     tcsetattr(&stdin, OptionalActions::Now, &raw)
         .context("could not set the terminal to raw mode")?;
     Ok(true)
-}
-
-/// The terminal as it is before a guest's process starts, for the parent.
-pub(super) struct Untouched(Option<Termios>);
-
-impl Untouched {
-    pub(super) fn now() -> Self {
-        Self(tcgetattr(io::stdin()).ok())
-    }
-
-    /// Makes the terminal what it was.
-    pub(super) fn restore(&self) {
-        if let Some(before) = &self.0 {
-            // If it fails, the terminal is gone.
-            let _ = tcsetattr(io::stdin(), OptionalActions::Now, before);
-        }
-    }
 }
 
 /// How long the end of a run waits for an output that takes nothing.

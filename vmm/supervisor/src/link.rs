@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 /// A message of the parent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Command {
+pub enum Command {
     /// Press the power button.
     PowerButton = b'b',
     /// End the guest.
@@ -29,7 +29,7 @@ pub(super) enum Command {
 /// A message of the child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Event {
+pub enum Event {
     /// The guest is launched.
     Launched = b'l',
     /// The event loop answers.
@@ -43,7 +43,7 @@ pub(super) enum Event {
 
 /// What follows a guest that is to start anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub enum Next {
     /// Another one.
     Restart,
     /// No other one: there were too many.
@@ -65,13 +65,13 @@ impl Event {
 const BATCH: usize = 16;
 
 /// The parent's end.
-pub(super) struct ToChild(UnixStream);
+pub(crate) struct ToChild(UnixStream);
 
 /// The child's end.
-pub(super) struct ToParent(UnixStream);
+pub struct ToParent(UnixStream);
 
 /// Both ends of a new link.
-pub(super) fn pair() -> io::Result<(ToChild, ToParent)> {
+pub(crate) fn pair() -> io::Result<(ToChild, ToParent)> {
     let (parent, child) = UnixStream::pair()?;
     parent.set_nonblocking(true)?;
     child.set_nonblocking(true)?;
@@ -80,12 +80,12 @@ pub(super) fn pair() -> io::Result<(ToChild, ToParent)> {
 
 impl ToChild {
     /// Sends a command. A child that has ended, or that leaves hundreds of commands unread, gets none.
-    pub(super) fn send(&self, command: Command) {
+    pub(crate) fn send(&self, command: Command) {
         let _ = (&self.0).write(&[command as u8]);
     }
 
     /// Events that have arrived; `None` once the child has closed its end.
-    pub(super) fn events(&self) -> Option<Vec<Event>> {
+    pub(crate) fn events(&self) -> Option<Vec<Event>> {
         arrived(&self.0, |byte| Event::ALL.into_iter().find(|event| *event as u8 == byte))
     }
 }
@@ -98,22 +98,27 @@ impl AsFd for ToChild {
 
 impl ToParent {
     /// A second handle of the same end.
-    pub(super) fn try_clone(&self) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// The process has no descriptor left.
+    pub fn try_clone(&self) -> io::Result<Self> {
         self.0.try_clone().map(Self)
     }
 
     /// Sends an event. Fails only where the parent has ended, which ends this process as well.
-    pub(super) fn send(&self, event: Event) {
+    pub fn send(&self, event: Event) {
         let _ = (&self.0).write(&[event as u8]);
     }
 
     /// Commands that have arrived; `None` once the parent has ended.
-    pub(super) fn commands(&self) -> Option<Vec<Command>> {
+    #[must_use]
+    pub fn commands(&self) -> Option<Vec<Command>> {
         arrived(&self.0, |byte| Command::ALL.into_iter().find(|known| *known as u8 == byte))
     }
 
     /// Asks the parent whether another guest may follow this one, and waits for its answer.
-    pub(super) fn ask_for_restart(&self) -> Next {
+    #[must_use]
+    pub fn ask_for_restart(&self) -> Next {
         self.send(Event::Restart);
         loop {
             // A signal, or a shortage of memory: once more.

@@ -9,17 +9,17 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use crate::error::SupervisorError;
 
 /// How long a service manager may take for a datagram.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The service manager, if one started this process and listens.
-pub(super) struct Notifier(Option<SocketAddr>);
+pub(crate) struct Notifier(Option<SocketAddr>);
 
 impl Notifier {
     /// The one that the environment names.
-    pub(super) fn of_environment() -> anyhow::Result<Self> {
+    pub(crate) fn of_environment() -> Result<Self, SupervisorError> {
         match env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) {
             Some(name) => Self::at(&name),
             None => Ok(Self(None)),
@@ -27,43 +27,42 @@ impl Notifier {
     }
 
     /// The one at the socket `name`: a path, or after `@` a name in the abstract namespace.
-    fn at(name: &OsStr) -> anyhow::Result<Self> {
+    fn at(name: &OsStr) -> Result<Self, SupervisorError> {
         let address = match name.as_bytes() {
             [b'/', ..] => SocketAddr::from_pathname(name),
             [b'@', abstract_name @ ..] => SocketAddr::from_abstract_name(abstract_name),
-            _ => bail!(
-                "NOTIFY_SOCKET = {name:?} is neither an absolute path nor @ and a name; unset it"
-            ),
+            _ => return Err(SupervisorError::NotifyName(name.to_owned())),
         };
-        let address = address
-            .with_context(|| format!("NOTIFY_SOCKET = {name:?} is not a socket; unset it"))?;
-        Ok(Self(Some(address)))
+        let name = || name.to_owned();
+        address
+            .map(|address| Self(Some(address)))
+            .map_err(|source| SupervisorError::NotifySocket { name: name(), source })
     }
 
     /// Sends assignments, one a line. A service manager that takes none is not waited for: its own
     /// limits then end this process.
-    pub(super) fn tell(&self, assignments: &str) {
+    pub(crate) fn tell(&self, assignments: &str) {
         if let Some(address) = &self.0 {
             let _ = send(address, assignments);
         }
     }
 
     /// READY: the guest runs.
-    pub(super) fn ready(&self) {
+    pub(crate) fn ready(&self) {
         self.tell("READY=1\nSTATUS=The guest runs");
     }
 
     /// STOPPING, and that `within` may pass before the process has ended.
-    pub(super) fn stopping(&self, status: &str, within: Duration) {
+    pub(crate) fn stopping(&self, status: &str, within: Duration) {
         let microseconds = within.as_micros();
         self.tell(&format!("STOPPING=1\nSTATUS={status}\nEXTEND_TIMEOUT_USEC={microseconds}"));
     }
 
-    pub(super) fn status(&self, status: &str) {
+    pub(crate) fn status(&self, status: &str) {
         self.tell(&format!("STATUS={status}"));
     }
 
-    pub(super) fn alive(&self) {
+    pub(crate) fn alive(&self) {
         self.tell("WATCHDOG=1");
     }
 }
@@ -77,7 +76,7 @@ fn send(address: &SocketAddr, assignments: &str) -> io::Result<usize> {
 
 /// How often the service manager expects a sign of life: half of the time after which it ends the
 /// service. `None` if it expects none from this process.
-pub(super) fn watchdog_interval() -> anyhow::Result<Option<Duration>> {
+pub(crate) fn watchdog_interval() -> Result<Option<Duration>, SupervisorError> {
     interval(env::var_os("WATCHDOG_USEC"), env::var_os("WATCHDOG_PID"), process::id())
 }
 
@@ -85,7 +84,7 @@ fn interval(
     microseconds: Option<OsString>,
     process: Option<OsString>,
     own: u32,
-) -> anyhow::Result<Option<Duration>> {
+) -> Result<Option<Duration>, SupervisorError> {
     let Some(microseconds) = microseconds else { return Ok(None) };
     // Set for another process, and inherited.
     if process.is_some_and(|process| process != own.to_string().as_str()) {
@@ -93,7 +92,7 @@ fn interval(
     }
     match microseconds.to_str().and_then(|text| text.parse().ok()) {
         Some(microseconds @ 2..) => Ok(Some(Duration::from_micros(microseconds) / 2)),
-        _ => bail!("WATCHDOG_USEC = {microseconds:?} is not a number of microseconds; unset it"),
+        _ => Err(SupervisorError::WatchdogInterval(microseconds)),
     }
 }
 

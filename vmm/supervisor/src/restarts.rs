@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Restarts within [`PERIOD`] after which there is none.
-pub(super) const MOST: usize = 10;
+pub const MOST: usize = 10;
 /// Time in which they are counted.
-pub(super) const PERIOD: Duration = Duration::from_secs(60);
+pub const PERIOD: Duration = Duration::from_secs(60);
 /// Restarts within [`PERIOD`] without a pause.
 const AT_ONCE: usize = 2;
 /// The first pause; each further one is twice as long.
@@ -16,11 +16,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Restarts so far.
 #[derive(Default)]
-pub(super) struct Restarts(VecDeque<Instant>);
+pub(crate) struct Restarts(VecDeque<Instant>);
 
 impl Restarts {
     /// Counts a restart, and returns the pause before it; `None` if there were too many.
-    pub(super) fn next(&mut self, now: Instant) -> Option<Duration> {
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Duration> {
         while self.0.front().is_some_and(|then| now.saturating_duration_since(*then) >= PERIOD) {
             self.0.pop_front();
         }

@@ -7,15 +7,15 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use casemate_sandbox::{Child, End, Signals};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use super::link::{self, Command, Event, ToChild, ToParent};
-use super::notify::{Notifier, watchdog_interval};
-use super::restarts::Restarts;
-use super::terminal::Untouched;
+use crate::error::SupervisorError;
+use crate::link::{self, Command, Event, ToChild, ToParent};
+use crate::notify::{Notifier, watchdog_interval};
+use crate::restarts::Restarts;
+use crate::terminal::Terminal;
 
 /// Time after which the power button is pressed again: a guest that still boots misses the first time.
 const PRESS_AGAIN: Duration = Duration::from_secs(5);
@@ -26,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How the last run ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum Verdict {
     /// The child reported its end, and this status tells it.
     Status(u8),
     /// The child was killed by this signal, and reported nothing.
@@ -36,7 +36,7 @@ pub(super) enum Verdict {
 }
 
 /// The parent's state.
-pub(super) struct Supervisor {
+pub struct Supervisor {
     signals: Signals,
     notifier: Notifier,
     watchdog: Option<Watchdog>,
@@ -44,7 +44,7 @@ pub(super) struct Supervisor {
     stop_timeout: Duration,
     restarts: Restarts,
     stop: Stop,
-    terminal: Untouched,
+    terminal: Terminal,
 }
 
 /// How far the end is that a signal asked for.
@@ -77,10 +77,13 @@ enum Phase {
 }
 
 impl Supervisor {
-    /// From now on signals do not end this process.
-    pub(super) fn new(stop_timeout: Duration) -> anyhow::Result<Self> {
+    /// From now on signals do not end this process. A guest may take `stop_timeout` to power off.
+    ///
+    /// # Errors
+    /// Signals cannot be watched, or the environment names a service manager that does not exist.
+    pub fn new(stop_timeout: Duration) -> Result<Self, SupervisorError> {
         let signals = Signals::block(&[SIGHUP, SIGINT, SIGQUIT, SIGTERM])
-            .context("could not watch for signals")?;
+            .map_err(SupervisorError::Signals)?;
         Ok(Self {
             signals,
             notifier: Notifier::of_environment()?,
@@ -88,21 +91,25 @@ impl Supervisor {
             stop_timeout,
             restarts: Restarts::default(),
             stop: Stop::No,
-            terminal: Untouched::now(),
+            terminal: Terminal::now(),
         })
     }
 
-    /// Runs `life` in a child, again for as long as it asks for that.
-    pub(super) fn supervise(mut self, life: impl Fn(ToParent) -> u8) -> anyhow::Result<Verdict> {
+    /// Runs `life` in a child, again for as long as it asks for that. Its value becomes the exit status of
+    /// the child. The process must have one thread.
+    ///
+    /// # Errors
+    /// No child starts, or it cannot be waited for.
+    pub fn supervise(mut self, life: impl Fn(ToParent) -> u8) -> Result<Verdict, SupervisorError> {
         loop {
-            let (link, theirs) = link::pair().context("could not start the guest's process")?;
+            let (link, theirs) = link::pair().map_err(SupervisorError::Link)?;
             let mut link = Some(link);
             let child = Child::spawn(|| {
                 // In the child: or it would not see the parent's end go.
                 drop(link.take());
                 life(theirs)
             })?;
-            let Some(link) = link else { anyhow::bail!("the link to the guest's process is gone") };
+            let Some(link) = link else { return Err(SupervisorError::NoLink) };
             let mut run =
                 Run { child, link, is_silent: false, phase: Phase::Launching, restart: None };
             let end = self.watch(&mut run);
@@ -122,7 +129,7 @@ impl Supervisor {
     }
 
     /// Watches a child to its end.
-    fn watch(&mut self, run: &mut Run) -> anyhow::Result<End> {
+    fn watch(&mut self, run: &mut Run) -> Result<End, SupervisorError> {
         loop {
             let now = Instant::now();
             self.stop_in_time(run, now);
@@ -141,13 +148,13 @@ impl Supervisor {
                 self.signalled(signal, run);
             }
             if ended {
-                return run.child.wait().context("could not wait for the guest's process");
+                return run.child.wait().map_err(SupervisorError::Wait);
             }
         }
     }
 
     /// Waits between two guests, until a signal asks for the end.
-    fn pause(&mut self, pause: Duration) -> anyhow::Result<()> {
+    fn pause(&mut self, pause: Duration) -> Result<(), SupervisorError> {
         let until = Instant::now() + pause;
         loop {
             let now = Instant::now();
@@ -281,12 +288,12 @@ fn readable(file: &impl AsFd) -> PollFd<'_> {
 }
 
 /// Waits until one of `files` is ready, or until `due`.
-fn wait(files: &mut [PollFd<'_>], due: Option<Instant>) -> anyhow::Result<()> {
+fn wait(files: &mut [PollFd<'_>], due: Option<Instant>) -> Result<(), SupervisorError> {
     let left = due.map(|due| due.saturating_duration_since(Instant::now()));
     // A time that no clock reaches is none.
     let left = left.and_then(|left| Timespec::try_from(left).ok());
     match poll(files, left.as_ref()) {
         Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(error).context("could not wait for the guest's process"),
+        Err(error) => Err(SupervisorError::Wait(error.into())),
     }
 }
