@@ -221,6 +221,19 @@ fn foreign_text_is_escaped_by_one_crate() {
     assert_eq!(files, "tools/attest/foreign/src/lib.rs\n");
 }
 
+/// A verifier computes a guest's measurement on any operating system.
+#[test]
+fn crates_of_the_plan_use_one_operating_systems_parts_in_one_file() {
+    let output = Command::new("git")
+        .args(["grep", "-IlE", r"\bos::(unix|linux|fd)\b|\b(rustix|libc)::", "--"])
+        .args(["vmm/launch/src", "vmm/config/src", "vmm/plan/src", "firmware/logic/src"])
+        .current_dir(repository())
+        .output()
+        .unwrap();
+    let files = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(files, "vmm/config/src/file_kind.rs\n");
+}
+
 /// Phrases that hide the acting subject or its name, and the plain ones that readers expect.
 const VAGUE: [(&str, &str); 6] = [
     ("in the way of", "blocks"),

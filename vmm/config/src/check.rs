@@ -3,13 +3,12 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek as _, SeekFrom};
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::Path;
 
 use casemate_launch::PlatformKind;
 
 use crate::error::ConfigError;
+use crate::file_kind;
 use crate::image_format::{self, ImageFormat};
 use crate::keys::Value as _;
 use crate::platform::PlatformChoice;
@@ -271,8 +270,7 @@ fn identity(snp: &Snp, origin: &Origin<'_>) -> Result<(), ConfigError> {
 }
 
 fn disks(disks: &[Disk], origin: &Origin<'_>) -> Result<(), ConfigError> {
-    // Keyed by device and inode: two paths can name one file.
-    let mut seen: HashMap<(u64, u64), (usize, bool)> = HashMap::new();
+    let mut seen: HashMap<file_kind::Identity, (usize, bool)> = HashMap::new();
     for (at, disk) in disks.iter().enumerate() {
         let key = |name| format!("disk[{at}].{name}");
         image(disk, &key("path"), origin)?;
@@ -287,8 +285,7 @@ fn disks(disks: &[Disk], origin: &Origin<'_>) -> Result<(), ConfigError> {
                 return Err(origin.value(&key("serial"), &value, problem, "try \"data-1\""));
             }
         }
-        let Ok(metadata) = disk.path.metadata() else { continue };
-        let file = (metadata.dev(), metadata.ino());
+        let Some(file) = file_kind::identity(&disk.path) else { continue };
         if let Some((earlier, read_only)) = seen.insert(file, (at, disk.read_only))
             && !(read_only && disk.read_only)
         {
@@ -309,7 +306,7 @@ fn image(disk: &Disk, key: &str, origin: &Origin<'_>) -> Result<(), ConfigError>
     let refused = |problem: &str, remedy: &str| origin.value(key, &quoted(path), problem, remedy);
     let remedy = "give the path of a raw image or block device";
     let metadata = path.metadata().map_err(|error| refused(&error.to_string(), remedy))?;
-    if !metadata.is_file() && !metadata.file_type().is_block_device() {
+    if !metadata.is_file() && !file_kind::is_block_device(&metadata) {
         return Err(refused("this is neither a regular file nor a block device", remedy));
     }
     let opened = OpenOptions::new().read(true).write(!disk.read_only).open(path);
@@ -398,14 +395,14 @@ fn vsock(vsock: &Vsock, platform: PlatformChoice, origin: &Origin<'_>) -> Result
     }
     let refused =
         |problem: &str, remedy| Err(origin.value("vsock.socket", &quoted(socket), problem, remedy));
-    if socket.as_os_str().as_bytes().len() > MAX_SOCKET {
+    if socket.as_os_str().len() > MAX_SOCKET {
         return refused("the path is too long for a Unix socket", "use at most 96 bytes");
     }
     let folder = socket.parent().filter(|folder| !folder.as_os_str().is_empty());
     if !folder.unwrap_or(Path::new(".")).is_dir() {
         return refused("its folder does not exist", "make the folder first");
     }
-    if socket.symlink_metadata().is_ok_and(|found| !found.file_type().is_socket()) {
+    if socket.symlink_metadata().is_ok_and(|found| !file_kind::is_socket(&found)) {
         return refused("something that is not a socket is there", "give a path that is free");
     }
     Ok(())

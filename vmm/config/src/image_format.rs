@@ -4,8 +4,7 @@
 //! destroys the container.
 
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 
 /// Bytes at the start of an image that are looked at.
 const HEAD: usize = 512;
@@ -63,24 +62,17 @@ pub fn recognize(head: &[u8], footer: &[u8]) -> Option<ImageFormat> {
 /// # Errors
 /// If it cannot be read.
 pub(crate) fn of(file: &File, length: u64) -> io::Result<Option<ImageFormat>> {
-    let (mut head, mut footer) = ([0; HEAD], [0; FOOTER]);
-    let head = read(file, &mut head, 0)?;
-    let footer = read(file, &mut footer, length.saturating_sub(FOOTER as u64))?;
-    Ok(recognize(head, footer))
+    let head = read(file, HEAD, 0)?;
+    let footer = read(file, FOOTER, length.saturating_sub(FOOTER as u64))?;
+    Ok(recognize(&head, &footer))
 }
 
-/// As many bytes as there are.
-fn read<'a>(file: &File, buffer: &'a mut [u8], offset: u64) -> io::Result<&'a [u8]> {
-    let mut length = 0;
-    while length < buffer.len() {
-        match file.read_at(&mut buffer[length..], offset + length as u64) {
-            Ok(0) => break,
-            Ok(more) => length += more,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(&buffer[..length])
+/// `length` bytes, or as many as there are.
+fn read(mut file: &File, length: usize, offset: u64) -> io::Result<Vec<u8>> {
+    file.seek(SeekFrom::Start(offset))?;
+    let mut bytes = Vec::with_capacity(length);
+    file.take(length as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 
 mod check;
 mod error;
+mod file_kind;
 mod identity;
 mod image_format;
 mod keys;
