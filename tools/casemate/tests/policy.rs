@@ -70,6 +70,30 @@ fn policies_of_clouds_are_checked() {
 }
 
 #[test]
+fn ready_policies_are_listed_printed_and_taken() {
+    let run = |words: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_casemate")).args(words).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (status, list, _) = run(&["policy", "list"]);
+    assert_eq!(status, Some(0));
+    assert!(list.contains("entrysign-genoa     CVE-2024-56161"), "{list}");
+    for line in list.lines() {
+        let name = line.split(' ').next().unwrap();
+        let (status, policy, sources) = run(&["policy", "show", name]);
+        assert_eq!(status, Some(0), "{name}");
+        assert!(sources.contains("sources: "), "{sources}");
+        let (_, open, _) = check(&policy, &["--platform", "snp", "--json"]);
+        let open: Value = serde_json::from_str(&open).unwrap();
+        assert_eq!(open["open"][0]["key"], "measurements", "{name}: {open}");
+    }
+    let (status, out, errors) = run(&["policy", "show", "none\u{1b}[2J"]);
+    assert_eq!((status, out.as_str()), (Some(2), ""));
+    assert!(errors.contains("casemate policy list") && !errors.contains('\u{1b}'), "{errors}");
+}
+
+#[test]
 fn what_is_no_policy_is_bad_input() {
     for (policy, words) in [
         ("{}", "pass --platform"),

@@ -23,6 +23,7 @@ mod little_endian;
 pub mod names;
 pub mod nitro;
 mod policy;
+pub mod ready;
 pub mod rtmr;
 pub mod snp;
 pub mod tdx;

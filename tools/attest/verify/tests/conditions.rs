@@ -1,10 +1,11 @@
-//! Conditions on the platform of an SEV-SNP guest, by real reports.
+//! Conditions on the platform of a guest, by real reports and quotes.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
-use casemate_test_support::evidence::{Inputs, case};
+use casemate_test_support::evidence::{Inputs, case, file};
 use casemate_verify::snp::{self, SnpEvidence};
-use casemate_verify::{CheckName, SnpPolicy, Timestamp, Verdict};
+use casemate_verify::tdx::{self, TdxClaims, TdxEvidence};
+use casemate_verify::{CheckName, Judgement, Outcome, SnpPolicy, TdxPolicy, Timestamp, Verdict};
 use serde_json::{Value, json};
 
 /// The names of the checks that fail for a genuine report by a policy of one key.
@@ -66,4 +67,69 @@ fn each_condition_accepts_and_refuses() {
 fn a_later_version_says_that_this_program_is_older() {
     let found = failed("snp-synth-version-6", "vmpl", &json!([0]));
     assert!(found.contains(&"newer-than-this-program") && found.contains(&"version"), "{found:?}");
+}
+
+/// A genuine quote, judged with its collateral if there is some, by a policy of these keys.
+fn judge_quote(id: &str, policy: &Value) -> Judgement<TdxClaims> {
+    let quote = file(&format!("tdx/{id}/quote.bin")).unwrap();
+    let collateral = file(&format!("tdx/{id}/collateral.json")).ok();
+    let policy = TdxPolicy::from_json(policy.to_string().as_bytes()).unwrap();
+    let evidence =
+        TdxEvidence { quote: &quote, collateral: collateral.as_deref(), event_log: None };
+    tdx::verify(&evidence, &policy, None, Timestamp(1_751_624_655))
+}
+
+/// What came of one check.
+fn outcome(judgement: &Judgement<TdxClaims>, name: &str) -> Option<Outcome> {
+    let found = judgement.checks.iter().find(|check| check.name.as_str() == name);
+    found.map(|check| check.result)
+}
+
+#[test]
+fn older_evaluations_of_a_platform_are_refused() {
+    let with = |number: u32| {
+        let policy = json!({"min_tcb_evaluation_data_number": number});
+        let judgement = judge_quote("qvl-v4", &policy);
+        (judgement.verdict, outcome(&judgement, "tcb-evaluation"))
+    };
+    let claims = judge_quote("qvl-v4", &json!({})).claims.unwrap();
+    let found = claims.tcb_evaluation_data_number.unwrap();
+    assert_eq!(with(found), (Verdict::Accept, Some(Outcome::Passed)));
+    assert_eq!(with(found + 1), (Verdict::Reject, Some(Outcome::Failed)));
+    // Without collateral nobody knows.
+    let policy = json!({"min_tcb_evaluation_data_number": 0});
+    let judgement = judge_quote("gotdx-v5", &policy);
+    assert_eq!(outcome(&judgement, "tcb-evaluation"), Some(Outcome::NotDone));
+}
+
+#[test]
+fn bits_that_a_policy_does_not_allow_are_refused() {
+    let claims = judge_quote("qvl-v4", &json!({})).claims.unwrap();
+    for (key, value, check) in [
+        ("allowed_xfam", claims.xfam, "xfam"),
+        ("allowed_td_attributes", claims.td_attributes, "td-attributes"),
+    ] {
+        let with = |value: Value| {
+            let judgement = judge_quote("qvl-v4", &json!({ key: value }));
+            (judgement.verdict, outcome(&judgement, check))
+        };
+        let passed = (Verdict::Accept, Some(Outcome::Passed));
+        assert_eq!(with(json!(value)), passed, "{key}");
+        assert_eq!(with(json!("ff".repeat(8))), passed, "{key}");
+        assert_eq!(with(json!("00".repeat(8))), (Verdict::Reject, Some(Outcome::Failed)), "{key}");
+    }
+    // A list and a mask both hold.
+    let both = json!({"xfam": claims.xfam, "allowed_xfam": "00".repeat(8)});
+    assert_eq!(judge_quote("qvl-v4", &both).verdict, Verdict::Reject);
+}
+
+#[test]
+fn a_bound_service_domain_is_known_only_to_version_1_5() {
+    let found = |id: &str, policy: Value| outcome(&judge_quote(id, &policy), "mrservicetd");
+    assert_eq!(found("gotdx-v5", json!({})), Some(Outcome::Passed));
+    assert_eq!(found("gotdx-v5", json!({"mrservicetd": "00".repeat(48)})), Some(Outcome::Passed));
+    assert_eq!(found("gotdx-v5", json!({"mrservicetd": "01".repeat(48)})), Some(Outcome::Failed));
+    assert_eq!(found("gotdx-v5", json!({"mrservicetd": []})), Some(Outcome::Failed));
+    assert_eq!(found("qvl-v4", json!({})), None);
+    assert_eq!(found("qvl-v4", json!({"mrservicetd": "00".repeat(48)})), Some(Outcome::Failed));
 }

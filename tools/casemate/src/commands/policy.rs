@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
+use casemate_foreign::Foreign;
 use casemate_verify::azure::AzurePolicy;
 use casemate_verify::cca::CcaPolicy;
 use casemate_verify::google::GooglePolicy;
 use casemate_verify::nitro::NitroPolicy;
+use casemate_verify::ready::{self, ReadyPolicy};
 use casemate_verify::{MAX_INPUT, PolicyError, SnpPolicy, TdxPolicy, Weakness};
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
@@ -17,7 +19,7 @@ use super::{output, read};
 
 const EXIT_WEAK: u8 = 1;
 
-/// Check policies
+/// Check policies, and print ready ones
 #[derive(clap::Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Args {
@@ -28,6 +30,15 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Command {
     Check(CheckArgs),
+    /// List ready policies, one per known vulnerability and product
+    List,
+    /// Print a ready policy, for --policy of casemate verify snp
+    ///
+    /// It names no guest: add measurements. Its sources go to standard error.
+    Show {
+        /// Name of the policy (see casemate policy list)
+        name: String,
+    },
 }
 
 /// List conditions that a policy leaves open
@@ -84,7 +95,33 @@ impl Kind {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let Command::Check(args) = &args.command;
+    match &args.command {
+        Command::Check(args) => check(args),
+        Command::List => list(),
+        Command::Show { name } => show(name),
+    }
+}
+
+fn list() -> anyhow::Result<ExitCode> {
+    let mut out = output();
+    for name in ready::names() {
+        let title = ready::find(name).map(|policy| policy.title).unwrap_or_default();
+        writeln!(out, "{name:18}  {title}")?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(name: &str) -> anyhow::Result<ExitCode> {
+    let policy = ready::find(name);
+    let ReadyPolicy { title, sources, policy } = policy.with_context(|| {
+        format!("there is no ready policy \"{}\"; casemate policy list names them", Foreign(name))
+    })?;
+    eprintln!("casemate: {title}; sources: {}", sources.join(", "));
+    writeln!(output(), "{policy:#}")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let text = read("policy", &args.file, MAX_INPUT)?;
     let file = args.file.display();
     let platform = match args.platform {

@@ -45,6 +45,8 @@ pub struct TdxClaims {
     pub mrowner: Hex<48>,
     /// The owner's configuration that the host named at launch.
     pub mrownerconfig: Hex<48>,
+    /// The measurement of bound service TDs; null when the quote's body does not have it.
+    pub mrservicetd: Option<Hex<48>>,
     /// The run-time measurement registers.
     pub rtmr: [Hex<48>; 4],
     /// What the event log leads to, register by register; null without a log.
@@ -79,6 +81,7 @@ impl TdxClaims {
             mrconfigid: Hex(report.mrconfigid),
             mrowner: Hex(report.mrowner),
             mrownerconfig: Hex(report.mrownerconfig),
+            mrservicetd: quote.mrservicetd.copied().map(Hex),
             rtmr: report.rtmr.map(Hex),
             event_log_rtmr: replayed.map(|registers| registers.map(Hex)),
             report_data: Hex(report.report_data),

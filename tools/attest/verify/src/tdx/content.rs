@@ -7,7 +7,7 @@ use crate::names;
 use crate::rtmr::{self, Registers};
 
 use super::checks;
-use super::quote::TdReport;
+use super::quote::{Quote, TdReport};
 
 /// TD attributes that the TDX module ABI specification (table "TD Attributes") reserves as zero.
 const RESERVED: u64 = 0b1110 | 0xff80 | 0x0780_0000 | 0x3fff_ffff_0000_0000;
@@ -20,10 +20,12 @@ const MIGRATABLE: u64 = 1 << 29;
 /// Records the checks of the TD report's fields; gives the registers that the event log leads to.
 pub(crate) fn check(
     ledger: &mut Ledger,
-    report: &TdReport,
+    quote: &Quote<'_>,
     event_log: Option<&[u8]>,
     policy: &TdxPolicy,
 ) -> Option<Registers> {
+    let report = quote.report;
+    check_service(ledger, quote, policy);
     check_attributes(ledger, report, policy);
     ledger.condition(names::MEASUREMENT, policy.mrtd.as_ref(), |list| {
         list.check("MRTD", &report.mrtd)
@@ -37,11 +39,55 @@ pub(crate) fn check(
     ledger.condition(checks::MROWNERCONFIG, policy.mrownerconfig.as_ref(), |list| {
         list.check("MROWNERCONFIG", &report.mrownerconfig)
     });
-    ledger.condition(checks::XFAM, policy.xfam.as_ref(), |list| list.check("XFAM", &report.xfam));
+    match (&policy.xfam, &policy.allowed_xfam) {
+        (None, None) => ledger.unset(checks::XFAM),
+        (listed, allowed) => {
+            for finding in [
+                listed.as_ref().map(|list| list.check("XFAM", &report.xfam)),
+                allowed.as_ref().map(|allowed| check_bits("XFAM", &report.xfam, allowed)),
+            ] {
+                finding.into_iter().for_each(|finding| ledger.record(checks::XFAM, finding));
+            }
+        }
+    }
     ledger.condition(names::REPORT_DATA, policy.report_data.as_ref(), |list| {
         list.check("REPORTDATA", &report.report_data)
     });
     check_registers(ledger, report, event_log, policy)
+}
+
+/// A service TD, such as a migration TD, is part of what the guest's secrets rest on. Without a condition there must
+/// be none.
+fn check_service(ledger: &mut Ledger, quote: &Quote<'_>, policy: &TdxPolicy) {
+    match (quote.mrservicetd, &policy.mrservicetd) {
+        (None, None) => ledger.unset(checks::MRSERVICETD),
+        (None, Some(_)) => {
+            let detail = "the quote's TD report is older than version 1.5 and has no MRSERVICETD";
+            ledger.record(checks::MRSERVICETD, Err(detail.into()));
+        }
+        (Some(found), Some(list)) => {
+            ledger.record(checks::MRSERVICETD, list.check("MRSERVICETD", found));
+        }
+        (Some([0, zeros @ ..]), None) if zeros.iter().all(|byte| *byte == 0) => {
+            ledger.record(checks::MRSERVICETD, Ok("no service TD is bound".into()));
+        }
+        (Some(found), None) => {
+            let found = Hex(*found);
+            let detail =
+                format!("service TDs are bound (MRSERVICETD {found}); list those to trust");
+            ledger.record(checks::MRSERVICETD, Err(detail));
+        }
+    }
+}
+
+/// That no bit is set but the allowed ones.
+fn check_bits(what: &str, found: &[u8; 8], allowed: &Hex<8>) -> Result<String, String> {
+    let more = u64::from_le_bytes(*found) & !u64::from_le_bytes(allowed.0);
+    if more == 0 {
+        Ok(format!("{what} has allowed bits only"))
+    } else {
+        Err(format!("{what} has the bits {more:#x}, which the policy does not allow"))
+    }
 }
 
 fn check_attributes(ledger: &mut Ledger, report: &TdReport, policy: &TdxPolicy) {
@@ -84,6 +130,10 @@ fn check_attributes(ledger: &mut Ledger, report: &TdReport, policy: &TdxPolicy) 
             (None, None) => Ok(Hex(report.td_attributes).to_string()),
         },
     );
+    if let Some(allowed) = &policy.allowed_td_attributes {
+        let finding = check_bits("the TD's attributes", &report.td_attributes, allowed);
+        ledger.record(checks::TD_ATTRIBUTES, finding);
+    }
 }
 
 fn check_registers(

@@ -72,6 +72,7 @@ const BY_CONTENT: &[CheckName] = &[
     checks::MRCONFIGID,
     checks::MROWNER,
     checks::MROWNERCONFIG,
+    checks::MRSERVICETD,
     checks::TD_ATTRIBUTES,
     checks::XFAM,
     checks::RTMR,
@@ -87,8 +88,19 @@ pub fn verify(
     test_root: Option<&[u8]>,
     at: Timestamp,
 ) -> Judgement<TdxClaims> {
-    let mut ledger =
-        Ledger::new(&[GENUINE, &[checks::COLLATERAL_MISSING], BY_COLLATERAL, BY_CONTENT].concat());
+    let mut ledger = Ledger::new(
+        &[
+            GENUINE,
+            &[checks::COLLATERAL_MISSING],
+            BY_COLLATERAL,
+            &[checks::TCB_EVALUATION],
+            BY_CONTENT,
+        ]
+        .concat(),
+    );
+    if policy.min_tcb_evaluation_data_number.is_none() {
+        ledger.unset(checks::TCB_EVALUATION);
+    }
     let collateral = read_collateral(&mut ledger, evidence.collateral);
     let quote = match Quote::parse(evidence.quote) {
         Ok(quote) => quote,
@@ -109,7 +121,7 @@ pub fn verify(
     let status = collateral.and_then(|collateral| {
         check_platform(&mut ledger, evidence, chain.as_ref(), collateral, policy, at)
     });
-    let replayed = content::check(&mut ledger, quote.report, evidence.event_log, policy);
+    let replayed = content::check(&mut ledger, &quote, evidence.event_log, policy);
     let genuine = ledger.all_passed(GENUINE);
     let claims = TdxClaims::new(&quote, trust, status, replayed);
     let debuggable = claims.debug;
@@ -232,6 +244,9 @@ fn check_platform(
     match tcb::judge(evidence.quote, collateral, at) {
         Ok(platform) => {
             ledger.record(checks::TCB_STATUS, platform.check(policy, at));
+            if let Some(least) = policy.min_tcb_evaluation_data_number {
+                ledger.record(checks::TCB_EVALUATION, platform.check_evaluation(least));
+            }
             Some(platform)
         }
         Err(why) => {

@@ -20,6 +20,9 @@ pub struct TdxPolicy {
     /// How long after the date of the platform's TCB level an `OutOfDate` status is still accepted.
     #[serde(alias = "grace_period")]
     pub grace_period_seconds: Option<u64>,
+    /// The lowest number of the TCB evaluation that judges the platform: older collateral, which may know fewer
+    /// vulnerabilities, is not accepted.
+    pub min_tcb_evaluation_data_number: Option<u32>,
     /// MRTD, 48 bytes each.
     pub mrtd: Option<OneOrMany<Hex<48>>>,
     /// RTMR0 to RTMR3: four entries, each null (any), a value or a list of values.
@@ -30,10 +33,16 @@ pub struct TdxPolicy {
     pub mrowner: Option<OneOrMany<Hex<48>>>,
     /// MROWNERCONFIG, 48 bytes each.
     pub mrownerconfig: Option<OneOrMany<Hex<48>>>,
+    /// MRSERVICETD, 48 bytes each. Absent: zero, no service TD is bound.
+    pub mrservicetd: Option<OneOrMany<Hex<48>>>,
     /// TD attributes as in the quote, 8 bytes each, least significant first.
     pub td_attributes: Option<OneOrMany<Hex<8>>>,
+    /// Bits that the TD's attributes may have.
+    pub allowed_td_attributes: Option<Hex<8>>,
     /// XFAM as in the quote, 8 bytes each, least significant first.
     pub xfam: Option<OneOrMany<Hex<8>>>,
+    /// Bits that XFAM may have.
+    pub allowed_xfam: Option<Hex<8>>,
     /// REPORTDATA, 64 bytes each.
     pub report_data: Option<OneOrMany<Hex<64>>>,
 }

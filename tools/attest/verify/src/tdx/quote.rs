@@ -14,6 +14,8 @@ pub(crate) const TEE_TDX: u32 = 0x81;
 const HEADER_LEN: usize = 48;
 const TD_REPORT_10_LEN: usize = 584;
 const TD_REPORT_15_LEN: usize = 648;
+/// MRSERVICETD within a TD report of version 1.5: after the fields of 1.0 and TEE_TCB_SVN_2.
+const MRSERVICETD: usize = TD_REPORT_10_LEN + 16;
 const TD_REPORT_15_EX_LEN: usize = 885;
 
 /// The first 48 bytes.
@@ -59,6 +61,8 @@ pub(crate) const QE_REPORT_LEN: usize = 384;
 pub(crate) struct Quote<'a> {
     pub(crate) header: &'a Header,
     pub(crate) report: &'a TdReport,
+    /// The measurement of bound service TDs, in bodies of version 1.5.
+    pub(crate) mrservicetd: Option<&'a [u8; 48]>,
     /// What the attestation key signed.
     pub(crate) signed: &'a [u8],
     pub(crate) auth: Auth<'a>,
@@ -154,6 +158,7 @@ impl<'a> Quote<'a> {
         }
         let body = reader.take(body_len).ok_or_else(truncated)?;
         let (report, _) = TdReport::ref_from_prefix(body).map_err(|_| truncated())?;
+        let mrservicetd = body.get(MRSERVICETD..).and_then(<[u8]>::first_chunk);
         let signed = bytes.get(..bytes.len() - reader.0.len()).ok_or_else(truncated)?;
         let auth = reader.sized().ok_or_else(truncated)?;
         let auth = Auth::parse(auth).ok_or_else(truncated)?;
@@ -163,7 +168,7 @@ impl<'a> Quote<'a> {
         }
         let mut qe = Reader(auth.certification);
         let qe = QeReport::parse(&mut qe).ok_or_else(truncated)?;
-        Ok(Quote { header, report, signed, auth, qe })
+        Ok(Quote { header, report, mrservicetd, signed, auth, qe })
     }
 }
 

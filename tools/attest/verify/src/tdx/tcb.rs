@@ -54,6 +54,16 @@ impl Platform {
         }
     }
 
+    /// That the evaluation has at least this number.
+    pub(crate) fn check_evaluation(&self, least: u32) -> Result<String, String> {
+        let found = self.evaluation;
+        if found >= least {
+            Ok(format!("evaluation {found}"))
+        } else {
+            Err(format!("evaluation {found} is older than the policy's {least}"))
+        }
+    }
+
     /// Judges the status. With a grace period, "out of date" is accepted for that long after the
     /// date of the TCB level, if what the platform is apart from that is listed.
     pub(crate) fn check(&self, policy: &TdxPolicy, at: Timestamp) -> Result<String, String> {

@@ -97,7 +97,15 @@ pub(crate) fn check(
     match proven {
         Ok(registers) => {
             ledger.record(checks::PCR_DIGEST, Ok(format!("the values of {}", registers.selected)));
-            ledger.condition(checks::PCR, policy.wanted(), |wanted| registers.check(wanted));
+            if policy.pcrs.is_none() && policy.pcr_sets.is_none() {
+                ledger.unset(checks::PCR);
+            }
+            if let Some(wanted) = policy.wanted() {
+                ledger.record(checks::PCR, registers.check(wanted));
+            }
+            if let Some(sets) = &policy.pcr_sets {
+                ledger.record(checks::PCR, registers.check_sets(sets));
+            }
             Some(registers)
         }
         Err(why) => {

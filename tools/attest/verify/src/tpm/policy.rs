@@ -25,6 +25,8 @@ pub struct PcrPolicy {
     pub nonce: Option<Vec<u8>>,
     /// Values of registers, by number.
     pub pcrs: Option<BTreeMap<u32, OneOrMany<Hex<32>>>>,
+    /// Sets of registers with values, one per system: all registers of one set must fit.
+    pub pcr_sets: Option<Vec<BTreeMap<u32, OneOrMany<Hex<32>>>>>,
     /// The registers that must be selected; by default [`VTPM_PCRS`].
     pub pcr_selection: Option<Vec<u32>>,
 }
@@ -61,7 +63,9 @@ impl PcrPolicy {
     /// Conditions that are not set.
     pub(crate) fn weaknesses(&self) -> Vec<Weakness> {
         let resettable = |register: &u32| (16..24).contains(register);
-        let stable = self.pcrs.as_ref().is_some_and(|pcrs| pcrs.keys().any(|one| !resettable(one)));
+        let names_system = |pcrs: &BTreeMap<u32, _>| pcrs.keys().any(|one| !resettable(one));
+        let stable = self.pcrs.as_ref().is_some_and(names_system)
+            || self.pcr_sets.as_ref().is_some_and(|sets| sets.iter().all(names_system));
         those([
             (self.nonce.is_none(), "nonce", "an old quote fulfils the policy; set the nonce"),
             (

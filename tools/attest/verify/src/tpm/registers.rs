@@ -1,5 +1,6 @@
 //! Registers that a quote proves.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use ring::digest::{SHA256, digest};
@@ -9,6 +10,8 @@ use crate::hex::{Hex, OneOrMany};
 
 /// Registers of a bank that a TPM has at most.
 const MAX_REGISTERS: u32 = 32;
+/// Sets of which a detail has the reason for their failure.
+const MAX_REASONS: usize = 4;
 
 /// A set of registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,6 +107,26 @@ impl Registers {
         }
         Ok(format!("{checked} have values that the policy names"))
     }
+
+    /// Whether the registers of one set all have their values.
+    pub(crate) fn check_sets(
+        &self,
+        sets: &[BTreeMap<u32, OneOrMany<Hex<32>>>],
+    ) -> Result<String, String> {
+        let one = |set: &BTreeMap<u32, _>| self.check(set.iter().map(|(at, list)| (*at, list)));
+        let mut reasons = Vec::new();
+        for (number, set) in (1..).zip(sets) {
+            match one(set) {
+                Ok(detail) => return Ok(format!("set {number}: {detail}")),
+                Err(why) => reasons.push(format!("set {number}: {why}")),
+            }
+        }
+        reasons.truncate(MAX_REASONS);
+        if reasons.is_empty() {
+            return Err("the policy's list of sets is empty and allows nothing".into());
+        }
+        Err(format!("none of {} sets fits: {}", sets.len(), reasons.join("; ")))
+    }
 }
 
 impl Serialize for Registers {
@@ -140,5 +163,22 @@ mod tests {
         assert!(registers.check([(16, &list)]).is_ok());
         assert!(registers.check([(16, &OneOrMany(Vec::new()))]).is_err());
         assert!(registers.check([]).is_err());
+    }
+
+    #[test]
+    fn one_set_must_fit_whole() {
+        let selected = Selected::of(&[0x30]).unwrap();
+        let registers = Registers::new(selected, &[[1; 32], [2; 32]].concat()).unwrap();
+        let set = |values: &[(u32, u8)]| -> BTreeMap<_, _> {
+            let one = |(at, value): &(u32, u8)| (*at, OneOrMany(vec![Hex([*value; 32])]));
+            values.iter().map(one).collect()
+        };
+        let good = set(&[(4, 1), (5, 2)]);
+        assert!(registers.check_sets(&[set(&[(4, 9)]), good.clone()]).is_ok());
+        // Halves of two sets are no set.
+        assert!(registers.check_sets(&[set(&[(4, 1), (5, 9)]), set(&[(4, 9), (5, 2)])]).is_err());
+        assert!(registers.check_sets(&[set(&[(4, 1), (6, 0)])]).is_err());
+        assert!(registers.check_sets(&[set(&[])]).is_err());
+        assert!(registers.check_sets(&[]).is_err());
     }
 }
