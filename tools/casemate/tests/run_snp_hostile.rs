@@ -8,9 +8,11 @@ mod confidential;
 #[path = "common/payload.rs"]
 mod payload;
 
+use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use casemate_lab::{Host, require};
+use casemate_lab::{Chip, Host, Processor, require};
 use casemate_test_support::process::GUEST_IN_SHELL;
 use confidential::{Guest, said, sha256};
 use payload::{Request, SCRATCH, SHARED_VIEW, image};
@@ -317,4 +319,97 @@ fn converted_memory_is_given_back() {
             assert!(off.abs() < size / 8, "{name}: {found:?} KiB: {console}");
         }
     }
+}
+
+/// Memory of the guest below, and the first word of each of its pages: its address.
+const PRIVATE_START: u64 = 32 << 20;
+const SHARED_START: u64 = 96 << 20;
+const TOUCHED: u64 = 32 << 20;
+
+/// As on silicon, a page that becomes private holds noise, another in each page, whatever the host had
+/// in it; and the host that reads private memory reads noise.
+#[test]
+fn private_memory_is_noise_to_the_host_and_when_new_to_the_guest() {
+    if require(Host::Snp).is_none() {
+        return;
+    }
+    let guest = Guest::new(Host::Snp, "6.12");
+    let shared = SHARED_VIEW + SHARED_START;
+    let requests = [
+        Request::Touch(PRIVATE_START, TOUCHED, true),
+        Request::Read(PRIVATE_START),
+        Request::Read(PRIVATE_START + 8),
+        Request::Read(PRIVATE_START + 0x1008),
+        Request::map(SHARED_START, TOUCHED >> 12, SHARED),
+        Request::Touch(shared, TOUCHED, false),
+        Request::Read(shared + 8),
+        Request::change(SHARED_START, PRIVATE),
+        Request::Touch(SHARED_START, 0x1000, true),
+        Request::Read(SHARED_START + 8),
+        Request::Input,
+    ];
+    let file = payload(&guest, "noise", &requests, Request::port(0x600, 0x34));
+    let sample = std::env::current_exe().unwrap();
+    let script = format!(
+        "mkfifo /tmp/input\n{} </tmp/input >/tmp/log 2>&1 &\nexec 3>/tmp/input\n\
+         until [ $(grep -cE '^[0-9a-f]{{16}} ' /tmp/log) -ge 7 ]; do sleep 0.1; done\n\
+         {} --ignored --exact --nocapture inside_memory_is_sampled\n\
+         echo >&3; wait; cat /tmp/log",
+        guest.run(&format!("--vcpu-type host --firmware {file}")).replace("</dev/null", ""),
+        sample.display(),
+    );
+    let Some(output) = guest.in_lab_of_chip(Chip::recorded(Processor::Milan), &script) else {
+        return;
+    };
+    let console = &output.console;
+    let word = |line: &str| {
+        let last = line.trim_end().rsplit(' ').next().filter(|word| word.len() == 16)?;
+        u64::from_str_radix(last, 16).ok()
+    };
+    let words: Vec<_> = console.lines().filter_map(word).collect();
+    let [first, noise, other, mapped, zero, changed, again] = words[..] else {
+        panic!("{console}")
+    };
+    assert_eq!((first, mapped, zero, changed), (PRIVATE_START, 0, 0, 0x15), "{console}");
+    let noises = [0, noise, other, again];
+    for (place, noise) in noises.iter().enumerate() {
+        assert!(!noises[..place].contains(noise), "{console}");
+    }
+    let hits = |name| said(console, name, 0).parse::<u32>().unwrap();
+    let (private, shared) = (hits("PRIVATE-HITS "), hits("SHARED-HITS "));
+    assert!(shared >= 20 && private * 10 < shared, "{private} and {shared}: {console}");
+}
+
+/// Reads the first word of each 191st page of the host's memory, as its kernel does.
+#[test]
+#[ignore = "runs inside an emulated host"]
+fn inside_memory_is_sampled() {
+    const STRIDE: u64 = 191 << 12;
+    let core = fs::File::open("/proc/kcore").unwrap();
+    let mut header = vec![0; 0x1_0000];
+    let count = core.read_at(&mut header, 0).unwrap();
+    let number = |at: usize| u64::from_le_bytes(header[..count][at..at + 8].try_into().unwrap());
+    // ELF-64: the table of program headers, 56 bytes each.
+    let segments = usize::from(u16::from_le_bytes([header[0x38], header[0x39]]));
+    let table = usize::try_from(number(0x20)).unwrap();
+    let (mut private, mut shared) = (0, 0);
+    for segment in (0..segments).map(|segment| table + 56 * segment) {
+        let [offset, physical, size] = [8, 24, 32].map(|field| number(segment + field));
+        if physical == u64::MAX {
+            continue;
+        }
+        for at in (0..size).step_by(usize::try_from(STRIDE).unwrap()) {
+            let mut word = [0; 8];
+            if core.read_exact_at(&mut word, offset + at).is_err() {
+                continue;
+            }
+            let own = |start| {
+                let address = u64::from_le_bytes(word).wrapping_sub(start);
+                u32::from(address < TOUCHED && address % 0x1000 == 0)
+            };
+            private += own(PRIVATE_START);
+            shared += own(SHARED_VIEW + SHARED_START);
+        }
+    }
+    println!("PRIVATE-HITS {private}\nSHARED-HITS {shared}");
 }

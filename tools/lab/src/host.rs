@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::chip::Chip;
+
 /// A kind of emulated host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Host {
@@ -74,12 +76,10 @@ impl Host {
     }
 
     /// The devices that make the host what it is; `log` is where they write.
-    pub(crate) fn devices(self, log: &str) -> Vec<String> {
+    pub(crate) fn devices(self, chip: &Chip, log: &str) -> Vec<String> {
         match self {
             Self::Kvm => Vec::new(),
-            Self::Snp => {
-                vec!["amd-iommu,snpsup=on".into(), format!("amd-psp,host-check=on,log={log}")]
-            }
+            Self::Snp => vec!["amd-iommu,snpsup=on".into(), chip.device(log)],
             Self::Tdx => vec![format!("tdx-module,log={log}")],
         }
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::cache::CacheError;
+use crate::chip::Chip;
 use crate::emulator::{self, Building, Emulator, EmulatorError, short_hash};
 use crate::guest::{self, GuestError};
 use crate::host::Host;
@@ -16,6 +17,7 @@ use crate::process::ProcessError;
 #[derive(Clone, Debug)]
 pub struct Lab {
     host: Host,
+    chip: Chip,
     vcpus: u8,
     memory_mib: u32,
     timeout: Duration,
@@ -127,6 +129,7 @@ impl Lab {
     pub fn new(host: Host) -> Self {
         Self {
             host,
+            chip: Chip::default(),
             vcpus: host.default_vcpus(),
             memory_mib: host.default_memory_mib(),
             timeout: Duration::from_secs(600),
@@ -142,6 +145,13 @@ impl Lab {
     #[must_use]
     pub fn vcpus(mut self, vcpus: u8) -> Self {
         self.vcpus = vcpus.max(1);
+        self
+    }
+
+    /// Chip of an [`Host::Snp`] host; other hosts ignore it.
+    #[must_use]
+    pub fn chip(mut self, chip: Chip) -> Self {
+        self.chip = chip;
         self
     }
 
@@ -295,6 +305,7 @@ impl Lab {
             cache: packages.cache().clone(),
             emulator,
             host: self.host,
+            chip: self.chip.clone(),
             vcpus: self.vcpus,
             memory_mib: self.memory_mib,
             kernel,

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cache;
+mod chip;
 mod emulator;
 pub mod guest;
 mod host;
@@ -20,6 +21,7 @@ mod seal;
 mod state;
 mod status;
 
+pub use chip::{Chip, Processor};
 pub use emulator::{EmulatorError, qemu};
 pub use host::Host;
 pub use lab::{Lab, LabError, Output};

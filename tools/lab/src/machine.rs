@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::cache::{Cache, CacheError};
+use crate::chip::Chip;
 use crate::emulator::{Emulator, short_hash};
 use crate::host::Host;
 use crate::lab::{LabError, Output, Terminal};
@@ -26,6 +27,7 @@ pub(crate) struct Machine {
     pub(crate) cache: Cache,
     pub(crate) emulator: Emulator,
     pub(crate) host: Host,
+    pub(crate) chip: Chip,
     pub(crate) vcpus: u8,
     pub(crate) memory_mib: u32,
     pub(crate) kernel: PathBuf,
@@ -56,8 +58,9 @@ impl Machine {
     /// The state in which the machine waits for a job, saved once per configuration.
     pub(crate) fn saved_state(&self) -> Result<PathBuf, LabError> {
         let configuration = format!(
-            "{} {} {} {:?} {:?} {:?}",
+            "{} {:?} {} {} {:?} {:?} {:?}",
             self.emulator.identity(),
+            self.host.devices(&self.chip.as_saved(), ""),
             self.vcpus,
             self.memory_mib,
             self.kernel,
@@ -171,7 +174,7 @@ impl Machine {
             "-serial",
             "chardev:terminal",
         ]);
-        for device in self.host.devices(&run.option("platform")) {
+        for device in self.host.devices(&self.chip, &run.option("platform")) {
             command.args(["-device", &device]);
         }
         let control = run.option("");

@@ -5,7 +5,7 @@
 use std::fs;
 use std::time::Duration;
 
-use casemate_lab::{Host, LabError, require};
+use casemate_lab::{Chip, Host, LabError, Processor, require};
 use kvm_ioctls::Kvm;
 
 /// Runs in the host: what its kernel says of its KVM.
@@ -16,6 +16,8 @@ fn inside_kvm_says_what_it_can_run() {
     let kvm = Kvm::new().unwrap();
     println!("api {}", kvm.get_api_version());
     println!("types {:#x}", kvm.check_extension_raw(KVM_CAP_VM_TYPES));
+    let processor = fs::read_to_string("/proc/cpuinfo").unwrap();
+    println!("{}", processor.lines().find(|line| line.starts_with("model name")).unwrap());
     assert!(
         kvm.create_vm().is_ok() || std::env::var("CASEMATE_LAB").is_ok_and(|host| host == "tdx")
     );
@@ -24,7 +26,8 @@ fn inside_kvm_says_what_it_can_run() {
 /// This very program runs there: this machine's files, its libraries, a real `/dev/kvm`.
 fn inside(host: Host) -> Option<String> {
     let logs = tempfile::tempdir().unwrap();
-    let lab = require(host)?.timeout(Duration::from_secs(240)).log(logs.path());
+    let chip = Chip::recorded(Processor::Milan);
+    let lab = require(host)?.chip(chip).timeout(Duration::from_secs(240)).log(logs.path());
     let own = std::env::current_exe().unwrap().display().to_string();
     let test = "inside_kvm_says_what_it_can_run";
     let output = lab.run(&[&own, "--ignored", "--exact", "--nocapture", test]).unwrap();
@@ -48,6 +51,7 @@ fn kvm_host_has_plain_guests() {
 fn snp_host_has_snp_guests() {
     let Some(said) = inside(Host::Snp) else { return };
     assert!(said.contains("kvm_amd: SEV-SNP enabled"), "{said}");
+    assert!(said.contains("AMD EPYC 7763 64-Core Processor"), "{said}");
     assert!(vm_types(&said) & (1 << 4) != 0, "{said}");
 }
 

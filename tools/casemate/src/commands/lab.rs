@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use casemate_config::ByteSize;
-use casemate_lab::{Host, Lab, LabError, Part, State};
+use casemate_lab::{Chip, Host, Lab, LabError, Part, Processor, State};
 use clap::Subcommand;
 
 /// Ended because it took too long; as timeout(1) has it.
@@ -49,6 +49,21 @@ struct Run {
     /// Kind of host: kvm, snp or tdx
     #[arg(long, default_value = "kvm")]
     host: Host,
+    /// Recorded processor of an snp host: milan or genoa
+    ///
+    /// Its CPUID is that of an EPYC 7763 or 9124, except for features that the emulator cannot execute, and
+    /// the secure processor checks the CPUID page against it. As on silicon, private memory is noise to
+    /// the host, and to the guest until it writes to it.
+    #[arg(long, value_name = "NAME")]
+    cpu: Option<Processor>,
+    /// Let the secure processor of an snp host correct one CPUID entry per request
+    ///
+    /// By default it corrects all entries at once.
+    #[arg(long)]
+    correct_first: bool,
+    /// Time that launch commands of an snp host take per page
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    launch_delay: u32,
     /// Processors of the host [default: 1 for kvm and snp, 2 for tdx]
     ///
     /// A TDX guest can have as many vCPUs as the host has processors.
@@ -138,6 +153,17 @@ fn run_command(args: &Run) -> anyhow::Result<ExitCode> {
         .vcpus(args.vcpus.unwrap_or(args.host.default_vcpus()))
         .timeout(Duration::from_secs(args.timeout))
         .cold(args.cold);
+    let strict = args.cpu.is_some() || args.correct_first || args.launch_delay != 0;
+    ensure!(
+        !strict || args.host == Host::Snp,
+        "--cpu, --correct-first and --launch-delay describe an snp host, not {}; add --host snp",
+        args.host
+    );
+    lab = lab.chip(Chip {
+        processor: args.cpu,
+        corrects_first: args.correct_first,
+        launch_delay_us: args.launch_delay,
+    });
     if let Some(memory) = args.memory {
         let mib = memory.0 >> 20;
         ensure!(mib << 20 == memory.0, "--memory {}: it must be a whole number of MiB", memory.0);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use casemate_lab::guest::initramfs;
 use casemate_lab::kernel::{Flavour, Kernel};
 use casemate_lab::packages::Packages;
-use casemate_lab::{Host, Lab, Output, require};
+use casemate_lab::{Chip, Host, Lab, Output, require};
 use casemate_test_support::disk;
 
 /// What the guest says of itself: its processors, its encryption, and its launch. SEV-SNP: what its
@@ -193,6 +193,11 @@ impl Guest {
     /// In a host with so many processors.
     pub(crate) fn in_lab_of(&self, processors: u8, script: &str) -> Option<Output> {
         Some(self.lab()?.vcpus(processors).run(&["sh", "-c", script]).unwrap())
+    }
+
+    /// In a host with another chip.
+    pub(crate) fn in_lab_of_chip(&self, chip: Chip, script: &str) -> Option<Output> {
+        Some(self.lab()?.chip(chip).run(&["sh", "-c", script]).unwrap())
     }
 
     fn lab(&self) -> Option<Lab> {

@@ -4,10 +4,12 @@
 
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use casemate_kvm::trace::{Event, Interposer, Reply, Written};
+use casemate_lab::{Chip, Processor};
 use casemate_launch::{Contents, Gpa, GpaRange};
-use kvm_bindings::kvm_cpuid_entry2;
+use kvm_bindings::{KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
 use kvm_ioctls::Kvm;
 use vm_memory::{GuestAddress, GuestMemory as _, Permissions};
 
@@ -249,18 +251,34 @@ fn values_that_the_firmware_refuses_are_replaced_until_it_takes_them() {
     assert!(outcome.is_err() && log.is_empty() && events.len() == 1);
 }
 
-/// The same with a firmware that does so: the one of the emulated host, in which this very test runs again.
+/// The firmware of the emulated host refuses each wrong bit, and corrects all entries at once, or one per
+/// request, and takes as long as it is set to. This very test runs again in the host.
 #[test]
 fn the_emulated_hosts_firmware_corrects_a_cpuid_page() {
-    if std::env::var_os("CASEMATE_LAB").is_none() {
-        let Some(lab) = casemate_lab::require(casemate_lab::Host::Snp) else { return };
-        let this = std::env::current_exe().unwrap();
-        let name = "platform::snp::tests::the_emulated_hosts_firmware_corrects_a_cpuid_page";
-        let arguments = [this.to_str().unwrap(), "--exact", name];
-        let output = lab.timeout(std::time::Duration::from_secs(120)).run(&arguments).unwrap();
-        assert!(output.console.contains("1 passed"), "{}", output.console);
-        return;
+    const DELAY: Duration = Duration::from_millis(300);
+    let mode = std::env::var("CASEMATE_FIRMWARE_CORRECTS");
+    if let Ok(mode) = mode {
+        return each_wrong_bit_is_refused(&mode, DELAY);
     }
+    let milan = Chip::recorded(Processor::Milan);
+    let slow = Chip {
+        corrects_first: true,
+        launch_delay_us: u32::try_from(DELAY.as_micros()).unwrap(),
+        ..milan.clone()
+    };
+    let this = std::env::current_exe().unwrap();
+    let name = "platform::snp::tests::the_emulated_hosts_firmware_corrects_a_cpuid_page";
+    for (mode, chip) in [("all", milan), ("first", slow)] {
+        let Some(lab) = casemate_lab::require(casemate_lab::Host::Snp) else { return };
+        let lab = lab.chip(chip).timeout(Duration::from_secs(120));
+        let mode = format!("CASEMATE_FIRMWARE_CORRECTS={mode}");
+        let output = lab.run(&["env", &mode, this.to_str().unwrap(), "--exact", name]).unwrap();
+        assert!(output.console.contains("1 passed"), "{}", output.console);
+    }
+}
+
+/// Offers CPUID pages with one wrong bit each to the firmware, then one with three wrong entries.
+fn each_wrong_bit_is_refused(mode: &str, delay: Duration) {
     let plan = plan();
     let vm = vm::create(&vm::open().unwrap(), PlatformKind::Snp).unwrap();
     let ram = GuestRam::new(&Board::new(1 << 20).unwrap(), &plan, true).unwrap();
@@ -268,20 +286,63 @@ fn the_emulated_hosts_firmware_corrects_a_cpuid_page() {
     snp.prepare_vm(&vm, &CpuId::new(0).unwrap()).unwrap();
     ram.map(&vm).unwrap();
     let made = Made { vm: &vm, ram: &ram, vcpus: &[] };
-    // Every feature there is, which is more than the processor has.
-    let features =
-        kvm_cpuid_entry2 { function: 1, ecx: u32::MAX, edx: u32::MAX, ..Default::default() };
-    snp.cpuid = Some(CpuId::from_entries(&[features]).unwrap());
-    let ((outcome, events), log) =
-        logged(|| Interposer::recording().run(|| snp.add_cpuid(made, 0x8000)));
-    outcome.unwrap();
-    let [refused, taken] = &events[..] else { panic!("{events:?}") };
-    assert_eq!((refused.reply.status, taken.reply.status), (0x16, 0), "{events:?}");
-    let words: Vec<_> = taken.arguments.rsplit(' ').take(2).collect();
-    for (register, value) in ["EDX", "ECX"].iter().zip(words) {
-        let said = format!("0x1.0 {register} 0xffffffff by 0x{value}");
-        assert!(value != "ffffffff" && log.contains(&said), "{said}: {log}");
+    let mut offer = |page: u64, entries: &[kvm_cpuid_entry2]| {
+        snp.cpuid = Some(CpuId::from_entries(entries).unwrap());
+        let started = Instant::now();
+        let ((outcome, events), log) =
+            logged(|| Interposer::recording().run(|| snp.add_cpuid(made, page << 12)));
+        outcome.unwrap();
+        let (taken, refused) = events.split_last().unwrap();
+        assert_eq!(taken.reply.status, 0, "{events:?}");
+        assert!(refused.iter().all(|event| event.reply.status == 0x16), "{events:?}");
+        if mode == "first" {
+            assert!(started.elapsed() >= delay * u32::try_from(events.len()).unwrap());
+        }
+        (refused.len(), log)
+    };
+    let flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX;
+    // Bits that an EPYC 7763 does not report, or that firmware refuses although it does: PPR, "BitMask".
+    let wrong = [
+        ("0x1.0 ECX 0x1000000 by 0x0", kvm_cpuid_entry2 { function: 1, ecx: 1 << 24, ..zero() }),
+        ("0x7.0 EBX 0x2 by 0x0", kvm_cpuid_entry2 { function: 7, ebx: 1 << 1, ..zero() }),
+        (
+            "0x7.1 EAX 0x20 by 0x0",
+            kvm_cpuid_entry2 { function: 7, index: 1, flags, eax: 0x20, ..zero() },
+        ),
+        (
+            "0x80000008.0 EBX 0x2000000 by 0x0",
+            kvm_cpuid_entry2 { function: 0x8000_0008, ebx: 1 << 25, ..zero() },
+        ),
+        (
+            "0x8000001d.3 EDX 0x6 by 0x2",
+            kvm_cpuid_entry2 { function: 0x8000_001d, index: 3, flags, edx: 6, ..zero() },
+        ),
+        (
+            "0x80000021.0 EAX 0x18000245 by 0x18000045",
+            kvm_cpuid_entry2 { function: 0x8000_0021, eax: 0x1800_0245, ..zero() },
+        ),
+        (
+            "0x80000021.0 ECX 0x6 by 0x0",
+            kvm_cpuid_entry2 { function: 0x8000_0021, ecx: 0x6, ..zero() },
+        ),
+    ];
+    let (_, fine) = offer(8, &[kvm_cpuid_entry2 { function: 0x8000_0021, eax: 0x45, ..zero() }]);
+    assert_eq!(fine, "");
+    if mode == "all" {
+        for (page, (said, entry)) in (9..).zip(wrong) {
+            let (refused, log) = offer(page, &[entry]);
+            assert_eq!(refused, 1, "{said}: {log}");
+            assert!(log.trim_end().ends_with(&format!("CPUID: {said}")), "{said}: {log}");
+        }
     }
+    let entries = [wrong[0].1, wrong[2].1, wrong[5].1];
+    let (refused, log) = offer(16, &entries);
+    assert_eq!(refused, if mode == "first" { entries.len() } else { 1 }, "{log}");
+    assert!([0, 2, 5].iter().all(|&place| log.contains(wrong[place].0)), "{log}");
+}
+
+fn zero() -> kvm_cpuid_entry2 {
+    kvm_cpuid_entry2::default()
 }
 
 #[test]
