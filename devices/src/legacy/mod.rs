@@ -5,6 +5,7 @@ mod chipset;
 mod clock;
 mod ending;
 pub mod fw_cfg;
+mod io_apic;
 mod serial;
 mod uart;
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 pub use chipset::PmRegisters;
 pub use clock::Clock;
 pub use ending::{AcpiPower, ExitPort, KeyboardReset, PanicPort};
+pub use io_apic::{IoApic, Pin};
 pub use serial::{Serial, SerialInput};
 
 /// How a guest ends itself.

@@ -9,7 +9,8 @@ use casemate_devices::bus::{Bus, BusDevice};
 use casemate_devices::interrupt::Line;
 use casemate_devices::legacy::fw_cfg::FwCfg;
 use casemate_devices::legacy::{
-    AcpiPower, Clock, ExitPort, KeyboardReset, PanicPort, PmRegisters, Serial, SerialInput,
+    AcpiPower, Clock, ExitPort, IoApic, KeyboardReset, PanicPort, Pin, PmRegisters, Serial,
+    SerialInput,
 };
 use casemate_devices::memory::{SharedMemory, SharedPages};
 use casemate_devices::outlet::Outlet;
@@ -27,7 +28,7 @@ use kvm_ioctls::VmFd;
 
 use crate::devices::{ConsolePorts, Devices};
 use crate::guest::Guest;
-use crate::interrupts::{IoApic, KvmDoorbells, Messages, Pin, deliver};
+use crate::interrupts::{KvmDoorbells, Messages, deliver};
 use crate::launch::{Created, Finished, LaunchError};
 use crate::limits;
 use crate::outcome::{End, Outcome};
@@ -289,7 +290,7 @@ struct Buses {
 impl Buses {
     fn new(vm: &Arc<VmFd>) -> Result<Self, LaunchError> {
         let vm = vm.clone();
-        let io_apic = IoApic::new(move |message| deliver(&vm, message));
+        let io_apic = IoApic::new(gsi::COUNT, move |message| deliver(&vm, message));
         let io_apic = Arc::new(Mutex::new(io_apic));
         let mut buses =
             Self { ports: Bus::default(), memory: Bus::default(), io_apic: io_apic.clone() };

@@ -73,7 +73,7 @@ pub mod gsi {
     /// ACPI events.
     pub const EVENTS: u32 = 5;
     /// So many there are.
-    pub const COUNT: u32 = 8;
+    pub const COUNT: u8 = 8;
 }
 
 /// The memory of a guest, laid out.

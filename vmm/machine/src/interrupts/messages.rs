@@ -33,7 +33,7 @@ struct Routes {
 
 impl Messages {
     pub(crate) fn new(vm: Arc<VmFd>) -> Self {
-        let (next, table) = (Mutex::new(gsi::COUNT), Mutex::default());
+        let (next, table) = (Mutex::new(gsi::COUNT.into()), Mutex::default());
         Self(Arc::new(Routes { vm, next, table }))
     }
 }

@@ -1,13 +1,11 @@
-//! Signals between guest and devices. Interrupts: local APICs are KVM's, the I/O APIC is ours, and everything reaches a vCPU as a
-//! message. One way for all platforms: TDX has no other. Notifications of virtqueues stay in the
-//! kernel.
+//! Signals between guest and devices. Interrupts: local APICs are KVM's, the I/O APIC is the VMM's, and
+//! everything reaches a vCPU as a message. One way for all platforms: TDX does not have another.
+//! Notifications of virtqueues stay in the kernel.
 
 mod doorbells;
-mod io_apic;
 mod messages;
 
 pub(crate) use doorbells::KvmDoorbells;
-pub(crate) use io_apic::{IoApic, Pin};
 pub(crate) use messages::Messages;
 
 use std::io;

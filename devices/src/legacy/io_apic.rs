@@ -7,10 +7,8 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use casemate_devices::bus::BusDevice;
-use casemate_devices::interrupt::{Line, Message};
-
-use casemate_plan::board::gsi;
+use crate::bus::BusDevice;
+use crate::interrupt::{Line, Message};
 
 /// Offsets of the two registers.
 const SELECT: u64 = 0x00;
@@ -21,9 +19,8 @@ const VERSION: u8 = 1;
 const ARBITRATION: u8 = 2;
 const TABLE: u8 = 0x10;
 
-const PINS: usize = gsi::COUNT as usize;
-/// Version 0x11, and the number of the last pin.
-const VERSION_VALUE: u32 = 0x11 | (gsi::COUNT - 1) << 16;
+/// Bits 0 to 7 of the version register; the number of the last pin is in bits 16 to 23.
+const VERSION_NUMBER: u32 = 0x11;
 
 /// Bits of an entry.
 const MASKED: u64 = 1 << 16;
@@ -31,70 +28,93 @@ const MASKED: u64 = 1 << 16;
 const READ_ONLY: u64 = 1 << 12 | 1 << 14;
 
 /// The registers of an I/O APIC, and the way to the local ones.
-pub(crate) struct IoApic {
+pub struct IoApic {
     deliver: Box<dyn Fn(Message) -> io::Result<()> + Send>,
     id: u32,
     select: u8,
-    table: [u64; PINS],
-    /// Edges that arrived while their pin was masked.
-    pending: [bool; PINS],
+    table: Vec<Entry>,
+}
+
+/// One input's entry of the redirection table.
+#[derive(Clone)]
+struct Entry {
+    bits: u64,
+    /// An edge arrived while the pin was masked.
+    pending: bool,
 }
 
 /// One of its pins.
-pub(crate) struct Pin {
-    pub(crate) io_apic: Arc<Mutex<IoApic>>,
-    pub(crate) gsi: u32,
+pub struct Pin {
+    /// The I/O APIC that it belongs to.
+    pub io_apic: Arc<Mutex<IoApic>>,
+    /// Its number. Edges of one that does not exist are lost.
+    pub gsi: u32,
 }
 
 impl IoApic {
-    pub(crate) fn new(deliver: impl Fn(Message) -> io::Result<()> + Send + 'static) -> Self {
-        let deliver = Box::new(deliver);
-        Self { deliver, id: 0, select: 0, table: [MASKED; PINS], pending: [false; PINS] }
+    /// An I/O APIC with so many pins, all masked, which calls `deliver` with each message.
+    pub fn new(pins: u8, deliver: impl Fn(Message) -> io::Result<()> + Send + 'static) -> Self {
+        let table = vec![Entry { bits: MASKED, pending: false }; pins.into()];
+        Self { deliver: Box::new(deliver), id: 0, select: 0, table }
     }
 
     fn edge(&mut self, pin: usize) -> io::Result<()> {
-        let Some(&entry) = self.table.get(pin) else { return Ok(()) };
-        self.pending[pin] = entry & MASKED != 0;
-        if self.pending[pin] { Ok(()) } else { (self.deliver)(message(entry)) }
+        let Some(entry) = self.table.get_mut(pin) else { return Ok(()) };
+        entry.pending = entry.bits & MASKED != 0;
+        if entry.pending { Ok(()) } else { (self.deliver)(message(entry.bits)) }
+    }
+
+    fn version(&self) -> u32 {
+        let last = u32::try_from(self.table.len().saturating_sub(1)).unwrap_or(u32::MAX);
+        VERSION_NUMBER | last << 16
     }
 
     fn read_selected(&self) -> u32 {
         match self.select {
             ID | ARBITRATION => self.id,
-            VERSION => VERSION_VALUE,
-            index => match self.entry(index) {
-                Some((pin, false)) => low(self.table[pin]),
-                Some((pin, true)) => low(self.table[pin] >> 32),
-                None => 0,
-            },
+            VERSION => self.version(),
+            index => {
+                match place(index).and_then(|(pin, half)| Some((self.table.get(pin)?, half))) {
+                    Some((entry, Half::Low)) => low(entry.bits),
+                    Some((entry, Half::High)) => low(entry.bits >> 32),
+                    None => 0,
+                }
+            }
         }
     }
 
     fn write_selected(&mut self, value: u32) {
         const LOW: u64 = u32::MAX as u64;
+        if self.select == ID {
+            self.id = value & 0x0f00_0000;
+            return;
+        }
         let value = u64::from(value);
-        let (pin, entry) = match (self.select, self.entry(self.select)) {
-            (ID, _) => {
-                self.id = low(value) & 0x0f00_0000;
-                return;
-            }
-            (_, Some((pin, false))) => (pin, self.table[pin] & !LOW | value & !READ_ONLY),
-            (_, Some((pin, true))) => (pin, self.table[pin] & LOW | value << 32),
-            _ => return,
+        let Some((pin, half)) = place(self.select) else { return };
+        let Some(entry) = self.table.get_mut(pin) else { return };
+        entry.bits = match half {
+            Half::Low => entry.bits & !LOW | value & !READ_ONLY,
+            Half::High => entry.bits & LOW | value << 32,
         };
-        self.table[pin] = entry;
-        if self.pending[pin]
+        if entry.pending
             && let Err(error) = self.edge(pin)
         {
             tracing::warn!(pin, %error, "I/O APIC: an interrupt was lost");
         }
     }
+}
 
-    /// The pin behind an index of the table, and whether it is the upper half of its entry.
-    fn entry(&self, index: u8) -> Option<(usize, bool)> {
-        let offset = usize::from(index.checked_sub(TABLE)?);
-        (offset / 2 < PINS).then_some((offset / 2, offset % 2 == 1))
-    }
+/// Half of an entry of the table, which one register holds.
+#[derive(Clone, Copy)]
+enum Half {
+    Low,
+    High,
+}
+
+/// The pin behind an index of the registers, and the half of its entry.
+fn place(index: u8) -> Option<(usize, Half)> {
+    let offset = usize::from(index.checked_sub(TABLE)?);
+    Some((offset / 2, if offset.is_multiple_of(2) { Half::Low } else { Half::High }))
 }
 
 impl BusDevice for IoApic {
@@ -159,7 +179,7 @@ mod tests {
     fn registers_answer_as_linux_asks() {
         let delivered = Arc::new(Mutex::new(Vec::new()));
         let seen = delivered.clone();
-        let mut io_apic = IoApic::new(move |message: Message| {
+        let mut io_apic = IoApic::new(8, move |message: Message| {
             seen.lock().unwrap().push(message.data);
             Ok(())
         });
@@ -169,7 +189,7 @@ mod tests {
         assert_eq!(read(&mut io_apic, TABLE + 8), 0x1_0031);
         io_apic.write(SELECT, &[TABLE + 9]);
         io_apic.write(WINDOW, &0x0200_0000_u32.to_le_bytes());
-        assert_eq!(io_apic.table[4], 0x0200_0000_0001_0031);
+        assert_eq!(io_apic.table[4].bits, 0x0200_0000_0001_0031);
         io_apic.edge(4).unwrap();
         assert!(delivered.lock().unwrap().is_empty(), "the pin is masked");
         io_apic.write(SELECT, &[TABLE + 8]);
