@@ -16,6 +16,7 @@ import sys
 import time
 
 MEMORY = 256  # MiB of each guest
+SLOW = 120  # seconds for one start under an instrument
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -101,6 +102,27 @@ class Vmm:
             except OSError:  # the other end of the terminal is closed
                 raise RuntimeError(f"it ended before {word.decode()}") from None
         return time.perf_counter() - self.began
+
+
+def instructions(command, folder, word):
+    """How many the VMM executes in user space until the guest's word, and to end when it is told to. None
+    without valgrind, or where it does not know pidfd_open, which `casemate run` needs."""
+    if not shutil.which("valgrind"):
+        return None
+    counts = folder / "callgrind"
+    counts.mkdir(exist_ok=True)
+    with Vmm(["valgrind", "--tool=callgrind", f"--callgrind-out-file={counts}/%p", *command], SLOW) as vmm:
+        try:
+            vmm.until(word)
+        except RuntimeError:
+            return None
+        vmm.child.terminate()
+        vmm.child.wait(SLOW)
+    # One file for each process. A child begins with a copy of what its parent has counted so far.
+    totals = [int(re.search(r"^totals: (\d+)", file.read_text(), re.M)[1]) for file in counts.iterdir()]
+    for file in counts.iterdir():
+        file.unlink()
+    return sum(totals)
 
 
 def guest_process(pid):
