@@ -9,6 +9,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use casemate_test_support::process::guest_process;
 use casemate_test_support::tiny::{CODE, HALT, Start, elf, out, say};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -98,6 +99,32 @@ fn each_end_has_its_status() {
     for (name, code, status, words) in cases {
         assert_eq!(run(code, &[]), (status, String::new(), words.to_owned()), "{name}");
     }
+}
+
+#[test]
+fn guest_is_told_of_a_pause() {
+    const CLOCK: u32 = 0x20_0000;
+    let [clock, flags] = [CLOCK | 1, CLOCK + 29].map(u32::to_le_bytes);
+    // MSR_KVM_SYSTEM_TIME_NEW; then until PVCLOCK_GUEST_STOPPED is set: pause, test byte, jz.
+    let start =
+        [&[0xb9, 1, 0x4d, 0x56, 0x4b, 0x31, 0xd2, 0xb8][..], &clock, &[0x0f, 0x30]].concat();
+    let wait = [&[0xf3, 0x90, 0xf6, 0x05][..], &flags, &[2, 0x74, 0xf5]].concat();
+    let mut guest = Guest::start(&[start, say("r"), wait, out(0x501, 42)].concat(), &[]);
+    let written = guest.written();
+    assert_eq!(written.recv_timeout(LIMIT), Ok(b'r'));
+    let process = guest_process(guest.child.id()).unwrap().to_string();
+    let state = || fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let signal = |name| {
+        assert!(Command::new("kill").args([name, process.as_str()]).status().unwrap().success())
+    };
+    signal("-STOP");
+    let stopped = Instant::now();
+    while !state().contains(") T ") {
+        assert!(stopped.elapsed() < LIMIT, "the process does not stop");
+        thread::sleep(Duration::from_millis(5));
+    }
+    signal("-CONT");
+    assert_eq!(guest.end().0, 42);
 }
 
 /// The guest of `tests/peers/disk`, which drives its disk by itself and says what fails.

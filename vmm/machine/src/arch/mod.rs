@@ -12,4 +12,5 @@ mod x86_64;
 pub use x86_64::Exit;
 pub(crate) use x86_64::{
     Cpuid, RunPage, create_interrupt_controller, permit_features, regs, run, sregs, take_answer,
+    tell_of_pause,
 };

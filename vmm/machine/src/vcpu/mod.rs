@@ -112,6 +112,8 @@ fn live(index: u32, mut vcpu: VcpuFd, around: &Surroundings) {
                     }
                 }
             }
+            // By a kick at the end of the run, or because the process was stopped and goes on.
+            Ok(Exit::Interrupted) => arch::tell_of_pause(&vcpu),
             Ok(exit) => {
                 around.exits.fetch_add(1, Ordering::Relaxed);
                 if let Some(range) = around.handle(exit) {

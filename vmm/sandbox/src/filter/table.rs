@@ -148,6 +148,8 @@ const IO: &[Rule] = &[
 
 const VCPU: &[Rule] = &[
     ioctl(kvm::RUN),
+    // The process was stopped.
+    ioctl(kvm::KVMCLOCK_CTRL),
     // A guest that uses memory in another way than before.
     ioctl(kvm::SET_MEMORY_ATTRIBUTES),
     ioctl(kvm::PRE_FAULT_MEMORY),
@@ -244,6 +246,7 @@ const BLKDISCARD: u64 = 0x1277;
 /// Requests of linux/kvm.h.
 mod kvm {
     pub(super) const RUN: u64 = 0xae80;
+    pub(super) const KVMCLOCK_CTRL: u64 = 0xaead;
     pub(super) const SET_GSI_ROUTING: u64 = 0x4008_ae6a;
     pub(super) const IRQFD: u64 = 0x4020_ae76;
     pub(super) const IOEVENTFD: u64 = 0x4040_ae79;
