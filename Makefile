@@ -43,7 +43,7 @@ bench:
 	cargo bench -q --locked -p casemate-firmware-emulate --bench instructions
 	cargo bench -q --locked -p casemate-firmware-image --bench hashing
 	cargo bench -q --locked -p casemate-launch --bench snp
-	cargo bench -q --locked -p casemate-launch --bench tdx_igvm
+	cargo bench -q --locked -p casemate-oracles --bench tdx_igvm
 	@tests/peers/measure-snp
 	@tests/peers/image
 	@tests/peers/machine

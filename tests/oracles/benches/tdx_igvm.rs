@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on must stop")]
 
+#[path = "../../../vmm/launch/benches/common/mod.rs"]
 mod common;
 
 use std::fs::File;
