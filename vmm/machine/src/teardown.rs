@@ -147,9 +147,21 @@ mod tests {
         };
         let ((hold, held), (let_go, ends)) = (mpsc::channel(), mpsc::channel());
         let (stuck, quick) = (spawn("stuck", held), spawn("quick", ends));
+        // A thread gets its name a moment after it is started, and leaves the list of tasks a moment after it
+        // can be joined.
+        let wait_until = |name: &str, is_listed: bool| {
+            let listed =
+                || Tasks::default().begun(folder()).names.values().any(|other| other == name);
+            while listed() != is_listed {
+                std::thread::yield_now();
+            }
+        };
+        wait_until("stuck", true);
+        wait_until("quick", true);
         let begun = before.begun(folder());
         drop(let_go);
         let _ = quick.join();
+        wait_until("quick", false);
         let left = within(Duration::from_millis(50), begun, move || _ = stuck.join());
         assert!(left.contains(&"stuck".into()) && !left.contains(&"quick".into()), "{left:?}");
         drop(hold);
