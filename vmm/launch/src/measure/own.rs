@@ -1,8 +1,7 @@
 //! The guest of Casemate's own firmware that has a given measurement. Tries everything that the config
 //! page of the firmware can say.
 
-use rayon::prelude::*;
-
+use super::cores::find_first;
 use super::snp;
 use super::tdx::{self, PageOrder};
 use crate::rules::{CpuSignature, Profile};
@@ -59,7 +58,7 @@ pub fn search(
                 };
                 // An image that is refused is refused for any number of vCPUs.
                 measured(1)?;
-                let vcpus = (1..=inputs.most_vcpus).into_par_iter().find_first(|&vcpus| {
+                let vcpus = find_first(1..=inputs.most_vcpus, |vcpus| {
                     measured(vcpus).is_ok_and(|all| all.contains(&measurement))
                 });
                 if let Some(vcpus) = vcpus {

@@ -1,11 +1,8 @@
 //! The digests of an import's pages, on all cores.
 
-use std::sync::LazyLock;
-use std::thread;
+use std::sync::{Mutex, PoisonError};
 
-use rayon::prelude::*;
-use rayon::{ThreadPool, ThreadPoolBuilder};
-
+use super::super::cores::on_cores;
 use crate::{Contents, Digest384, Import};
 
 const PAGE: usize = 4096;
@@ -14,8 +11,8 @@ const PAGE: usize = 4096;
 /// for another that something else keeps busy.
 const SHARE: usize = 16;
 
-/// With more, reading the pages takes longer than hashing them.
-const MOST_WORKERS: usize = 8;
+/// Pages per core that are worth the start of a thread.
+const WORTH_A_THREAD: usize = 8 * SHARE;
 
 /// SHA-384 of each page of an import, zeroes following its bytes up to the end of its range.
 pub(super) fn page_digests(import: &Import) -> impl Iterator<Item = Digest384> {
@@ -38,24 +35,14 @@ pub(super) fn page_digests(import: &Import) -> impl Iterator<Item = Digest384> {
 
 fn whole_page_digests(pages: &[[u8; PAGE]]) -> Vec<Digest384> {
     let mut digests = vec![Digest384::ZERO; pages.len()];
-    match (pages.len() > SHARE).then(workers).flatten() {
-        None => digest_each(pages, &mut digests),
-        Some(workers) => workers.install(|| {
-            let shares = pages.par_chunks(SHARE).zip(digests.par_chunks_mut(SHARE));
-            shares.for_each(|(pages, digests)| digest_each(pages, digests));
-        }),
-    }
-    digests
-}
-
-/// Threads that stay, since an import takes less time than starting them. None where the system has
-/// no more of them: the caller then does it alone.
-fn workers() -> Option<&'static ThreadPool> {
-    static WORKERS: LazyLock<Option<ThreadPool>> = LazyLock::new(|| {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        ThreadPoolBuilder::new().num_threads(cores.min(MOST_WORKERS)).build().ok()
+    let shares = Mutex::new(pages.chunks(SHARE).zip(digests.chunks_mut(SHARE)));
+    let next = || shares.lock().unwrap_or_else(PoisonError::into_inner).next();
+    on_cores(pages.len() / WORTH_A_THREAD, || {
+        while let Some((pages, digests)) = next() {
+            digest_each(pages, digests);
+        }
     });
-    WORKERS.as_ref()
+    digests
 }
 
 /// Padding makes runs of equal pages common in firmware; comparing is cheaper than hashing.
