@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use casemate_test_support::process::guest_process;
 
-use crate::guest::{Guest, Patience};
+use crate::guest::{Guest, patience};
 use crate::table::Attack;
 
 /// At most this much.
@@ -56,7 +56,7 @@ pub(crate) fn watch(mut guest: Guest) -> Seen {
     // A process of the host that accepts what the guest sends, and reads nothing.
     let sockets = UnixListener::bind(guest.folder.path().join("sockets_1234")).unwrap();
     sockets.set_nonblocking(true).unwrap();
-    let (mut patience, mut streams) = (Patience::new(), Vec::new());
+    let (mut patience, mut streams) = (patience(&guest.child), Vec::new());
     let (mut memory, mut descriptors, mut last) = (0, 0, 0);
     let started = guest.child.id();
     let status = loop {
@@ -73,7 +73,7 @@ pub(crate) fn watch(mut guest: Guest) -> Seen {
         if let Some(status) = guest.child.try_wait().unwrap() {
             break status.code().unwrap_or(-1);
         }
-        if patience.has_ended(started) {
+        if patience.is_over() {
             guest.child.kill().unwrap();
             guest.child.wait().unwrap();
             break -2;

@@ -3,8 +3,9 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use casemate_lab::Patience;
 use casemate_test_support::process::guest_process;
 
 /// A guest that runs.
@@ -68,26 +69,7 @@ pub(crate) fn processor_time(started: u32) -> u64 {
     ticks.filter_map(|ticks| ticks.parse::<u64>().ok()).sum()
 }
 
-/// Whether a guest works without an end, or sleeps: it has used a minute of a processor, or none for a
-/// minute. How long it takes on a machine that is busy with other things does not matter.
-pub(crate) struct Patience {
-    seen: u64,
-    since: Instant,
-}
-
-impl Patience {
-    const TICKS: u64 = 60 * 100;
-    const IDLE: Duration = Duration::from_secs(60);
-
-    pub(crate) fn new() -> Self {
-        Self { seen: 0, since: Instant::now() }
-    }
-
-    pub(crate) fn has_ended(&mut self, process: u32) -> bool {
-        let ticks = processor_time(process);
-        if ticks != self.seen {
-            (self.seen, self.since) = (ticks, Instant::now());
-        }
-        ticks > Self::TICKS || self.since.elapsed() > Self::IDLE
-    }
+/// A minute of work or sleep: no attack takes as long.
+pub(crate) fn patience(started: &Child) -> Patience {
+    Patience::new(started.id(), Duration::from_secs(60))
 }

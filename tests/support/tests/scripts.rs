@@ -26,11 +26,11 @@ test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; 
 
 error: test failed, to rerun pass `-p a --lib`
      Running tests/ends.rs (target/debug/deps/ends-1)
-timeout: sending signal TERM to command 'target/debug/deps/ends-1'
+within: target/debug/deps/ends-1 used its limit of 3000 seconds and is ended
 error: test failed, to rerun pass `-p a --test ends`
 
 Caused by:
-  process didn't exit successfully: `timeout 50m target/debug/deps/ends-1` (exit status: 124)
+  process didn't exit successfully: `target/debug/within 3000 target/debug/deps/ends-1` (exit status: 124)
      Running tests/good.rs (target/debug/deps/good-1)
 test four ... ok
 test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
@@ -57,4 +57,18 @@ fn what_does_not_compile_is_told_from_what_fails() {
         failed("test a ... ok\ntest result: ok. 1 passed; 0 failed;\n"),
         "test: 1 passed, 0 failed\n"
     );
+}
+
+#[test]
+fn within_passes_the_status_on_and_ends_what_does_not_end() {
+    let run = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_within")).args(arguments).output().unwrap()
+    };
+    assert_eq!(run(&["600", "sh", "-c", "exit 7"]).status.code(), Some(7));
+    assert_eq!(run(&["600", "sh", "-c", "kill -9 $$"]).status.code(), Some(128 + 9));
+    let output = run(&["1", "sleep", "600"]);
+    assert_eq!(output.status.code(), Some(124));
+    let words = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(words, "within: sleep used its limit of 1 seconds and is ended\n");
+    assert_eq!(run(&["soon", "true"]).status.code(), Some(1));
 }

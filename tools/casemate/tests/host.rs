@@ -113,8 +113,7 @@ fn in_host(host: Host, more: &str) -> Option<String> {
 
 #[test]
 fn this_machine_is_described() {
-    let mut command = Command::new("timeout");
-    let output = command.args(["60", "sh", "-c", &script()]).output().unwrap();
+    let output = Command::new("sh").args(["-c", &script()]).output().unwrap();
     agreed(&String::from_utf8(output.stdout).unwrap());
 }
 

@@ -321,8 +321,8 @@ fn forward(socket: &Path, request: &[u8]) -> Vec<u8> {
 /// Boots the guest, until it powers off; its console is then in `NAME.log`.
 fn boot(folder: &Path, name: &str, parameters: &str, config: &str) {
     let log = std::fs::File::create(folder.join(format!("{name}.log"))).unwrap();
-    let status = Command::new("timeout")
-        .args(["900", env!("CARGO_BIN_EXE_casemate"), "run", "--cmdline"])
+    let status = Command::new(env!("CARGO_BIN_EXE_casemate"))
+        .args(["run", "--cmdline"])
         .args([&command_line(folder, parameters), config])
         .current_dir(folder)
         .stdin(Stdio::null())

@@ -47,7 +47,7 @@ fn a_guest_shows_its_evidence_to_its_host() {
     let guest = Guest::with(Host::Snp, "7.2", DEVICES, &[("casemate-agent", &agent)]);
     let shows = guest.kernel(&format!("{CMDLINE} shows"));
     let hides = guest.kernel(&format!("{CMDLINE} hides -- wait"));
-    let script = guest.other_line(&format!("{shows} --vsock /tmp/sock --attest=300"))
+    let script = guest.other_line(&format!("{shows} --vsock /tmp/sock --attest=3600"))
         + &guest.other_line(&format!("{hides} --vsock /tmp/sock --attest=2"))
         + "ls /tmp/sock_* 2>&1\n";
     let Some(output) = guest.in_lab(&script) else { return };

@@ -3,17 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must stop")]
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{ErrorKind, Read as _};
 use std::os::unix::net::UnixDatagram;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use casemate_test_support::process::guest_process;
+use casemate_test_support::process::{guest_process, wait_for, wait_for_end};
 use casemate_test_support::tiny::{HALT, Start, elf, out, say};
 use rustix::process::{Pid, Signal, kill_process};
-
-const LIMIT: Duration = Duration::from_secs(120);
 
 struct Guest {
     child: Child,
@@ -61,17 +59,9 @@ impl Guest {
 
     /// Its exit status and messages.
     fn end(mut self) -> (i32, String) {
-        wait_for("the end of the run", || self.child.try_wait().unwrap().is_some());
+        wait_for_end(&mut self.child, "the run");
         let output = self.child.wait_with_output().unwrap();
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
-    }
-}
-
-fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < LIMIT, "{what} did not come");
-        thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -137,7 +127,7 @@ impl Manager {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
-        socket.set_read_timeout(Some(LIMIT)).unwrap();
+        socket.set_nonblocking(true).unwrap();
         Self { socket, folder }
     }
 
@@ -145,16 +135,23 @@ impl Manager {
         self.folder.path().join("notify").to_str().unwrap().into()
     }
 
-    /// The next message that is no sign of life, and the number of those before it.
-    fn next(&self) -> (String, u32) {
-        let (mut buffer, mut alive) = ([0; 1024], 0);
-        loop {
-            let length = self.socket.recv(&mut buffer).unwrap();
-            match &buffer[..length] {
-                b"WATCHDOG=1" => alive += 1,
-                text => return (String::from_utf8(text.into()).unwrap(), alive),
-            }
-        }
+    /// The next message of `guest` that is not a sign of life, and the number of those before it.
+    fn next(&self, guest: &Guest) -> (String, u32) {
+        let (mut buffer, mut alive, mut message) = ([0; 1024], 0, String::new());
+        wait_for(guest.child.id(), "a message", || match self.socket.recv(&mut buffer) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+            length => match &buffer[..length.unwrap()] {
+                b"WATCHDOG=1" => {
+                    alive += 1;
+                    false
+                }
+                text => {
+                    message = String::from_utf8(text.into()).unwrap();
+                    true
+                }
+            },
+        });
+        (message, alive)
     }
 }
 
@@ -163,19 +160,25 @@ fn service_manager_hears_of_start_stop_and_life() {
     let manager = Manager::new();
     let environment = [("NOTIFY_SOCKET", manager.path()), ("WATCHDOG_USEC", "100000".into())];
     let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let started = Instant::now();
     let guest = Guest::start(&obedient(), &[], &environment);
-    assert_eq!(manager.next().0, "READY=1\nSTATUS=The guest runs");
-    // Twenty intervals of 50 ms.
-    thread::sleep(Duration::from_secs(1));
+    assert_eq!(manager.next(&guest).0, "READY=1\nSTATUS=The guest runs");
+    let mut alive = 0;
+    wait_for(guest.child.id(), "three signs of life", || {
+        alive += u128::from(manager.socket.recv(&mut [0; 64]).is_ok());
+        alive == 3
+    });
     guest.signal(Signal::TERM);
-    let (message, alive) = manager.next();
+    let (message, more) = manager.next(&guest);
+    // One each 50 ms at most, and one at the start.
+    let most = started.elapsed().as_millis() / 50 + 1;
+    assert!(alive + u128::from(more) <= most, "{alive} and {more} signs of life, not {most}");
     let (stopping, timeout) = message.rsplit_once('=').unwrap();
     assert_eq!(
         stopping,
         "STOPPING=1\nSTATUS=The guest was asked to power off\nEXTEND_TIMEOUT_USEC"
     );
     assert_eq!(timeout, "120000000");
-    assert!((3..=21).contains(&alive), "{alive} signs of life");
     assert_eq!(guest.end().0, 0);
 }
 
@@ -185,16 +188,15 @@ fn stuck_guest_process_feeds_no_watchdog() {
     let environment = [("NOTIFY_SOCKET", manager.path()), ("WATCHDOG_USEC", "100000".into())];
     let environment = environment.each_ref().map(|(name, value)| (*name, value.as_str()));
     let guest = Guest::start(&say(">"), &["--stop-timeout", "0"], &environment);
-    assert!(manager.next().0.starts_with("READY=1"));
+    assert!(manager.next(&guest).0.starts_with("READY=1"));
     let process = guest.guest_process();
     kill_process(process, Signal::STOP).unwrap();
     thread::sleep(Duration::from_millis(300));
-    manager.socket.set_nonblocking(true).unwrap();
     while manager.socket.recv(&mut [0; 64]).is_ok() {}
     thread::sleep(Duration::from_millis(500));
     assert!(manager.socket.recv(&mut [0; 64]).is_err(), "a sign of life of a stopped process");
     kill_process(process, Signal::CONT).unwrap();
-    wait_for("a sign of life", || manager.socket.recv(&mut [0; 64]).is_ok());
+    wait_for(guest.child.id(), "a sign of life", || manager.socket.recv(&mut [0; 64]).is_ok());
     guest.signal(Signal::TERM);
     assert_eq!(guest.end().0, 123);
 }
@@ -206,10 +208,10 @@ fn watchdog_of_the_shell_that_started_it_is_not_fed() {
     let environment =
         [("NOTIFY_SOCKET", &*path), ("WATCHDOG_USEC", "20000"), ("WATCHDOG_PID", "1")];
     let guest = Guest::start(&obedient(), &[], &environment);
-    assert!(manager.next().0.starts_with("READY=1"));
+    assert!(manager.next(&guest).0.starts_with("READY=1"));
     thread::sleep(Duration::from_millis(300));
     guest.signal(Signal::TERM);
-    assert_eq!(manager.next().1, 0);
+    assert_eq!(manager.next(&guest).1, 0);
     assert_eq!(guest.end().0, 0);
 }
 
@@ -222,7 +224,7 @@ fn guest_does_not_outlive_the_parent() {
     guest.child.wait().unwrap();
     let status = format!("/proc/{process}/status");
     // Whoever inherits it may not have waited for it.
-    wait_for("the end of the guest's process", || {
+    wait_for(std::process::id(), "the end of the guest's process", || {
         fs::read_to_string(&status).map_or(true, |text| text.contains("State:\tZ"))
     });
 }
@@ -290,7 +292,7 @@ fn guest_that_resets_at_once_is_started_ten_times_more() {
 fn signal_between_two_guests_ends_the_run() {
     let mut guest = Guest::start(&out(0x602, 1), &["--on-reset", "restart", "--json"], &[]);
     // Pauses are long after a few restarts; there is no child then.
-    wait_for("a long pause", || {
+    wait_for(guest.child.id(), "a long pause", || {
         guest_process(guest.child.id()).is_none() && {
             thread::sleep(Duration::from_millis(250));
             guest_process(guest.child.id()).is_none()

@@ -8,16 +8,14 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use casemate_test_support::process::guest_process;
+use casemate_test_support::process::{guest_process, receive, wait_for_end};
 use casemate_test_support::tiny::{HALT, Start, elf, out, say};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr};
-
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until a byte comes through the serial port.
 const KEY: [u8; 9] = [0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 1, 0x74, 0xf7];
@@ -66,7 +64,7 @@ impl OnTerminal {
 
     /// Waits for the guest's first word: the terminal is raw then.
     fn starts(&self) {
-        assert_eq!(self.shown.recv_timeout(LIMIT).unwrap(), b'>');
+        assert_eq!(receive(self.child.id(), "a prompt", &self.shown), b'>');
         assert!(!self.is_as_it_was());
     }
 
@@ -77,16 +75,8 @@ impl OnTerminal {
 
     /// Its exit status, and what was on the screen.
     fn end(mut self) -> (i32, String) {
-        let started = Instant::now();
-        while self.child.try_wait().unwrap().is_none() {
-            if started.elapsed() > LIMIT {
-                self.child.kill().unwrap();
-                panic!("it did not end within {LIMIT:?}");
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
+        let status = wait_for_end(&mut self.child, "the guest");
         assert!(self.is_as_it_was(), "the terminal is still raw");
-        let status = self.child.wait().unwrap().code().unwrap();
         // All of it is on its way: it was written before the end.
         let shown = std::iter::from_fn(|| self.shown.recv_timeout(Duration::from_millis(200)).ok());
         (status, String::from_utf8(shown.collect()).unwrap())

@@ -6,13 +6,11 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{fs, thread};
 
-use casemate_test_support::process::guest_process;
+use casemate_test_support::process::{guest_process, receive, wait_for, wait_for_end};
 use casemate_test_support::tiny::{CODE, HALT, Start, elf, out, say};
-
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// Instructions that read a byte from the serial port into AL: they wait for it (line status, data
 /// ready).
@@ -60,14 +58,7 @@ impl Guest {
 
     /// Its exit status and what it wrote.
     fn end(mut self) -> (i32, String, String) {
-        let started = Instant::now();
-        while self.child.try_wait().unwrap().is_none() {
-            if started.elapsed() > LIMIT {
-                self.child.kill().unwrap();
-                panic!("the guest did not end within {LIMIT:?}");
-            }
-            thread::sleep(Duration::from_millis(5));
-        }
+        wait_for_end(&mut self.child, "the guest");
         let output = self.child.wait_with_output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
@@ -111,18 +102,14 @@ fn guest_is_told_of_a_pause() {
     let wait = [&[0xf3, 0x90, 0xf6, 0x05][..], &flags, &[2, 0x74, 0xf5]].concat();
     let mut guest = Guest::start(&[start, say("r"), wait, out(0x501, 42)].concat(), &[]);
     let written = guest.written();
-    assert_eq!(written.recv_timeout(LIMIT), Ok(b'r'));
+    assert_eq!(receive(guest.child.id(), "a prompt", &written), b'r');
     let process = guest_process(guest.child.id()).unwrap().to_string();
     let state = || fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let signal = |name| {
         assert!(Command::new("kill").args([name, process.as_str()]).status().unwrap().success())
     };
     signal("-STOP");
-    let stopped = Instant::now();
-    while !state().contains(") T ") {
-        assert!(stopped.elapsed() < LIMIT, "the process does not stop");
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait_for(std::process::id(), "the process stops", || state().contains(") T "));
     signal("-CONT");
     assert_eq!(guest.end().0, 42);
 }
@@ -161,11 +148,10 @@ fn a_guest_without_an_operating_system_reads_its_disk() {
         }
         sender.send(said)
     });
-    let said = lines.recv_timeout(LIMIT);
+    let said = receive(child.id(), "the guest finishes", &lines);
     // It does not end by itself.
     child.kill().unwrap();
     child.wait().unwrap();
-    let said = said.expect("the guest finishes in time");
     assert!(said.contains("FINISHED"), "{said}");
     for name in ["warm", "random1", "random32", "sequential"] {
         assert!(said.contains(&format!("{name} took ")), "{said}");
@@ -315,7 +301,7 @@ fn starts_anew(end: &[u8], flag: &str, expected: &str) {
     let prompts = guest.written();
     let mut stdin = guest.child.stdin.take().unwrap();
     for key in [b"r", b"r", b"q"] {
-        assert_eq!(prompts.recv_timeout(LIMIT).unwrap(), b'>');
+        assert_eq!(receive(guest.child.id(), "a prompt", &prompts), b'>');
         stdin.write_all(key).unwrap();
     }
     let (status, _, words) = guest.end();
@@ -334,7 +320,7 @@ fn a_guest_that_starts_anew_for_ever_can_be_ended() {
         // Taken until the end, or it would wait.
         let written = guest.written();
         for _ in 0..2 {
-            assert_eq!(written.recv_timeout(LIMIT).unwrap(), b'>');
+            assert_eq!(receive(guest.child.id(), "a prompt", &written), b'>');
         }
         thread::sleep(Duration::from_micros(97 * delay));
         let id = guest.child.id().to_string();
@@ -354,7 +340,7 @@ fn a_launch_that_fails_says_what_may_be_in_the_way() {
         "ulimit -n 100; exec {casemate} run --platform plain --memory 4M --vcpus 255 --kernel {}",
         kernel.display()
     );
-    let output = Command::new("timeout").args(["60", "sh", "-c", &script]).output().unwrap();
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("(RLIMIT_NOFILE is 100), and the guest needs up to "), "{said}");
@@ -376,7 +362,7 @@ fn more_files_are_opened_than_the_soft_limit_says() {
         kernel.display(),
         disk.display()
     );
-    let output = Command::new("timeout").args(["60", "sh", "-c", &script]).output().unwrap();
+    let output = Command::new("sh").args(["-c", &script]).output().unwrap();
     assert_eq!(output.status.code(), Some(7), "{output:?}");
 }
 

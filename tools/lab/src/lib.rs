@@ -25,6 +25,7 @@ pub use chip::{Chip, Processor};
 pub use emulator::{EmulatorError, qemu};
 pub use host::Host;
 pub use lab::{Lab, LabError, Output};
+pub use patience::Patience;
 pub use process::ProcessError;
 pub use require::{nothing_may_be_missing, require, require_lab, require_ok};
 pub use status::{Part, State, status};

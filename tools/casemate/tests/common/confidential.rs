@@ -168,7 +168,7 @@ impl Guest {
     pub(crate) fn run(&self, flags: &str) -> String {
         let platform = if self.host == Host::Snp { "snp" } else { "tdx" };
         let casemate = env!("CARGO_BIN_EXE_casemate");
-        format!("timeout 500 {casemate} run --platform {platform} --memory 192M {flags} </dev/null")
+        format!("{casemate} run --platform {platform} --memory 192M {flags} </dev/null")
     }
 
     /// A line of shell that runs it with its kernel, and says its exit status.
@@ -179,6 +179,16 @@ impl Guest {
     /// The same for a guest that does not boot the folder's kernel, or not so.
     pub(crate) fn other_line(&self, flags: &str) -> String {
         format!("{}; echo \"ENDED $?\"\n", self.run(flags))
+    }
+
+    /// The same as `line` for a guest that is ended once its log has `text`.
+    pub(crate) fn line_until(&self, text: &str, flags: &str) -> String {
+        let run = self.run(&format!("{} {flags} --stop-timeout 0", self.kernel(CMDLINE)));
+        format!(
+            "{run} >/tmp/log 2>&1 & guest=$!
+             until grep -q '{text}' /tmp/log || ! kill -0 $guest; do sleep 0.1; done
+             kill $guest; wait $guest; cat /tmp/log\n"
+        )
     }
 
     pub(crate) fn in_lab(&self, script: &str) -> Option<Output> {
