@@ -14,8 +14,16 @@ use golden::{Folder, events, golden, same, trace_file};
 
 const CASEMATE: &str = env!("CARGO_BIN_EXE_casemate");
 
-/// Runs a guest for as long as its launch takes: it gets nowhere.
-const RUN: &str = concat!("timeout 10 taskset -c 0 ", env!("CARGO_BIN_EXE_casemate"), " run");
+/// Runs a guest with these flags and ends it once it is launched: it would not end by itself. On one processor: KVM returns
+/// the processor's number.
+const RUN: &str = concat!(
+    "log=$(mktemp)\n",
+    "taskset -c 0 ",
+    env!("CARGO_BIN_EXE_casemate"),
+    " run --json --stop-timeout 0 \"$@\" </dev/null >$log 2>&1 & guest=$!\n",
+    "until grep -q '\"launched\"' $log || ! kill -0 $guest; do sleep 0.1; done\n",
+    "kill $guest; wait $guest; cat $log\n",
+);
 
 /// Records the launch of each guest for this host and kernel, and then runs `more`. What was recorded is
 /// compared with what is checked in; with CASEMATE_RENEW_TRACES=1 it takes its place.
@@ -23,12 +31,14 @@ fn record(host: Host, kernel: &str, more: impl FnOnce(&Folder) -> String) -> Opt
     let lab = require(host)?;
     let folder = Folder::new();
     let here = || folder.guests().filter(|(_, at, series)| (*at, *series) == (host, kernel));
+    let run = folder.path("run.sh");
+    fs::write(&run, RUN).unwrap();
+    let run = run.display();
     let mut script = String::from("set -x\n");
     for (name, ..) in here() {
         let (config, trace) = (folder.config(name), folder.path(name).with_extension("trace"));
         let (config, trace) = (config.display(), trace.display());
-        // All is written once it is launched. On one processor: KVM says on which one it was asked.
-        script += &format!("{RUN} {config} --record {trace} </dev/null\n");
+        script += &format!("sh {run} {config} --record {trace}\n");
     }
     script += &more(&folder);
     let lab = lab.timeout(Duration::from_secs(300)).share(folder.path(""));
@@ -100,9 +110,10 @@ fn snp_launches_are_recorded_whole() {
         let config = folder.config("snp-kernel").display().to_string();
         format!(
             "{strace} {} {CASEMATE} host >/dev/null\n\
-             {strace} {} {RUN} {config} --record {} </dev/null\n",
+             {strace} {} sh {} {config} --record {}\n",
             file("host.strace"),
             file("run.strace"),
+            file("run.sh"),
             file("trace"),
         )
     }) else {
