@@ -94,6 +94,40 @@ fn a_broker_s_memory_is_locked_or_it_says_why_not_and_leaves_no_core_file() {
     assert_eq!(locked == "0 kB", said.contains("memory is not locked"), "{locked}: {said}");
 }
 
+/// The other tests show that this is enough.
+#[test]
+fn broker_serves_in_a_sandbox() {
+    let folder = Folder::new();
+    folder.put();
+    let trusted = folder.trusted();
+    let (broker, address) = folder.serve();
+    assert_eq!(fetch(&address, &Guest(MEASUREMENT), &trusted, ID).unwrap().as_slice(), SECRET);
+    let process = std::path::PathBuf::from(format!("/proc/{}", broker.id()));
+    let tasks = std::fs::read_dir(process.join("task")).unwrap();
+    let mut seen = 0;
+    for task in tasks {
+        // A connection's thread may end meanwhile.
+        let Ok(status) = std::fs::read_to_string(task.unwrap().path().join("status")) else {
+            continue;
+        };
+        let field = |name| {
+            let value = status.lines().find_map(|line| line.strip_prefix(name));
+            value.unwrap_or_else(|| panic!("no {name}: {status}")).trim()
+        };
+        assert_eq!((field("Seccomp:"), field("NoNewPrivs:")), ("2", "1"));
+        // CAP_IPC_LOCK is left of root's.
+        let left = u64::from_str_radix(field("CapEff:"), 16).unwrap();
+        assert_eq!(left & !(1 << 14), 0, "{status}");
+        assert_eq!(field("CapPrm:"), field("CapEff:"));
+        assert_eq!(field("CapInh:"), "0000000000000000");
+        seen += 1;
+    }
+    assert!(seen >= 2, "{seen} threads");
+    if rustix::process::getuid().is_root() {
+        assert_eq!(std::fs::read_dir(process.join("root")).unwrap().count(), 0);
+    }
+}
+
 #[test]
 fn secrets_and_policies_are_put_in_looked_at_and_taken_out() {
     let folder = Folder::new();

@@ -5,13 +5,11 @@ use std::path::PathBuf;
 
 use crate::Thread;
 
-/// Reason why a right could not be given up. The guest then does not run.
+/// Reason why a right could not be given up. Guest or broker then do not run.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// A step that concerns the whole process.
-    #[error(
-        "could not sandbox the guest's process: {step}; --sandbox off runs the guest without a sandbox"
-    )]
+    #[error("could not sandbox the process: {step}; --sandbox off runs it without a sandbox")]
     Process {
         /// The step.
         step: &'static str,
@@ -19,7 +17,7 @@ pub enum SandboxError {
         source: io::Error,
     },
     /// A directory that the guest's process needs later.
-    #[error("could not keep the directory {path} open for the guest's process")]
+    #[error("could not keep the directory {path} open")]
     Directory {
         /// The directory.
         path: PathBuf,
@@ -27,7 +25,10 @@ pub enum SandboxError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Landlock.
-    #[error("could not restrict the files of the guest's process (Landlock)")]
+    #[error(
+        "could not restrict the files of the process; enable Landlock in the kernel (lsm=...,landlock), or use \
+         --sandbox off"
+    )]
     Files(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A step of one thread.
     #[error("could not sandbox a thread of the kind {thread:?}: {step}")]

@@ -2,14 +2,13 @@
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, PathBeneath, PathFd,
-    RestrictionStatus, Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _,
-    RulesetError, RulesetStatus, Scope,
+    Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetError, Scope,
 };
 
 use crate::SandboxError;
 use crate::sandbox::Access;
 
-/// The newest version whose rights are handled; an older kernel handles those that it knows.
+/// The newest version whose rights are handled; an older kernel handles those that it knows, and at least the first.
 const NEWEST: ABI = ABI::V6;
 
 /// Rights that are left of all.
@@ -22,8 +21,10 @@ impl Files {
         let refused = |error: RulesetError| SandboxError::Files(error.into());
         // Signals stay within the process already, and each thread is a domain of its own.
         let mut rules = Ruleset::default()
-            .set_compatibility(CompatLevel::BestEffort)
-            .handle_access(AccessFs::from_all(NEWEST))
+            .set_compatibility(CompatLevel::HardRequirement)
+            .handle_access(AccessFs::from_all(ABI::V1))
+            .map(|rules| rules.set_compatibility(CompatLevel::BestEffort))
+            .and_then(|rules| rules.handle_access(AccessFs::from_all(NEWEST)))
             .and_then(|rules| rules.handle_access(AccessNet::from_all(NEWEST)))
             .and_then(|rules| rules.scope(Scope::AbstractUnixSocket))
             .and_then(Ruleset::create)
@@ -44,9 +45,9 @@ impl Files {
         Ok(Self(rules))
     }
 
-    /// Restricts the calling thread; `false` if this kernel cannot restrict any file.
-    pub(crate) fn restrict(&self) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
-        let RestrictionStatus { ruleset, .. } = self.0.try_clone()?.restrict_self()?;
-        Ok(ruleset != RulesetStatus::NotEnforced)
+    /// Restricts the calling thread.
+    pub(crate) fn restrict(&self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.0.try_clone()?.restrict_self()?;
+        Ok(())
     }
 }

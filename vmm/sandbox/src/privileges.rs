@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, AsRawFd as _, RawFd};
 
 use rustix::io::Errno;
 use rustix::process::{
-    DumpableBehavior, Signal, set_dumpable_behavior, set_parent_process_death_signal,
+    DumpableBehavior, parent_process_death_signal, set_dumpable_behavior,
+    set_parent_process_death_signal,
 };
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
@@ -87,18 +88,24 @@ pub(crate) fn hide_memory() -> io::Result<()> {
 
 /// Makes the calling thread one of `user`, in no other group.
 pub(crate) fn become_user(user: User) -> io::Result<()> {
+    let death = parent_process_death_signal()?;
     set_thread_groups(&[])?;
     set_thread_res_gid(user.group, user.group, user.group)?;
     set_thread_res_uid(user.user, user.user, user.user)?;
     // Which a change of identity has undone.
-    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+    Ok(set_parent_process_death_signal(death)?)
 }
 
-/// Takes all capabilities from the calling thread.
-pub(crate) fn drop_capabilities() -> io::Result<()> {
-    let none = CapabilitySet::empty();
-    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+/// Takes all capabilities but those of `kept` from the calling thread.
+pub(crate) fn drop_capabilities(kept: CapabilitySet) -> io::Result<()> {
+    let death = parent_process_death_signal()?;
+    let sets = capabilities(None)?;
+    let sets = CapabilitySets {
+        effective: sets.effective & kept,
+        permitted: sets.permitted & kept,
+        inheritable: CapabilitySet::empty(),
+    };
     set_capabilities(None, sets)?;
     // The kernel forgets it where capabilities are lost.
-    Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
+    Ok(set_parent_process_death_signal(death)?)
 }

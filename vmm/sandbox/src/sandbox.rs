@@ -1,9 +1,11 @@
-//! The sandbox as the process with the guest sees it.
+//! The sandbox as the process with the guest, or a broker, sees it.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+
+use rustix::thread::CapabilitySet;
 
 use crate::files::Files;
 use crate::filter::{self, Thread};
@@ -63,7 +65,7 @@ impl Access {
     }
 }
 
-/// Rights that the process with the guest gives up.
+/// Rights that the process with the guest, or a broker, gives up.
 #[derive(Clone, Debug)]
 pub struct Sandbox(Arc<Inner>);
 
@@ -94,7 +96,7 @@ impl Sandbox {
         }))
     }
 
-    /// Begins the sandbox of the process, which has just been forked and has one thread. Files that it has inherited
+    /// Begins the sandbox of the process, which has just begun and has one thread. Files that it has inherited
     /// are closed by [`seal`](Self::seal), but for the standard streams and `keep`. After its launch the process can reach what `accesses`
     /// name, and becomes `user`.
     ///
@@ -139,14 +141,13 @@ impl Sandbox {
         privileges::hide_memory().map_err(step)
     }
 
-    /// Takes the rights of the calling thread that its kind does not need.
+    /// Takes the rights of the calling thread that its kind does not need, and of threads that it starts from now on.
     ///
     /// # Errors
     /// If the kernel refuses a step.
     pub fn enter(&self, thread: Thread) -> Result<(), SandboxError> {
         let Some(files) = &self.0.files else { return Ok(()) };
         let failed = |step, source| SandboxError::Thread { thread, step, source };
-        // A kernel without Landlock has the other measures.
         files.restrict().map_err(|error| failed("restrict its files", error))?;
         if let Some(user) = self.0.user {
             let changed = privileges::become_user(user);
@@ -155,7 +156,12 @@ impl Sandbox {
             let hidden = privileges::hide_memory();
             hidden.map_err(|error| failed("keep memory out of core files", error.into()))?;
         }
-        let dropped = privileges::drop_capabilities();
+        // A broker locks its memory.
+        let kept = match thread {
+            Thread::Broker => CapabilitySet::IPC_LOCK,
+            _ => CapabilitySet::empty(),
+        };
+        let dropped = privileges::drop_capabilities(kept);
         dropped.map_err(|error| failed("drop its capabilities", error.into()))?;
         let filtered = filter::install(thread, self.0.mode);
         filtered.map_err(|error| failed("filter its system calls", error.into()))

@@ -8,17 +8,6 @@ use std::thread;
 
 use casemate_sandbox::{Child, End, Mode, Sandbox, Thread};
 
-const KINDS: [Thread; 8] = [
-    Thread::Main,
-    Thread::Io,
-    Thread::Vcpu,
-    Thread::Writer,
-    Thread::Serial,
-    Thread::Check,
-    Thread::Quote,
-    Thread::Teardown,
-];
-
 /// System calls that no kind of thread makes, by name.
 const ATTACKS: [(&str, [libc::c_long; 5]); 19] = {
     const CURRENT: libc::c_long = libc::AT_FDCWD as libc::c_long;
@@ -50,7 +39,7 @@ const ATTACKS: [(&str, [libc::c_long; 5]); 19] = {
 };
 
 fn main() {
-    for kind in KINDS {
+    for kind in Thread::ALL {
         for (name, call) in ATTACKS {
             let end = in_thread(kind, Mode::On, move || attack(call));
             assert_eq!(end, End::Killed(libc::SIGSYS), "{kind:?} survived {name}");
@@ -62,7 +51,7 @@ fn main() {
     let open = ATTACKS[3].1;
     assert_eq!(in_thread(Thread::Vcpu, Mode::Off, move || attack(open)), End::Status(0));
     assert_eq!(in_thread(Thread::Vcpu, Mode::Log, move || attack(open)), End::Status(0));
-    println!("filters: {} system calls of {} kinds of threads", ATTACKS.len(), KINDS.len());
+    println!("filters: {} system calls of {} kinds of threads", ATTACKS.len(), Thread::ALL.len());
 }
 
 /// The end of a process one of whose threads, in a sandbox, does `work`.

@@ -111,6 +111,7 @@ impl Folder {
             |name: &str| evidence::folder().join("synthetic").join(name).display().to_string();
         let mut child = command
             .args(["broker", "serve", "--store", "store", "--key", "key", "--audit", "audit"])
+            .args(["--sandbox", "on"])
             .args(more)
             .args(["--listen", "tcp:127.0.0.1:0", "--chip-certificate", &synthetic("vcek.der")])
             .args(["--test-root", &synthetic("ark.der"), "--test-ask", &synthetic("ask.der")])

@@ -36,6 +36,7 @@ fn program(thread: Thread) -> BpfProgramRef<'static> {
         Thread::Check => &programs::CHECK,
         Thread::Quote => &programs::QUOTE,
         Thread::Teardown => &programs::TEARDOWN,
+        Thread::Broker => &programs::BROKER,
     }
 }
 

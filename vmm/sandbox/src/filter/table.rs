@@ -17,8 +17,9 @@ impl Thread {
             Self::Writer => &[WRITER],
             Self::Serial => &[SERIAL],
             Self::Check => &[CHECK],
-            Self::Quote => &[QUOTE],
+            Self::Quote => &[QUOTE, NEW_THREADS],
             Self::Teardown => &[TEARDOWN, DEVICES],
+            Self::Broker => &[BROKER, NEW_THREADS],
         };
         ALL_THREADS.iter().chain(own.iter().copied().flatten())
     }
@@ -70,6 +71,12 @@ const fn socket_option(name: i32) -> Rule {
     let level = is(1, libc::SOL_SOCKET.cast_unsigned() as u64);
     let name = is(2, name.cast_unsigned() as u64);
     Rule { call: libc::SYS_setsockopt, conditions: [Some(level), Some(name)] }
+}
+
+/// Limits of this process or another one, which stay as they are.
+const fn only_read_limits() -> Rule {
+    let nothing = Condition { index: 2, mask: u64::MAX, value: 0 };
+    Rule { call: libc::SYS_prlimit64, conditions: [Some(nothing), None] }
 }
 
 /// Memory that is not to be executed.
@@ -220,11 +227,39 @@ const QUOTE: &[Rule] = &[
     any(libc::SYS_statx),
     any(libc::SYS_lseek),
     any(libc::SYS_read),
-    // A thread for each quote.
+];
+
+/// A thread for each quote, or for each connection.
+const NEW_THREADS: &[Rule] = &[
     any(libc::SYS_clone3),
     any(libc::SYS_set_robust_list),
     any(libc::SYS_rseq),
     int(libc::SYS_prctl, 0, libc::PR_SET_NAME.cast_unsigned() as u64),
+];
+
+const BROKER: &[Rule] = &[
+    // Connections, at listeners that are open.
+    any(libc::SYS_accept4),
+    any(libc::SYS_recvfrom),
+    any(libc::SYS_sendto),
+    any(libc::SYS_shutdown),
+    socket_option(libc::SO_RCVTIMEO),
+    socket_option(libc::SO_SNDTIMEO),
+    // A connection's thread, and where its stack is.
+    any(libc::SYS_gettid),
+    any(libc::SYS_rt_sigaction),
+    any(libc::SYS_sched_getaffinity),
+    only_read_limits(),
+    // Store and audit log, which are open.
+    fcntl(libc::F_GETLK),
+    fcntl(libc::F_SETLK),
+    any(libc::SYS_pread64),
+    any(libc::SYS_pwrite64),
+    any(libc::SYS_fstat),
+    any(libc::SYS_lseek),
+    any(libc::SYS_ftruncate),
+    any(libc::SYS_fdatasync),
+    any(libc::SYS_fsync),
 ];
 
 const TEARDOWN: &[Rule] = &[

@@ -1,6 +1,6 @@
 //! Kinds of threads.
 
-/// A kind of thread of the process that holds the guest.
+/// A kind of thread: of the process that holds the guest, or of a broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Thread {
     /// The first thread: event loop, terminal, end of the run.
@@ -19,11 +19,13 @@ pub enum Thread {
     Quote,
     /// Waits for the other threads at the end of the run.
     Teardown,
+    /// Serves secrets: all threads of a broker, which inherit what the first one has.
+    Broker,
 }
 
 impl Thread {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Main,
         Self::Io,
         Self::Vcpu,
@@ -32,5 +34,6 @@ impl Thread {
         Self::Check,
         Self::Quote,
         Self::Teardown,
+        Self::Broker,
     ];
 }

@@ -159,3 +159,44 @@ fn restrictions() -> [Restriction; 7] {
 fn is_passing(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use io_uring::types::{Fd, Fixed};
+
+    use super::*;
+
+    /// The answer to one entry.
+    fn answer(ring: &mut Ring, entry: &squeue::Entry) -> i32 {
+        // SAFETY: what the entry points to lives until its answer is taken.
+        unsafe { ring.ring.submission().push(entry).unwrap() };
+        ring.ring.submit_and_wait(1).unwrap();
+        ring.next_answer().unwrap().result()
+    }
+
+    #[test]
+    fn ring_refuses_entries_that_no_disk_makes() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(1 << 20).unwrap();
+        let other = File::open("/etc/hostname").unwrap();
+        let mut ring = Ring::new(&Image::new(file, false).unwrap(), 4).unwrap();
+        let mut byte = 7u8;
+        let place = &raw mut byte;
+        let current = Fd(libc::AT_FDCWD);
+        for (name, entry) in [
+            ("openat", opcode::OpenAt::new(current, c"/etc/hostname".as_ptr()).build()),
+            ("socket", opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build()),
+            ("unlinkat", opcode::UnlinkAt::new(current, c"/none".as_ptr()).build()),
+            ("read of another file", opcode::Read::new(Fd(other.as_raw_fd()), place, 1).build()),
+            ("nop", opcode::Nop::new().build()),
+        ] {
+            assert_eq!(answer(&mut ring, &entry), -libc::EACCES, "{name}");
+        }
+        assert_eq!(answer(&mut ring, &opcode::Read::new(Fixed(0), place, 1).build()), 1);
+        assert_eq!(byte, 0);
+        let refused = ring.ring.submitter().register_files_update(0, &[other.as_raw_fd()]);
+        assert_eq!(refused.unwrap_err().raw_os_error(), Some(libc::EACCES));
+    }
+}

@@ -11,12 +11,13 @@ use casemate_broker::{
     Broker, Endorsements, ListenAddress, Listener, Network, ProxyHeader, Settings, TrustedProxies,
     Verifier, serve,
 };
+use casemate_sandbox::{Mode, Sandbox, Thread};
 use casemate_verify::{MAX_CERTIFICATE, MAX_INPUT};
 use clap::ValueEnum;
 use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::{StoreArgs, memory};
-use crate::commands::read;
+use crate::commands::{read, words};
 
 /// Where a broker listens when nobody says where.
 const DEFAULT_LISTEN: [&str; 2] = ["vsock:8080", "tcp:127.0.0.1:8080"];
@@ -77,6 +78,9 @@ pub(crate) struct Args {
     /// Average requests per second and peer; bursts may be three times as large
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..))]
     rate: u16,
+    /// Sandbox the broker; log records system calls instead of killing
+    #[arg(long, value_name = "MODE", default_value = "off", value_parser = words::<Mode>(Mode::WORDS))]
+    sandbox: Mode,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -92,6 +96,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .try_init();
+    let sandbox = Sandbox::begin(args.sandbox, None, Vec::new(), &std::io::stdin())?;
     memory::lock();
     let endorsements = args.endorsements()?;
     if endorsements.test_root.is_some() {
@@ -122,6 +127,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         proxies: args.proxies(),
         ..Settings::default()
     };
+    sandbox.seal()?;
+    sandbox.enter(Thread::Broker)?;
     serve(Arc::new(broker), listeners, &settings);
     bail!("the audit log {} cannot be written any more; restart the broker", args.audit.display())
 }
