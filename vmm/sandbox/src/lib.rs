@@ -3,7 +3,7 @@
 //! A small parent forks the child that holds the guest: [`Child::spawn`] before the parent has any thread, and
 //! [`Signals`], which reach the parent alone. The child builds a [`Sandbox`] before it opens anything, each of
 //! its threads [enters](Sandbox::enter) it, and [`Sandbox::seal`] closes it before the guest's first
-//! instruction.
+//! instruction. A broker does the same in its one process.
 
 mod child;
 mod error;

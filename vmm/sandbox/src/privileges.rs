@@ -38,9 +38,9 @@ impl Inherited {
     /// Closes them.
     pub(crate) fn close(&self) {
         for number in &self.0 {
-            // SAFETY: the process was forked with these files open. No value of this process owns one: those of
-            // the parent's values are never used or dropped here, and none was closed, so that its number was
-            // not given to another file.
+            // SAFETY: the process began with these files open. No value of this process owns one: a parent's
+            // values are never used or dropped in its child, a program has opened nothing yet, and none was
+            // closed, so that its number was not given to another file.
             unsafe { libc::close(*number) };
         }
     }

@@ -96,8 +96,8 @@ impl Sandbox {
         }))
     }
 
-    /// Begins the sandbox of the process, which has just begun and has one thread. Files that it has inherited
-    /// are closed by [`seal`](Self::seal), but for the standard streams and `keep`. After its launch the process can reach what `accesses`
+    /// Begins the sandbox of the process, which has one thread and has opened nothing yet. [`seal`](Self::seal) closes the
+    /// files that it has inherited, but for the standard streams and `keep`. Then it can reach what `accesses`
     /// name, and becomes `user`.
     ///
     /// # Errors
