@@ -106,7 +106,7 @@ fn guest_is_told_of_a_pause() {
     let process = guest_process(guest.child.id()).unwrap().to_string();
     let state = || fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let signal = |name| {
-        assert!(Command::new("kill").args([name, process.as_str()]).status().unwrap().success())
+        assert!(Command::new("kill").args([name, process.as_str()]).status().unwrap().success());
     };
     signal("-STOP");
     wait_for(std::process::id(), "the process stops", || state().contains(") T "));
