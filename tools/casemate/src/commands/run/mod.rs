@@ -86,7 +86,9 @@ pub(crate) struct Args {
     /// Sandbox the guest's process; log records system calls instead of killing
     #[arg(long, value_name = "MODE", default_value = "off", value_parser = words::<Mode>(Mode::WORDS))]
     sandbox: Mode,
-    /// Run the guest's process as this user (NAME or UID:GID); requires root and --sandbox on
+    /// Run the guest's process as a user, NAME or UID:GID; requires --sandbox on
+    ///
+    /// Only root can change the user.
     #[arg(long, value_name = "USER")]
     user: Option<User>,
     /// Log filter, such as info or casemate_machine=debug [default: RUST_LOG, or warn]

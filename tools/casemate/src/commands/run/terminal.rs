@@ -33,7 +33,7 @@ pub(super) fn make_raw() -> anyhow::Result<bool> {
 }
 
 /// How long the end of a run waits for an output that takes nothing.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long it waits for one that takes little at a time.
 const LIMIT: Duration = Duration::from_secs(20);
 
