@@ -59,7 +59,7 @@ impl Outlet {
     /// Bytes go to `file`, written by a thread called `name`, on which `setup` runs first (the sandbox).
     ///
     /// # Errors
-    /// If the process has no more threads or file descriptors, or `setup` failed.
+    /// No thread or file descriptor is free, or `setup` failed.
     pub fn new(
         name: &str,
         file: File,

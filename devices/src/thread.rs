@@ -7,7 +7,7 @@ use std::thread::{Builder, JoinHandle};
 /// Starts a thread called `name` that does `setup` (the sandbox) and then `work`.
 ///
 /// # Errors
-/// If the process has no more threads, or `setup` failed; then there is no thread.
+/// No thread is free, or `setup` failed; no thread is left then.
 pub fn spawn(
     name: &str,
     setup: impl FnOnce() -> io::Result<()> + Send + 'static,

@@ -66,7 +66,7 @@ impl Serial {
     /// which `setup` runs first (the sandbox).
     ///
     /// # Errors
-    /// If the process has no more threads or file descriptors, or `setup` failed.
+    /// No thread or file descriptor is free, or `setup` failed.
     pub fn new(
         line: Arc<dyn Line>,
         outlet: Outlet,

@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use vm_memory::{Bytes, GuestAddress};
 
 const KERNEL: &[u8] = &[0x4b; 5000];
-/// Where a driver that keeps the rules has its request, and its room for the item.
+/// Addresses of a well-behaved driver's request and of its buffer for the item.
 const REQUEST: u64 = 0x8_0000;
 const ROOM: u64 = 0x8_1000;
 /// Control word: SELECT and READ.

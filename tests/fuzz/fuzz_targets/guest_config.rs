@@ -25,7 +25,7 @@ fuzz_target!(|input: &[u8]| {
         }
     };
     let folder = TempDir::new_in("/dev/shm").unwrap();
-    // What keys may name.
+    // Files that keys may name.
     fs::write(folder.path().join("k"), [0x5a; 4096]).unwrap();
     let file = folder.path().join("guest.toml");
     fs::write(&file, text).unwrap();

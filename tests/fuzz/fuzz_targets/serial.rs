@@ -44,7 +44,7 @@ fuzz_target!(|input: &[u8]| {
     let outlet = Outlet::sink().unwrap();
     let (mut serial, keyboard) = Serial::new(Arc::new(Nowhere), outlet, || Ok(())).unwrap();
     let mut script = Script(input);
-    // What was sent to the guest, or by itself in loopback, and what it has received.
+    // Bytes sent to the guest, by itself in loopback too, and bytes that it received.
     let (mut sent, mut received) = (Vec::new(), Vec::new());
     let (mut line_control, mut modem_control) = (3, 0);
     for _ in 0..STEPS {
@@ -78,7 +78,7 @@ fuzz_target!(|input: &[u8]| {
                 sent.extend(&bytes[..keyboard.send(bytes)]);
             }
             _ => {
-                // Where no register is.
+                // An offset without a register.
                 serial.read(script.u64() | 8, &mut [0; 8][..usize::from(what >> 2 & 7)]);
                 serial.write(script.u64() | 8, script.bytes(8));
             }

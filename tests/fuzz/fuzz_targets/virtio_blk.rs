@@ -17,7 +17,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 /// Of the image.
 const LENGTH: usize = 64 << 10;
-/// Where a driver that keeps the rules has header, data and status.
+/// Addresses of a well-behaved driver's header, data and status.
 const HEADER: u64 = 0x8_0000;
 const DATA: u64 = 0x8_1000;
 const STATUS: u64 = 0x8_2000;

@@ -18,7 +18,7 @@ use casemate_fuzz::{Buffer, Machine, Script, drive};
 use libfuzzer_sys::fuzz_target;
 use vm_memory::{Bytes, GuestAddress};
 
-/// Where a driver that keeps the rules has a packet.
+/// Address of a well-behaved driver's packet.
 const PACKET: u64 = 0x8_0000;
 
 /// A tap in the form of a socket that keeps packets apart.

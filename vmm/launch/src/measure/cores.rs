@@ -2,6 +2,7 @@
 
 use std::num::NonZero;
 use std::ops::RangeInclusive;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
@@ -10,9 +11,14 @@ const MOST: usize = 8;
 
 /// Runs `work` on the calling thread and on up to `others` more at once, until all have returned.
 pub(super) fn on_cores(others: usize, work: impl Fn() + Sync) {
-    let cores = thread::available_parallelism().map_or(1, NonZero::get).min(MOST);
+    if others == 0 {
+        return work();
+    }
+    // The standard library reads files of control groups for it.
+    static CORES: LazyLock<usize> =
+        LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get).min(MOST));
     thread::scope(|scope| {
-        for _ in 0..others.min(cores - 1) {
+        for _ in 0..others.min(*CORES - 1) {
             // Without it, the others do its share.
             let _ = thread::Builder::new().spawn_scoped(scope, &work);
         }

@@ -140,7 +140,7 @@ impl Drop for Ring {
     }
 }
 
-/// What a job does, on the files that are registered: filters of system calls do not see entries of a ring.
+/// The operation of a job on registered files. Filters of system calls do not see entries of a ring.
 fn restrictions() -> [Restriction; 7] {
     let file = squeue::Flags::FIXED_FILE.bits();
     let operations = [
